@@ -1,0 +1,214 @@
+"""Between OpenAI's chat API and ours: arguments in, ``ChatCompletion`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optllm_router._errors import ConfigurationError, InvalidRequestError
+from optllm_router._flow import Answer
+from optllm_router._money import usd_from_nano
+from optllm_router._types import Call, Messages
+from optllm_router.config import read_policy
+from optllm_router.features import query_text
+from optllm_router.policy import Policy
+from optllm_router.pricing import size_in_bytes
+from optllm_router.router import Query
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
+
+_MOST_MESSAGES = 10_000
+_MOST_BYTES = 20_000_000
+_MOST_CHOICES = 128
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked call, and what the router needs to know of it."""
+
+    query: Query
+    call: Call
+    model: str
+    policy: Policy | None
+
+
+@dataclass(frozen=True)
+class RoutingInfo:
+    """How an answer was made: ``answer.optllm``.
+
+    Attributes:
+        decision_id: what ``feedback.create`` takes; also the answer's ``id``.
+        candidate: who answered.
+        p: predicted probability that this candidate's answer is right, 0..1.
+        std: uncertainty of ``p``.
+        expected_cost_usd: what the call was expected to cost.
+        cost_usd: what it cost.
+        cost_nano: the same, exact, in nano-dollars.
+        cost_estimated: True when the provider did not count tokens; the cost is then the most
+            that the call can have cost.
+        propensity: probability with which the policy chose the candidate.
+        price: shadow price in successes per USD.
+        reason: why this candidate, in one sentence.
+        latency_seconds: from sending to the whole answer.
+        provider_id: the provider's own id of the completion.
+    """
+
+    decision_id: str
+    candidate: str
+    p: float
+    std: float
+    expected_cost_usd: float
+    cost_usd: float
+    cost_nano: int
+    cost_estimated: bool
+    propensity: float
+    price: float
+    reason: str
+    latency_seconds: float
+    provider_id: str
+
+
+def prepare(
+    messages: Any, model: Any, arguments: Mapping[str, Any], default_timeout: float
+) -> Prepared:
+    """Check the arguments of ``chat.completions.create`` and take them apart.
+
+    Raises:
+        InvalidRequestError: names the argument, its value and the remedy.
+    """
+    given = {name: value for name, value in arguments.items() if not _not_given(value)}
+    if given.pop("stream", None):
+        raise InvalidRequestError("stream=True is not supported yet; leave it out")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequestError(f"model {model!r} must be 'auto' or a configured model's name")
+    checked = _checked_messages(messages)
+    bound = _bound(given)
+    timeout = given.pop("timeout", None)
+    policy = _own_settings(given)
+    _check_choices(given.get("n"))
+    size = size_in_bytes(checked, [given.get("tools"), given.get("response_format")])
+    if size > _MOST_BYTES:
+        raise InvalidRequestError(f"the messages have {size} bytes; at most {_MOST_BYTES} are taken")
+    return Prepared(
+        query=Query(query_text(checked), size, bound),
+        call=Call(checked, given, bound, _seconds(timeout, default_timeout)),
+        model=model,
+        policy=policy,
+    )
+
+
+def chat_completion(answer: Answer) -> ChatCompletion:
+    """The answer as OpenAI's type, with ``id`` the decision's and ``optllm`` how it was made."""
+    from openai.types.chat import ChatCompletion
+
+    body = {key: value for key, value in answer.completion.body.items() if value is not None}
+    provider_id = str(body.get("id", ""))
+    decision = answer.decision
+    body.update(id=decision.id, object="chat.completion")
+    body.setdefault("model", answer.candidate.model)
+    completion = ChatCompletion.model_construct(**body)
+    info = RoutingInfo(
+        decision_id=decision.id,
+        candidate=answer.candidate.name,
+        p=decision.p,
+        std=decision.std,
+        expected_cost_usd=usd_from_nano(decision.expected_cost_nano),
+        cost_usd=usd_from_nano(answer.cost_nano),
+        cost_nano=answer.cost_nano,
+        cost_estimated=answer.usage.estimated,
+        propensity=decision.propensity,
+        price=decision.price,
+        reason=decision.reason,
+        latency_seconds=answer.latency_seconds,
+        provider_id=provider_id,
+    )
+    completion.optllm = info  # type: ignore[attr-defined]
+    return completion
+
+
+def checked_score(score: Any) -> float:
+    """A score in 0..1.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    if isinstance(score, (bool, int, float)) and 0 <= float(score) <= 1:
+        return float(score)
+    raise InvalidRequestError(f"score {score!r} must be a number from 0 (wrong) to 1 (right)")
+
+
+def _not_given(value: Any) -> bool:
+    """Whether this is one of openai's marks for an argument that was left out."""
+    kind = type(value)
+    return kind.__module__.startswith("openai.") and kind.__name__ in ("NotGiven", "Omit")
+
+
+def _checked_messages(messages: Any) -> Messages:
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise InvalidRequestError(
+            f"messages is {type(messages).__name__}; pass a list, like "
+            "[{'role': 'user', 'content': 'Hello'}]"
+        )
+    if not 1 <= len(messages) <= _MOST_MESSAGES:
+        raise InvalidRequestError(
+            f"messages has {len(messages)} entries; between 1 and {_MOST_MESSAGES} are taken"
+        )
+    for position, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, Mapping) else None
+        if role not in _ROLES:
+            raise InvalidRequestError(
+                f"messages[{position}] has role {role!r}; use one of {', '.join(_ROLES)}"
+            )
+        if not isinstance(message.get("content"), (str, list, tuple, type(None))):
+            raise InvalidRequestError(
+                f"messages[{position}].content must be text or a list of parts, not "
+                f"{type(message['content']).__name__}"
+            )
+    return tuple(messages)
+
+
+def _bound(given: dict[str, Any]) -> int | None:
+    bounds = [given.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
+    for bound in bounds:
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
+            raise InvalidRequestError(f"max_tokens {bound!r} must be a whole number")
+        if bound is not None and bound < 1:
+            raise InvalidRequestError(f"max_tokens {bound!r} must be 1 or more")
+    return bounds[0] if bounds[0] is not None else bounds[1]
+
+
+def _own_settings(given: dict[str, Any]) -> Policy | None:
+    body = given.get("extra_body")
+    if body is None:
+        return None
+    if not isinstance(body, Mapping):
+        raise InvalidRequestError(f"extra_body must be a mapping, not {type(body).__name__}")
+    theirs = {key: value for key, value in body.items() if key != "optllm"}
+    given.pop("extra_body")
+    if theirs:
+        given["extra_body"] = theirs
+    ours = body.get("optllm", {})
+    if not isinstance(ours, Mapping) or set(ours) - {"policy"}:
+        raise InvalidRequestError(f"extra_body['optllm'] is {ours!r}; it takes {{'policy': ...}}")
+    try:
+        return read_policy(ours["policy"]) if "policy" in ours else None
+    except ConfigurationError as error:
+        raise InvalidRequestError(str(error)) from None
+
+
+def _check_choices(n: Any) -> None:
+    if n is None:
+        return
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_CHOICES:
+        raise InvalidRequestError(f"n {n!r} must be a whole number from 1 to {_MOST_CHOICES}")
+
+
+def _seconds(timeout: Any, default: float) -> float:
+    if timeout is None:
+        return default
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+        raise InvalidRequestError(f"timeout {timeout!r} must be a number of seconds over 0")
+    return float(timeout)

@@ -1,0 +1,160 @@
+"""The exceptions that leave this package.
+
+Every class says what was wrong, with the value, and what to do next::
+
+    OptLLMError
+    ├── ConfigurationError            a setting is wrong; nothing was sent or written
+    │   ├── UnknownModelError         no candidate of that name
+    │   └── UnpricedModelError        a candidate whose cost nobody knows
+    ├── InvalidRequestError           the arguments of one call are wrong; nothing was sent
+    ├── InvalidDataError              numbers or files that cannot be what they claim
+    ├── InfeasibleError               no allocation meets the constraint
+    ├── BudgetExceededError           what is left does not pay for the call; nothing was sent
+    ├── StoreError                    the database cannot be used
+    ├── ProviderError                 a provider did not give a usable answer
+    │   ├── ProviderAuthenticationError
+    │   ├── ProviderRateLimitedError
+    │   ├── ProviderRejectedError     the provider refuses this request
+    │   ├── ProviderUnavailableError  the provider fails, and says so
+    │   ├── ProviderConnectionError   the connection failed or broke
+    │   ├── ProviderTimeoutError
+    │   └── ProviderResponseError     an answer that is not a chat completion
+    └── AllCandidatesFailedError      every candidate that was tried failed; carries each cause
+
+The client raises subclasses of these that are also ``openai`` exceptions, so that
+``except openai.RateLimitError`` written before the migration keeps working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class OptLLMError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigurationError(OptLLMError):
+    """A setting is wrong: the message names the value and the remedy."""
+
+
+class UnknownModelError(ConfigurationError):
+    """A model name that is none of the configured candidates."""
+
+
+class UnpricedModelError(ConfigurationError):
+    """A candidate whose price nobody knows; it is refused, never billed as free."""
+
+
+class InvalidRequestError(OptLLMError):
+    """The arguments of one call are wrong; nothing was sent."""
+
+
+class InvalidDataError(OptLLMError, ValueError):
+    """Numbers or files that cannot be what they claim (NaN costs, missing columns, ...)."""
+
+
+class InfeasibleError(OptLLMError):
+    """No allocation meets the constraint.
+
+    Attributes:
+        limit: the value of the constraint that was asked for.
+        attainable: the nearest value that can be met (USD for budgets, successes for targets).
+    """
+
+    def __init__(self, message: str, *, limit: float, attainable: float) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.attainable = attainable
+
+
+class BudgetExceededError(OptLLMError):
+    """What is left of a budget does not pay for the call; nothing was sent.
+
+    Attributes:
+        budget: name of the budget that had no room.
+        needed_nano: nano-dollars that had to be set aside.
+        left_nano: nano-dollars that were left.
+    """
+
+    def __init__(self, message: str, *, budget: str, needed_nano: int, left_nano: int) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.needed_nano = needed_nano
+        self.left_nano = left_nano
+
+
+class StoreError(OptLLMError):
+    """The database cannot be used: locked, read-only, full, or from a newer version."""
+
+
+class ProviderError(OptLLMError):
+    """A provider did not give a usable answer.
+
+    Attributes:
+        candidate: name of the candidate that was asked.
+        status: HTTP status, where there was one.
+        maybe_billed: True when the provider may have done (and charged for) the work,
+            as after a timeout; the reservation is then settled at its full amount.
+    """
+
+    _maybe_billed = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        candidate: str,
+        status: int | None = None,
+        maybe_billed: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.candidate = candidate
+        self.status = status
+        self.maybe_billed = self._maybe_billed if maybe_billed is None else maybe_billed
+
+
+class ProviderAuthenticationError(ProviderError):
+    """The provider does not accept the key, or the key may not use the model."""
+
+
+class ProviderRateLimitedError(ProviderError):
+    """The provider asks for fewer calls."""
+
+
+class ProviderRejectedError(ProviderError):
+    """The provider refuses this request: bad parameter, too long, content policy, no such model."""
+
+
+class ProviderUnavailableError(ProviderError):
+    """The provider failed and said so (5xx)."""
+
+
+class ProviderConnectionError(ProviderError):
+    """The connection could not be made, or broke before the whole answer was there."""
+
+    _maybe_billed = True
+
+
+class ProviderTimeoutError(ProviderError):
+    """No whole answer within the time limit."""
+
+    _maybe_billed = True
+
+
+class ProviderResponseError(ProviderError):
+    """The provider answered something that is not a chat completion."""
+
+    _maybe_billed = True
+
+
+class AllCandidatesFailedError(OptLLMError):
+    """Every candidate that was tried failed.
+
+    Attributes:
+        causes: what each attempt raised, in the order of the attempts.
+    """
+
+    def __init__(self, message: str, *, causes: Sequence[ProviderError]) -> None:
+        super().__init__(message)
+        self.causes = tuple(causes)

@@ -1,0 +1,125 @@
+"""Our errors as openai's: what the client raises is caught by either name.
+
+``except openai.RateLimitError`` and ``except optllm_router.BudgetExceededError`` both catch a
+budget that is used up, as OpenAI reports its own quota. The classes are made here, on the
+first error, because importing openai takes a second that importing us must not take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from optllm_router._errors import (
+    AllCandidatesFailedError,
+    BudgetExceededError,
+    InvalidRequestError,
+    OptLLMError,
+    ProviderAuthenticationError,
+    ProviderConnectionError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderRejectedError,
+    ProviderResponseError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    UnknownModelError,
+)
+
+if TYPE_CHECKING:
+    import openai
+
+_STATUS: dict[type[OptLLMError], int] = {
+    BudgetExceededError: 429,
+    ProviderRateLimitedError: 429,
+    ProviderAuthenticationError: 401,
+    ProviderRejectedError: 400,
+    InvalidRequestError: 400,
+    UnknownModelError: 404,
+    ProviderUnavailableError: 503,
+    ProviderResponseError: 502,
+    AllCandidatesFailedError: 503,
+}
+_CODE: dict[type[OptLLMError], str] = {
+    BudgetExceededError: "insufficient_quota",
+    UnknownModelError: "model_not_found",
+}
+
+
+@contextlib.contextmanager
+def openai_errors() -> Iterator[None]:
+    """Raise what leaves the block as an error of both trees."""
+    try:
+        yield
+    except OptLLMError as error:
+        joined = as_openai_error(error)
+        raise joined.with_traceback(error.__traceback__) from error.__cause__
+
+
+def as_openai_error(error: OptLLMError) -> OptLLMError:
+    """The same error, also of openai's fitting class."""
+    import openai
+
+    if isinstance(error, openai.OpenAIError):
+        return error
+    joined = _joined(type(error), _theirs(error))
+    twin: Any = joined.__new__(joined)
+    _fill(twin, error)
+    twin.__dict__.update(error.__dict__)
+    twin.args = error.args
+    same: OptLLMError = twin
+    return same
+
+
+def _fill(twin: Any, error: OptLLMError) -> None:
+    import httpx
+    import openai
+
+    message = str(error)
+    request = httpx.Request("POST", "https://optllm.invalid/v1/chat/completions")
+    if isinstance(twin, openai.APITimeoutError):
+        openai.APITimeoutError.__init__(twin, request)
+    elif isinstance(twin, openai.APIConnectionError):
+        openai.APIConnectionError.__init__(twin, message=message, request=request)
+    elif isinstance(twin, openai.APIStatusError):
+        code = next((code for ours, code in _CODE.items() if isinstance(error, ours)), None)
+        body = {"message": message, "type": type(error).__name__, "param": None, "code": code}
+        response = httpx.Response(_status(error), request=request, json={"error": body})
+        openai.APIStatusError.__init__(twin, message, response=response, body=body)
+
+
+def _status(error: OptLLMError) -> int:
+    if isinstance(error, ProviderError) and error.status is not None and error.status >= 400:
+        return error.status
+    return next((status for ours, status in _STATUS.items() if isinstance(error, ours)), 500)
+
+
+def _theirs(error: OptLLMError) -> type[openai.OpenAIError]:
+    import openai
+
+    if isinstance(error, ProviderTimeoutError):
+        return openai.APITimeoutError
+    if isinstance(error, ProviderConnectionError):
+        return openai.APIConnectionError
+    if not isinstance(error, tuple(_STATUS)):
+        return openai.OpenAIError
+    status = _status(error)
+    by_status = {
+        400: openai.BadRequestError,
+        401: openai.AuthenticationError,
+        403: openai.PermissionDeniedError,
+        404: openai.NotFoundError,
+        409: openai.ConflictError,
+        422: openai.UnprocessableEntityError,
+        429: openai.RateLimitError,
+    }
+    return by_status.get(
+        status, openai.InternalServerError if status >= 500 else openai.APIStatusError
+    )
+
+
+@functools.cache
+def _joined(ours: type[OptLLMError], theirs: type[openai.OpenAIError]) -> type[OptLLMError]:
+    return type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})

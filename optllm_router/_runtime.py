@@ -1,0 +1,226 @@
+"""What a client is made of: the rooms wired together, and the drivers of a request's flow.
+
+Sync and async clients share this; they only differ in who waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from optllm_router._batching import Batcher
+from optllm_router._errors import ProviderError, ProviderResponseError
+from optllm_router._flow import Answer, Close, Pause, Request, Reserve, Send, Sent, Step, arun
+from optllm_router._flow import request_flow, run
+from optllm_router._money import usd_from_nano
+from optllm_router._types import Call, Decision, Transport
+from optllm_router.config import Settings
+from optllm_router.ledger import Ledger
+from optllm_router.policy import Policy
+from optllm_router.router import Means, Query, Router
+from optllm_router.store import Database, Records
+from optllm_router.transports import LiteLLMTransport, RetryingTransport
+
+T = TypeVar("T")
+
+_REMEMBERED_USAGES = 5_000
+_REMEMBERED_LABELS = 100_000
+
+
+@dataclass(frozen=True)
+class _Undecided:
+    query: Query
+    policy: Policy | None
+
+
+class Runtime:
+    """Decides, pays, sends and learns for one client; thread-safe."""
+
+    def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
+        self.settings = settings
+        self.candidates = {candidate.name: candidate for candidate in settings.candidates}
+        self._transport = RetryingTransport(
+            transport or LiteLLMTransport(), max_retries=settings.max_retries
+        )
+        self.router = Router(
+            settings.candidates,
+            settings.policy,
+            predictor=settings.predictor,
+            expected_queries=settings.expected_queries,
+            explore=settings.explore,
+            seed=settings.seed,
+        )
+        self._database = Database(settings.store)
+        self.ledger = Ledger(self._database)
+        self._records = Records(self._database)
+        self._budgets: tuple[str, ...] = ()
+        if settings.budget is not None:
+            self.ledger.set_budget(settings.budget)
+            self._budgets = (settings.budget.name,)
+        self.ledger.recover()
+        self._remember()
+        self._window: tuple[int, int] | None = None
+        self._checked = False
+        self._check_lock = threading.Lock()
+        self._batcher = Batcher(self._decide, window_seconds=settings.batch_window_ms / 1000)
+
+    def close(self) -> None:
+        """Finish what is under way and close the database. May be called twice."""
+        self._batcher.close()
+        self._database.close()
+
+    def check(self) -> None:
+        """Find out, once and before anything is sent, whether all candidates can be called."""
+        with self._check_lock:
+            if not self._checked:
+                self._transport.check(self.settings.candidates)
+                self._checked = True
+
+    async def acheck(self) -> None:
+        """As :meth:`check`; the first time it loads the transport in a thread."""
+        if not self._checked:
+            await asyncio.to_thread(self.check)
+
+    def decide(self, query: Query, model: str, policy: Policy | None) -> Future[Decision]:
+        """Decide, together with what else is waiting; a named model is pinned."""
+        if model == "auto":
+            return self._batcher.submit(_Undecided(query, policy))
+        done: Future[Decision] = Future()
+        done.set_result(self.router.pin(query, model))
+        return done
+
+    def means(self) -> Means:
+        """What there is to spend now."""
+        if not self._budgets:
+            return Means()
+        balance = self.ledger.balance(self._budgets[0])
+        start, end = balance.window_start, balance.next_window
+        if self._window is None or self._window[0] != start:
+            self._window = (start, self._records.decided_since(start))
+        elapsed = None if end is None else (time.time() - start) / (end - start)
+        return Means(usd_from_nano(balance.left_nano), elapsed, self._window[1])
+
+    def answer(self, decision: Decision, query: Query, call: Call, *, patient: bool) -> Answer:
+        """Carry a decision out."""
+        self._records.add_decision(decision, query.text)
+        return run(request_flow(self._request(decision, call, patient)), self._perform)
+
+    async def aanswer(
+        self, decision: Decision, query: Query, call: Call, *, patient: bool
+    ) -> Answer:
+        """Carry a decision out without blocking the event loop."""
+        self._records.add_decision(decision, query.text)
+        return await arun(request_flow(self._request(decision, call, patient)), self._aperform)
+
+    def score(self, decision_id: str, score: float) -> Future[None]:
+        """Keep a score and learn from it."""
+        kept = self._records.add_feedback(decision_id, score)
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()
+
+        def learn(future: Future[Any]) -> None:
+            try:
+                labelled = future.result()
+                if labelled.candidate in self.candidates:
+                    self.router.learn(labelled.query, labelled.candidate, score)
+            except Exception as error:  # noqa: BLE001 - it is handed to the caller that waits
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        kept.add_done_callback(learn)
+        return done
+
+    def _remember(self) -> None:
+        for name, prompt_bytes, usage in self._records.usages(_REMEMBERED_USAGES):
+            if name in self.candidates:
+                self.router.observe(name, prompt_bytes, usage)
+        labelled = self._records.labelled(_REMEMBERED_LABELS)
+        self.router.learn_many(
+            (one.query, one.candidate, one.score)
+            for one in labelled
+            if one.candidate in self.candidates
+        )
+
+    def _decide(self, waiting: Sequence[_Undecided]) -> list[Decision]:
+        means = self.means()
+        decisions: dict[int, Decision] = {}
+        policies = {id(one.policy): one.policy for one in waiting}
+        for key, policy in policies.items():
+            chosen = [i for i, one in enumerate(waiting) if id(one.policy) == key]
+            queries = [waiting[i].query for i in chosen]
+            share = len(chosen) / len(waiting)
+            part = Means(means.left_usd * share, means.elapsed, means.seen)
+            decisions.update(zip(chosen, self.router.decide(queries, part, policy), strict=True))
+        if self._window is not None:
+            self._window = (self._window[0], self._window[1] + len(waiting))
+        return [decisions[i] for i in range(len(waiting))]
+
+    def _request(self, decision: Decision, call: Call, patient: bool) -> Request:
+        return Request(decision, call, self.candidates, self._budgets, patient)
+
+    def _perform(self, step: Step) -> Any:
+        match step:
+            case Reserve(reservation):
+                return self.ledger.reserve(reservation).result()
+            case Send(candidate, call):
+                start = time.perf_counter()
+                try:
+                    result: Any = self._transport.send(candidate, call)
+                except ProviderError as error:
+                    result = error
+                return Sent(result, time.perf_counter() - start)
+            case Close():
+                for write in self._close(step):
+                    write.result()
+            case Pause(seconds):
+                time.sleep(seconds)
+
+    async def _aperform(self, step: Step) -> Any:
+        match step:
+            case Reserve(reservation):
+                return await _done(self.ledger.reserve(reservation))
+            case Send(candidate, call):
+                start = time.perf_counter()
+                try:
+                    result: Any = await self._transport.asend(candidate, call)
+                except ProviderError as error:
+                    result = error
+                return Sent(result, time.perf_counter() - start)
+            case Close():
+                for write in self._close(step):
+                    await _done(write)
+            case Pause(seconds):
+                await asyncio.sleep(seconds)
+
+    def _close(self, step: Close) -> list[Future[Any]]:
+        """Submit all writes at once: they share a commit."""
+        writes: list[Future[Any]] = []
+        if step.how == "release":
+            writes.append(self.ledger.release(step.reservation_id))
+        elif step.how == "settle_in_full":
+            writes.append(self.ledger.settle_in_full(step.reservation_id))
+        else:
+            settled = self.ledger.settle(
+                step.reservation_id, step.cost_nano, estimated=step.estimated
+            )
+            writes.append(settled)
+        if step.attempt is not None:
+            outcome, size = step.attempt.outcome, step.attempt.prompt_bytes
+            kept = self._records.add_outcome(
+                outcome, attempt=step.attempt.number, prompt_bytes=size
+            )
+            writes.append(kept)
+            if outcome.usage is not None and not outcome.usage.estimated:
+                self.router.observe(outcome.candidate, size, outcome.usage)
+        return writes
+
+
+async def _done(future: Future[T]) -> T:
+    return await asyncio.shield(asyncio.wrap_future(future))

@@ -1,0 +1,205 @@
+"""The vocabulary: plain frozen values that the rooms hand to each other.
+
+Amounts of money are integers in nano-dollars (``1 USD = 10**9``), see :mod:`._money`.
+Arrays appear in annotations only: importing this module loads nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from decimal import Decimal
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray: TypeAlias = NDArray[np.float64]
+    IntArray: TypeAlias = NDArray[np.int64]
+
+Message: TypeAlias = "Mapping[str, Any]"
+Messages: TypeAlias = "Sequence[Mapping[str, Any]]"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a predictor says about n queries and k candidates.
+
+    Attributes:
+        p: shape (n, k), success probabilities in 0..1.
+        std: shape (n, k), standard deviation of the uncertainty about ``p``, >= 0.
+    """
+
+    p: FloatArray
+    std: FloatArray
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a model charges.
+
+    Attributes:
+        prompt: nano-dollars per prompt token (150 is 0.15 USD per million tokens), exact.
+        completion: nano-dollars per completion token, exact.
+        source: where the price comes from, recorded with every amount.
+    """
+
+    prompt: Decimal
+    completion: Decimal
+    source: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to answer a query: a model at a provider.
+
+    Attributes:
+        name: what the user calls it; unique within a router.
+        model: litellm's name of it, with the provider (``openai/gpt-4o-mini``).
+        price: what it charges.
+        max_output_tokens: bound on the answer that is sent when the caller sets none.
+        parameters: further litellm arguments (``api_base``, ``temperature``, ...).
+        api_key: passed to the provider and nowhere else; never printed or stored.
+    """
+
+    name: str
+    model: str
+    price: Price
+    max_output_tokens: int
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens that one call consumed.
+
+    Attributes:
+        prompt_tokens: tokens of everything that was sent.
+        completion_tokens: tokens that were generated, reasoning included.
+        estimated: True when the provider sent no count and this is ours.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One chat completion to ask for.
+
+    Attributes:
+        messages: the conversation, as OpenAI's API takes it.
+        parameters: further arguments of the API (``temperature``, ``tools``, ...).
+        max_output_tokens: bound on each choice, where the caller set one.
+        timeout_seconds: how long the provider may take.
+    """
+
+    messages: Messages
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    max_output_tokens: int | None = None
+    timeout_seconds: float = 600.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A provider's whole answer.
+
+    Attributes:
+        body: an OpenAI chat completion, as JSON values.
+        usage: what the provider counted; ``None`` when it did not say.
+    """
+
+    body: Mapping[str, Any]
+    usage: Usage | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which candidate was chosen for a query, and why.
+
+    Attributes:
+        id: identifies the request, its outcome and its feedback.
+        candidate: name of the chosen candidate.
+        fallbacks: names of the candidates to try next, best first.
+        p: predicted success probability of the chosen candidate, 0..1.
+        std: uncertainty of ``p``.
+        expected_cost_nano: predicted cost in nano-dollars.
+        propensity: probability with which the policy chose this candidate, in (0, 1].
+        price: the shadow price used, in expected successes per USD; 0 when money is no object.
+        reason: one sentence for people.
+    """
+
+    id: str
+    candidate: str
+    fallbacks: tuple[str, ...]
+    p: float
+    std: float
+    expected_cost_nano: int
+    propensity: float
+    price: float
+    reason: str
+
+
+OutcomeStatus: TypeAlias = Literal["ok", "error"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What happened when a decision was sent to one candidate.
+
+    Attributes:
+        decision_id: the decision this belongs to.
+        candidate: who was asked (a fallback has its own outcome).
+        status: ``ok`` or ``error``.
+        usage: tokens, where known.
+        cost_nano: what was settled, in nano-dollars; 0 when the call was not billed.
+        latency_seconds: from sending to the whole answer.
+        error: class name of the error, empty when there was none.
+    """
+
+    decision_id: str
+    candidate: str
+    status: OutcomeStatus
+    usage: Usage | None
+    cost_nano: int
+    latency_seconds: float
+    error: str = ""
+
+
+class Transport(Protocol):
+    """Sends calls to providers; every failure leaves as a ``ProviderError``."""
+
+    def check(self, candidates: Sequence[Candidate]) -> None:
+        """Raise ``ConfigurationError`` when a candidate cannot be called, as without a key."""
+        ...
+
+    def send(self, candidate: Candidate, call: Call) -> Completion:
+        """Ask a candidate and wait for its whole answer."""
+        ...
+
+    async def asend(self, candidate: Candidate, call: Call) -> Completion:
+        """As :meth:`send`, without blocking the event loop."""
+        ...
+
+
+class Predictor(Protocol):
+    """Predicts which candidate answers which text correctly.
+
+    Scores are shape (n, k) in 0..1 with NaN where a pair was never graded.
+    """
+
+    def fit(self, texts: Sequence[str], scores: FloatArray) -> Predictor:
+        """Learn from graded texts; returns self."""
+        ...
+
+    def predict(self, texts: Sequence[str]) -> Prediction:
+        """Predict for n texts; never NaN, whatever the texts."""
+        ...
+
+    def learn_one(self, text: str, candidate: int, score: float) -> None:
+        """Let one new score (0..1) change the next predictions at once."""
+        ...

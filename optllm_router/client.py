@@ -1,0 +1,358 @@
+"""``OptLLM`` and ``AsyncOptLLM``: OpenAI-style clients that choose the model per request."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from optllm_router._chat import Prepared, chat_completion, checked_score, prepare
+from optllm_router._money import Budget, nano_from_usd, usd_from_nano
+from optllm_router._openai_errors import openai_errors
+from optllm_router._runtime import Runtime
+from optllm_router._types import Candidate, Decision, Messages, Transport, Usage
+from optllm_router.config import Settings, load_settings, read_policy, read_settings
+from optllm_router.ledger import Balance
+from optllm_router.plan import AsyncPlan, Plan
+from optllm_router.policy import Policy
+from optllm_router.router import Query, Quote
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from openai.types.chat import ChatCompletion
+    from typing_extensions import Self
+
+    from optllm_router.allocation import ParetoFront
+
+
+class _Client:
+    """What both clients share: setting up, learning, looking at the budget."""
+
+    def __init__(
+        self,
+        models: Sequence[str | Mapping[str, Any] | Candidate],
+        *,
+        budget: str | float | Decimal | Budget | None = None,
+        policy: str | Policy | None = None,
+        store: str | None = None,
+        predictor: str | None = None,
+        expected_queries: int | None = None,
+        explore: float | None = None,
+        max_retries: int | None = None,
+        timeout_seconds: float | None = None,
+        batch_window_ms: float | None = None,
+        seed: int | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """Set up; nothing is sent, and litellm is not loaded before the first request.
+
+        Args:
+            models: litellm model names, entries of a LiteLLM ``model_list``, or candidates.
+            budget: the cap, like ``"5 USD per day"``; ``None`` for none.
+            policy: ``max_success`` (default), ``match_best``, ``min_cost:0.9``,
+                ``willingness_to_pay:0.01``, or a policy object.
+            store: database URL; ``sqlite:///optllm.db`` by default.
+            predictor: one of ``optllm_router.predictor.PREDICTORS``.
+            expected_queries: queries expected per window of the budget, so that it lasts.
+            explore: scale of exploration, 1 by default, 0 for never.
+            max_retries: repetitions of a call that a provider could not serve, 2 by default.
+            timeout_seconds: for a whole answer, 600 by default.
+            batch_window_ms: how long a request waits for company, 0 by default.
+            seed: of all random choices.
+            transport: how to reach providers; litellm by default.
+
+        Raises:
+            ConfigurationError: a setting is wrong, or a model has no price.
+            StoreError: the database cannot be used.
+        """
+        settings = read_settings(
+            models,
+            budget=budget,
+            policy=policy,
+            store=store,
+            predictor=predictor,
+            expected_queries=expected_queries,
+            explore=explore,
+            max_retries=max_retries,
+            timeout_seconds=timeout_seconds,
+            batch_window_ms=batch_window_ms,
+            seed=seed,
+        )
+        self._start(settings, transport)
+
+    @classmethod
+    def from_config(
+        cls, path: str | Path, *, transport: Transport | None = None, **overrides: Any
+    ) -> Self:
+        """Set up from a LiteLLM ``config.yaml``; see :mod:`optllm_router.config`.
+
+        Args:
+            path: the file.
+            transport: how to reach providers; litellm by default.
+            **overrides: settings that win over those of the file, named as in ``__init__``.
+        """
+        client = cls.__new__(cls)
+        client._start(load_settings(path, **overrides), transport)
+        return client
+
+    def _start(self, settings: Settings, transport: Transport | None) -> None:
+        self.settings = settings
+        self._runtime = Runtime(settings, transport)
+
+    @property
+    def balance(self) -> Balance | None:
+        """The budget in its current window; ``None`` without a budget."""
+        budget = self.settings.budget
+        return None if budget is None else self._runtime.ledger.balance(budget.name)
+
+    def verify(self) -> list[str]:
+        """Recompute the books from the reservations; one sentence per difference."""
+        return self._runtime.ledger.verify()
+
+    def learn(self, scored: Iterable[tuple[str, str, float]]) -> None:
+        """Learn recorded (query text, model, score in 0..1) triples before going live.
+
+        They are learnt for the lifetime of this client; feedback on its own answers is kept
+        in the store.
+        """
+        self._runtime.router.learn_many(
+            (text, model, checked_score(score)) for text, model, score in scored
+        )
+
+    def observe(self, usages: Iterable[tuple[str, int, Usage]]) -> None:
+        """Learn recorded (model, prompt bytes, usage) triples, to forecast costs."""
+        for model, prompt_bytes, usage in usages:
+            self._runtime.router.observe(model, prompt_bytes, usage)
+
+    def wait_for_refit(self) -> None:
+        """Wait until what was learnt so far is in the predictor."""
+        self._runtime.router.wait()
+
+    def _prepare(self, messages: Any, model: Any, arguments: Mapping[str, Any]) -> Prepared:
+        prepared = prepare(messages, model, arguments, self.settings.timeout_seconds)
+        if prepared.model != "auto":
+            self._runtime.router.index(prepared.model)
+        return prepared
+
+    def _planned(
+        self,
+        queries: Sequence[str | Messages],
+        budget_usd: float | Decimal | None,
+        policy: str | Policy | None,
+        arguments: Mapping[str, Any],
+    ) -> tuple[list[Decision], Quote, ParetoFront, list[Prepared], Runtime]:
+        prepared = [self._prepare(_messages(query), "auto", arguments) for query in queries]
+        left = self._runtime.means().left_usd
+        if budget_usd is not None:
+            left = min(left, usd_from_nano(nano_from_usd(budget_usd, what="budget_usd")))
+        decisions, quote, front = self._runtime.router.plan(
+            [one.query for one in prepared],
+            left if math.isfinite(left) else math.inf,
+            None if policy is None else read_policy(policy),
+        )
+        return decisions, quote, front, prepared, self._runtime
+
+
+class OptLLM(_Client):
+    """An OpenAI-style client that chooses the model for every request; thread-safe.
+
+    Use it as a context manager, or call :meth:`close`.
+    """
+
+    @property
+    def chat(self) -> Chat:
+        """``client.chat.completions.create(...)``."""
+        return Chat(self)
+
+    @property
+    def feedback(self) -> Feedback:
+        """``client.feedback.create(answer.id, score=1.0)``."""
+        return Feedback(self)
+
+    def plan(
+        self,
+        queries: Sequence[str | Messages],
+        *,
+        budget_usd: float | Decimal | None = None,
+        policy: str | Policy | None = None,
+        **arguments: Any,
+    ) -> Plan:
+        """Allocate many queries jointly and quote them; nothing is sent before ``apply()``.
+
+        Args:
+            queries: prompts, or lists of messages.
+            budget_usd: what may be spent on them, at most what is left of the budget.
+            policy: instead of the client's own.
+            **arguments: of ``chat.completions.create``, for all of them.
+        """
+        with openai_errors():
+            return Plan(*self._planned(queries, budget_usd, policy, arguments))
+
+    def close(self) -> None:
+        """Finish what is under way and close the store. May be called twice."""
+        self._runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncOptLLM(_Client):
+    """As :class:`OptLLM`, with ``await``."""
+
+    @property
+    def chat(self) -> AsyncChat:
+        """``await client.chat.completions.create(...)``."""
+        return AsyncChat(self)
+
+    @property
+    def feedback(self) -> AsyncFeedback:
+        """``await client.feedback.create(answer.id, score=1.0)``."""
+        return AsyncFeedback(self)
+
+    async def plan(
+        self,
+        queries: Sequence[str | Messages],
+        *,
+        budget_usd: float | Decimal | None = None,
+        policy: str | Policy | None = None,
+        **arguments: Any,
+    ) -> AsyncPlan:
+        """As :meth:`OptLLM.plan`; computed in a thread."""
+        with openai_errors():
+            planned = await asyncio.to_thread(
+                self._planned, queries, budget_usd, policy, arguments
+            )
+            return AsyncPlan(*planned)
+
+    async def close(self) -> None:
+        """Finish what is under way and close the store. May be called twice."""
+        await asyncio.to_thread(self._runtime.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class Chat:
+    """``client.chat``."""
+
+    def __init__(self, client: OptLLM) -> None:
+        self.completions = Completions(client)
+
+
+class AsyncChat:
+    """``client.chat``."""
+
+    def __init__(self, client: AsyncOptLLM) -> None:
+        self.completions = AsyncCompletions(client)
+
+
+class Completions:
+    """``client.chat.completions``."""
+
+    def __init__(self, client: OptLLM) -> None:
+        self._client = client
+
+    def create(
+        self, *, messages: Messages, model: str = "auto", **arguments: Any
+    ) -> ChatCompletion:
+        """Answer a conversation.
+
+        Args:
+            messages: as OpenAI's API takes them.
+            model: ``auto`` to choose, or a configured model's name to pin it.
+            **arguments: further arguments of OpenAI's API. ``extra_body={"optllm": {"policy":
+                "min_cost:0.9"}}`` sets the policy of this call.
+
+        Returns:
+            OpenAI's type. ``id`` is what ``feedback.create`` takes; ``optllm`` tells how the
+            answer was made.
+
+        Raises:
+            BudgetExceededError: (an ``openai.RateLimitError``) nothing was sent.
+            InvalidRequestError: (an ``openai.BadRequestError``) nothing was sent.
+            ProviderError: (the fitting ``openai`` class) the candidate failed.
+            AllCandidatesFailedError: (an ``openai.InternalServerError``) each one failed.
+        """
+        runtime = self._client._runtime
+        with openai_errors():
+            prepared = self._client._prepare(messages, model, arguments)
+            runtime.check()
+            decision = runtime.decide(prepared.query, prepared.model, prepared.policy).result()
+            answer = runtime.answer(decision, prepared.query, prepared.call, patient=False)
+            return chat_completion(answer)
+
+
+class AsyncCompletions:
+    """``client.chat.completions``."""
+
+    def __init__(self, client: AsyncOptLLM) -> None:
+        self._client = client
+
+    async def create(
+        self, *, messages: Messages, model: str = "auto", **arguments: Any
+    ) -> ChatCompletion:
+        """As :meth:`Completions.create`, without blocking the event loop."""
+        runtime = self._client._runtime
+        with openai_errors():
+            prepared = self._client._prepare(messages, model, arguments)
+            await runtime.acheck()
+            decision = await asyncio.wrap_future(
+                runtime.decide(prepared.query, prepared.model, prepared.policy)
+            )
+            answer = await runtime.aanswer(
+                decision, prepared.query, prepared.call, patient=False
+            )
+            return chat_completion(answer)
+
+
+class Feedback:
+    """``client.feedback``."""
+
+    def __init__(self, client: OptLLM) -> None:
+        self._client = client
+
+    def create(self, id: str, *, score: float) -> None:
+        """Tell how good an answer was; the next decision already knows.
+
+        Args:
+            id: the answer's ``id``.
+            score: 0 (wrong) to 1 (right). A later score of the same answer replaces it.
+        """
+        with openai_errors():
+            self._client._runtime.score(id, checked_score(score)).result()
+
+
+class AsyncFeedback:
+    """``client.feedback``."""
+
+    def __init__(self, client: AsyncOptLLM) -> None:
+        self._client = client
+
+    async def create(self, id: str, *, score: float) -> None:
+        """As :meth:`Feedback.create`, without blocking the event loop."""
+        with openai_errors():
+            await asyncio.wrap_future(self._client._runtime.score(id, checked_score(score)))
+
+
+def _messages(query: str | Messages) -> Messages:
+    return [{"role": "user", "content": query}] if isinstance(query, str) else query

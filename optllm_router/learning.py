@@ -1,0 +1,140 @@
+"""Learning online at two speeds.
+
+A score changes the very next predictions (``learn_one``); once enough new scores have come
+in, a fresh predictor is fitted on all of them in the background and takes over atomically.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from optllm_router._types import FloatArray, Prediction, Predictor
+
+_log = logging.getLogger("optllm_router")
+
+MOST_TEXTS = 20_000
+"""How many texts, the most recently graded ones, a refit learns from."""
+_FIRST_FIT = 20
+_GROWTH = 1.25
+
+
+class Labels:
+    """Scores by text and candidate; a later score of the same pair is averaged in.
+
+    >>> labels = Labels(2)
+    >>> labels.add("a", 0, 1.0); labels.add("a", 0, 0.0); labels.add("b", 1, 1.0)
+    >>> labels.matrix()
+    (['a', 'b'], array([[0.5, nan],
+           [nan, 1. ]]))
+    """
+
+    def __init__(self, candidates: int) -> None:
+        self._candidates = candidates
+        self._rows: dict[str, tuple[FloatArray, FloatArray]] = {}
+        self.count = 0
+
+    def add(self, text: str, candidate: int, score: float) -> None:
+        """Add one score, 0..1."""
+        row = self._rows.pop(text, None) or (np.zeros(self._candidates), np.zeros(self._candidates))
+        row[0][candidate] += score
+        row[1][candidate] += 1
+        self._rows[text] = row
+        self.count += 1
+        if len(self._rows) > MOST_TEXTS:
+            del self._rows[next(iter(self._rows))]
+
+    def matrix(self) -> tuple[list[str], FloatArray]:
+        """The texts and their mean scores, shape (n, k), NaN where there is none."""
+        totals = np.array([row[0] for row in self._rows.values()]).reshape(-1, self._candidates)
+        counts = np.array([row[1] for row in self._rows.values()]).reshape(-1, self._candidates)
+        scores = np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
+        return list(self._rows), scores
+
+
+class Learner:
+    """A predictor that keeps learning; thread-safe.
+
+    Args:
+        make: makes a fresh, unfitted predictor.
+        candidates: how many candidates there are.
+    """
+
+    def __init__(self, make: Callable[[], Predictor], candidates: int) -> None:
+        self._make = make
+        self._predictor = make()
+        self._labels = Labels(candidates)
+        self._since_fit: list[tuple[str, int, float]] = []
+        self._fitted_on = 0
+        self._refit: Future[None] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def labels(self) -> int:
+        """How many scores were learnt."""
+        return self._labels.count
+
+    def predict(self, texts: Sequence[str]) -> Prediction:
+        """Predict with all that is known now."""
+        with self._lock:
+            return self._predictor.predict(texts)
+
+    def learn(self, text: str, candidate: int, score: float) -> None:
+        """Learn one score at once, and refit in the background when many are new."""
+        with self._lock:
+            self._labels.add(text, candidate, score)
+            self._since_fit.append((text, candidate, score))
+            self._predictor.learn_one(text, candidate, score)
+            if self._labels.count >= max(_FIRST_FIT, self._fitted_on * _GROWTH):
+                self._refit_in_background()
+
+    def learn_many(self, scored: Iterable[tuple[str, int, float]]) -> None:
+        """Learn many scores by a refit in the background; :meth:`wait` for it if need be."""
+        with self._lock:
+            for one in scored:
+                self._labels.add(*one)
+                self._since_fit.append(one)
+            if self._since_fit:
+                self._refit_in_background()
+
+    def wait(self) -> None:
+        """Wait for a refit that is under way; raises what it raised."""
+        refit = self._refit
+        if refit is not None:
+            refit.result()
+
+    def _refit_in_background(self) -> None:
+        if self._refit is None:
+            refit = self._refit = Future()
+            threading.Thread(
+                target=self._fit_and_tell, args=(refit,), name="optllm-refit", daemon=True
+            ).start()
+
+    def _fit_and_tell(self, refit: Future[None]) -> None:
+        try:
+            self._fit()
+        except Exception as error:
+            _log.exception("the refit of the predictor failed; the last one stays in use")
+            self._refit = None
+            refit.set_exception(error)
+        else:
+            self._refit = None
+            refit.set_result(None)
+
+    def _fit(self) -> None:
+        with self._lock:
+            texts, scores = self._labels.matrix()
+            known = self._labels.count
+            self._since_fit = []
+        fresh = self._make()
+        fresh.fit(texts, scores)
+        with self._lock:
+            for scored in self._since_fit:
+                fresh.learn_one(*scored)
+            self._predictor, self._fitted_on = fresh, known

@@ -1,0 +1,102 @@
+"""A plan: many queries allocated jointly, quoted before a cent is spent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from optllm_router._chat import Prepared, chat_completion
+from optllm_router._errors import OptLLMError
+from optllm_router._openai_errors import as_openai_error
+from optllm_router._runtime import Runtime
+from optllm_router._types import Decision
+from optllm_router.allocation import ParetoFront
+from optllm_router.router import Quote
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
+
+    Result: TypeAlias = ChatCompletion | OptLLMError
+    OnResult: TypeAlias = Callable[[int, Result], None]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What both kinds of plan hold.
+
+    Attributes:
+        decisions: who is to answer each query, in the order of the queries.
+        quote: what that is expected to cost and to achieve.
+        front: every optimal alternative, from all-cheapest to highest expected success.
+    """
+
+    decisions: Sequence[Decision]
+    quote: Quote
+    front: ParetoFront
+    _prepared: Sequence[Prepared]
+    _runtime: Runtime
+
+
+class Plan(_Planned):
+    """A plan of an :class:`OptLLM`."""
+
+    def apply(
+        self, *, concurrency: int = 16, on_result: OnResult | None = None
+    ) -> list[Result]:
+        """Send every query to the candidate planned for it; one result per query, in order.
+
+        A query that fails, or for which the budget has no room any more, has its error as
+        its result; the others go on. Where money that running calls have set aside may come
+        back, a query waits for it instead of turning to another candidate.
+
+        Args:
+            concurrency: calls under way at once, 1 or more.
+            on_result: called with each query's position and result as it arrives.
+        """
+        self._runtime.check()
+
+        def one(position: int) -> Result:
+            prepared, result = self._prepared[position], None
+            try:
+                answer = self._runtime.answer(
+                    self.decisions[position], prepared.query, prepared.call, patient=True
+                )
+                result = chat_completion(answer)
+            except OptLLMError as error:
+                result = as_openai_error(error)
+            if on_result is not None:
+                on_result(position, result)
+            return result
+
+        with ThreadPoolExecutor(concurrency, thread_name_prefix="optllm-plan") as pool:
+            return list(pool.map(one, range(len(self.decisions))))
+
+
+class AsyncPlan(_Planned):
+    """A plan of an :class:`AsyncOptLLM`."""
+
+    async def apply(
+        self, *, concurrency: int = 16, on_result: OnResult | None = None
+    ) -> list[Result]:
+        """As :meth:`Plan.apply`, without blocking the event loop."""
+        await self._runtime.acheck()
+        room = asyncio.Semaphore(concurrency)
+
+        async def one(position: int) -> Result:
+            prepared = self._prepared[position]
+            async with room:
+                try:
+                    answer = await self._runtime.aanswer(
+                        self.decisions[position], prepared.query, prepared.call, patient=True
+                    )
+                    result: Result = chat_completion(answer)
+                except OptLLMError as error:
+                    result = as_openai_error(error)
+            if on_result is not None:
+                on_result(position, result)
+            return result
+
+        return list(await asyncio.gather(*map(one, range(len(self.decisions)))))

@@ -1,0 +1,24 @@
+"""What calls cost: the price catalogue, exact charges, worst cases and forecasts.
+
+A model without a price is refused by name; nothing is ever billed as free by default.
+"""
+
+from optllm_router.pricing.catalogue import ModelFacts, PriceCatalogue, price_per_token
+from optllm_router.pricing.charge import (
+    charge_nano,
+    most_prompt_tokens,
+    size_in_bytes,
+    worst_case_nano,
+)
+from optllm_router.pricing.forecast import CostForecast
+
+__all__ = [
+    "CostForecast",
+    "ModelFacts",
+    "PriceCatalogue",
+    "charge_nano",
+    "most_prompt_tokens",
+    "price_per_token",
+    "size_in_bytes",
+    "worst_case_nano",
+]

@@ -1,0 +1,286 @@
+"""The router: predictions, forecast costs and policy, wired into decisions that improve.
+
+Decides and learns; it neither sends nor pays (that is :mod:`.client`'s).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optllm_router._errors import InvalidRequestError
+from optllm_router._money import NANO_PER_USD
+from optllm_router._types import Candidate, Decision, Usage
+from optllm_router.allocation import ParetoFront, Solution, exact_front
+from optllm_router.config import unknown_model
+from optllm_router.learning import Learner
+from optllm_router.policy import Choice, Forecast, Policy, choose, explore
+from optllm_router.predictor import make_predictor
+from optllm_router.pricing import CostForecast
+
+if TYPE_CHECKING:
+    from optllm_router._types import FloatArray, Predictor
+
+_TRAFFIC = 256
+"""How many recent queries stand for those still to come."""
+_EXPLORED_PER_CANDIDATE = 8.0
+"""About this many decisions per candidate, times ``explore``, are made at random at first."""
+_PRIOR_SUCCESS = (0.4, 0.6)
+"""Success taken for granted before any label, of the cheapest and of the dearest candidate."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """What the router needs to know of one request.
+
+    Attributes:
+        text: what a person asked, see ``optllm_router.features.query_text``.
+        prompt_bytes: size of the whole prompt.
+        max_output_tokens: the caller's bound on the answer, where there is one.
+    """
+
+    text: str
+    prompt_bytes: int
+    max_output_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Means:
+    """What there is to spend.
+
+    Attributes:
+        left_usd: what is left of the budget; infinity without one.
+        elapsed: share of the budget's window that is over, 0..1; ``None`` for an endless one.
+        seen: queries decided in this window so far.
+    """
+
+    left_usd: float = math.inf
+    elapsed: float | None = None
+    seen: int = 0
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a plan is expected to cost and to achieve.
+
+    Attributes:
+        queries: how many.
+        expected_usd: forecast cost of all of them together.
+        expected_success: predicted success rate, 0..1.
+        bound: no allocation within the same money has a higher predicted success rate.
+        shares: fraction of the queries that each candidate answers.
+    """
+
+    queries: int
+    expected_usd: float
+    expected_success: float
+    bound: float
+    shares: dict[str, float]
+
+
+class Router:
+    """Chooses a candidate for every query, and learns from scores and from usage; thread-safe.
+
+    Args:
+        candidates: the ways to answer.
+        policy: what the user wants.
+        predictor: name of a predictor, see ``optllm_router.predictor.PREDICTORS``.
+        expected_queries: queries expected per window of the budget; ``None`` to extrapolate
+            the traffic of the window so far.
+        explore: scale of exploration. The n-th decision is random with probability
+            ``c / (c + n)``, where ``c`` is 8 per candidate times this; 0 for never.
+        seed: of all random choices; ``None`` for fresh ones.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        policy: Policy,
+        *,
+        predictor: str = "auto",
+        expected_queries: int | None = None,
+        explore: float = 1.0,
+        seed: int | None = None,
+    ) -> None:
+        self.candidates = tuple(candidates)
+        self.names = tuple(candidate.name for candidate in candidates)
+        self._policy = policy
+        self._expected_queries = expected_queries
+        self._explore = explore * _EXPLORED_PER_CANDIDATE * len(candidates)
+        self._rng = np.random.default_rng(seed)
+        self._costs = CostForecast(candidates)
+        self._traffic: deque[tuple[FloatArray, FloatArray, FloatArray]] = deque(maxlen=_TRAFFIC)
+        self._decided = 0
+        self._lock = threading.Lock()
+        prior, k = _prior(self.candidates), len(candidates)
+
+        def make() -> Predictor:
+            return make_predictor(predictor, n_candidates=k, prior=prior, seed=seed or 0)
+
+        self._learner = Learner(make, k)
+
+    def index(self, name: str) -> int:
+        """Position of a candidate.
+
+        Raises:
+            UnknownModelError: none has that name.
+        """
+        if name not in self.names:
+            raise unknown_model(name, self.names)
+        return self.names.index(name)
+
+    def decide(
+        self, queries: Sequence[Query], means: Means | None = None, policy: Policy | None = None
+    ) -> list[Decision]:
+        """Decide for requests that arrived together, with the traffic to come in mind.
+
+        Args:
+            queries: at least one.
+            means: what there is to spend.
+            policy: instead of the router's own.
+        """
+        means = means or Means()
+        forecast = self.forecast(queries)
+        with self._lock:
+            choice = choose(
+                policy or self._policy,
+                forecast,
+                left_usd=means.left_usd,
+                traffic=self._recent(),
+                expected_queries=self._still_expected(means, len(queries)),
+            )
+            rate = self._explore / (self._explore + self._decided + self._learner.labels + 1e-9)
+            allocation, propensity = explore(
+                choice.allocation, len(self.candidates), rate, self._rng
+            )
+            self._traffic.extend(zip(forecast.p, forecast.std, forecast.cost, strict=True))
+            self._decided += len(queries)
+        explored = allocation != choice.allocation
+        return [
+            self._decision(forecast, choice, i, int(allocation[i]), propensity[i], explored[i])
+            for i in range(len(queries))
+        ]
+
+    def pin(self, query: Query, name: str) -> Decision:
+        """The decision that a caller made by naming the model."""
+        j = self.index(name)
+        forecast = self.forecast([query])
+        return Decision(
+            id=_new_id(),
+            candidate=name,
+            fallbacks=(),
+            p=float(forecast.p[0, j]),
+            std=float(forecast.std[0, j]),
+            expected_cost_nano=_nano(forecast.cost[0, j]),
+            propensity=1.0,
+            price=0.0,
+            reason="the caller named the model",
+        )
+
+    def plan(
+        self, queries: Sequence[Query], usd: float, policy: Policy | None = None
+    ) -> tuple[list[Decision], Quote, ParetoFront]:
+        """Allocate n queries jointly within ``usd``, without regard to other traffic."""
+        if not queries:
+            raise InvalidRequestError("there is nothing to plan: pass at least one query")
+        forecast = self.forecast(queries)
+        choice = choose(policy or self._policy, forecast, left_usd=usd)
+        front = exact_front(forecast.p, forecast.cost)
+        rows = np.arange(len(queries))
+        spent = math.fsum(forecast.cost[rows, choice.allocation])
+        success = math.fsum(forecast.p[rows, choice.allocation]) / len(queries)
+        counts = np.bincount(choice.allocation, minlength=len(self.names)) / len(queries)
+        quote = Quote(
+            queries=len(queries),
+            expected_usd=spent,
+            expected_success=success,
+            bound=max(success, _bound(front, spent) / len(queries)),
+            shares=dict(zip(self.names, counts.tolist(), strict=True)),
+        )
+        decisions = [
+            self._decision(forecast, choice, i, int(choice.allocation[i]), 1.0, False)
+            for i in range(len(queries))
+        ]
+        return decisions, quote, front
+
+    def forecast(self, queries: Sequence[Query]) -> Forecast:
+        """Success probabilities, their uncertainty and expected USD; arrays of shape (n, k)."""
+        prediction = self._learner.predict([query.text for query in queries])
+        cost = [self._costs.expected_usd(q.prompt_bytes, q.max_output_tokens) for q in queries]
+        return Forecast(prediction.p, prediction.std, np.array(cost))
+
+    def observe(self, name: str, prompt_bytes: int, usage: Usage) -> None:
+        """Learn what a call consumed."""
+        self._costs.learn(self.index(name), prompt_bytes, usage)
+
+    def learn(self, text: str, name: str, score: float) -> None:
+        """Learn how good an answer was, 0..1; the next decision already knows."""
+        self._learner.learn(text, self.index(name), score)
+
+    def learn_many(self, scored: Iterable[tuple[str, str, float]]) -> None:
+        """Learn (text, candidate, score) triples in the background; see :meth:`wait`."""
+        self._learner.learn_many((text, self.index(name), score) for text, name, score in scored)
+
+    def wait(self) -> None:
+        """Wait for a refit that is under way."""
+        self._learner.wait()
+
+    def _recent(self) -> Forecast | None:
+        if not self._traffic:
+            return None
+        p, std, cost = (np.array(column) for column in zip(*self._traffic, strict=True))
+        return Forecast(p, std, cost)
+
+    def _still_expected(self, means: Means, n: int) -> float | None:
+        if self._expected_queries is not None:
+            return max(self._expected_queries - means.seen, n)
+        if means.elapsed is None or means.seen < _TRAFFIC // 8:
+            return None
+        elapsed = max(means.elapsed, 1e-6)
+        return max(means.seen / elapsed * (1.0 - elapsed), n)
+
+    def _decision(
+        self, forecast: Forecast, choice: Choice, i: int, j: int, propensity: float, explored: bool
+    ) -> Decision:
+        others = tuple(self.names[other] for other in choice.fallbacks[i] if other != j)
+        return Decision(
+            id=_new_id(),
+            candidate=self.names[j],
+            fallbacks=others,
+            p=float(forecast.p[i, j]),
+            std=float(forecast.std[i, j]),
+            expected_cost_nano=_nano(forecast.cost[i, j]),
+            propensity=float(propensity),
+            price=choice.price,
+            reason="chosen at random to learn how good it is" if explored else choice.reason,
+        )
+
+
+def _prior(candidates: Sequence[Candidate]) -> FloatArray:
+    """Success rates before any label: dearer models are taken to be somewhat better."""
+    prices = np.array([float(c.price.prompt + c.price.completion) for c in candidates])
+    rank = np.searchsorted(np.unique(prices), prices)
+    low, high = _PRIOR_SUCCESS
+    return np.asarray(low + (high - low) * rank / max(int(rank.max()), 1), dtype=np.float64)
+
+
+def _bound(front: ParetoFront, usd: float) -> float:
+    solution: Solution = front.at_budget(max(usd, float(front.cost[0])))
+    return solution.bound
+
+
+def _nano(usd: float) -> int:
+    return math.ceil(usd * NANO_PER_USD)
+
+
+def _new_id() -> str:
+    """Unique, and in order of time."""
+    return f"optllm-{time.time_ns():016x}{secrets.token_hex(6)}"

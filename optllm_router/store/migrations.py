@@ -1,0 +1,118 @@
+"""Steps from an empty database to the newest schema, recorded by name.
+
+A migration, once released, never changes: add a new one below the last. Verify with
+``tests/store/test_migrations.py``, which compares the result with :mod:`.schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, func, inspect, select
+
+from optllm_router._errors import StoreError
+from optllm_router.store import schema
+
+Migration = Callable[[Connection], None]
+
+
+def create_ledger(connection: Connection) -> None:
+    """Budgets, their balances per window, and the reservations that move them."""
+    for statement in (
+        """CREATE TABLE budgets (
+            name TEXT NOT NULL PRIMARY KEY,
+            "window" TEXT NOT NULL,
+            limit_nano BIGINT NOT NULL CHECK (limit_nano >= 0))""",
+        """CREATE TABLE balances (
+            budget TEXT NOT NULL,
+            window_start BIGINT NOT NULL,
+            spent_nano BIGINT NOT NULL CHECK (spent_nano >= 0),
+            reserved_nano BIGINT NOT NULL CHECK (reserved_nano >= 0),
+            PRIMARY KEY (budget, window_start))""",
+        """CREATE TABLE reservations (
+            id TEXT NOT NULL PRIMARY KEY,
+            decision_id TEXT NOT NULL,
+            candidate TEXT NOT NULL,
+            state TEXT NOT NULL,
+            reserved_nano BIGINT NOT NULL CHECK (reserved_nano >= 0),
+            settled_nano BIGINT NOT NULL CHECK (settled_nano >= 0),
+            estimated INTEGER NOT NULL,
+            price_source TEXT NOT NULL,
+            created_at DOUBLE PRECISION NOT NULL,
+            expires_at DOUBLE PRECISION NOT NULL)""",
+        "CREATE INDEX open_reservations ON reservations (expires_at) WHERE state = 'open'",
+        """CREATE TABLE reservation_budgets (
+            reservation_id TEXT NOT NULL,
+            budget TEXT NOT NULL,
+            window_start BIGINT NOT NULL,
+            PRIMARY KEY (reservation_id, budget))""",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+def create_records(connection: Connection) -> None:
+    """Decisions, what became of them, and how good the answers were."""
+    for statement in (
+        """CREATE TABLE decisions (
+            id TEXT NOT NULL PRIMARY KEY,
+            created_at DOUBLE PRECISION NOT NULL,
+            query TEXT NOT NULL,
+            candidate TEXT NOT NULL,
+            p DOUBLE PRECISION NOT NULL,
+            std DOUBLE PRECISION NOT NULL,
+            expected_cost_nano BIGINT NOT NULL,
+            propensity DOUBLE PRECISION NOT NULL,
+            price DOUBLE PRECISION NOT NULL,
+            reason TEXT NOT NULL)""",
+        """CREATE TABLE outcomes (
+            decision_id TEXT NOT NULL,
+            attempt INTEGER NOT NULL,
+            candidate TEXT NOT NULL,
+            status TEXT NOT NULL,
+            prompt_tokens BIGINT,
+            completion_tokens BIGINT,
+            estimated INTEGER NOT NULL,
+            cost_nano BIGINT NOT NULL,
+            latency_seconds DOUBLE PRECISION NOT NULL,
+            error TEXT NOT NULL,
+            prompt_bytes BIGINT NOT NULL,
+            PRIMARY KEY (decision_id, attempt))""",
+        """CREATE TABLE feedback (
+            decision_id TEXT NOT NULL PRIMARY KEY,
+            created_at DOUBLE PRECISION NOT NULL,
+            score DOUBLE PRECISION NOT NULL CHECK (score >= 0 AND score <= 1))""",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[tuple[str, Migration], ...] = (
+    ("0001_create_ledger", create_ledger),
+    ("0002_create_records", create_records),
+)
+
+
+_MIGRATION_LOCK = 0x6F70746C6C6D
+"""PostgreSQL advisory lock, so that two processes that start together do not migrate twice."""
+
+
+def migrate(connection: Connection, now: float) -> None:
+    """Bring the database to the newest schema, in the caller's transaction.
+
+    Raises:
+        StoreError: the database holds a migration this version does not know.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+    if not inspect(connection).has_table("migrations"):
+        schema.migrations.create(connection)
+    applied = set(connection.scalars(select(schema.migrations.c.name)))
+    unknown = sorted(applied - {name for name, _ in MIGRATIONS})
+    if unknown:
+        raise StoreError(
+            f"the database was written by a newer optllm_router (it has {unknown[-1]}); "
+            "upgrade with: pip install --upgrade optllm-router"
+        )
+    for name, apply in MIGRATIONS:
+        if name not in applied:
+            apply(connection)
+            connection.execute(schema.migrations.insert().values(name=name, applied_at=now))

@@ -1,0 +1,146 @@
+"""Decisions, outcomes and feedback: what the router learns from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select, update
+
+from optllm_router._errors import InvalidRequestError
+from optllm_router._types import Decision, Outcome, Usage
+from optllm_router.store.database import Database
+from optllm_router.store.schema import decisions, feedback, outcomes
+
+MOST_QUERY_CHARACTERS = 8_000
+"""Of a query's text this much is kept to learn from."""
+
+
+@dataclass(frozen=True)
+class LabelledAnswer:
+    """A graded answer.
+
+    Attributes:
+        query: text of the query.
+        candidate: name of the candidate that answered.
+        score: how good the answer was, 0..1.
+    """
+
+    query: str
+    candidate: str
+    score: float
+
+
+class Records:
+    """Writes and reads what happened."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    def add_decision(self, decision: Decision, query: str) -> Future[None]:
+        """Keep a decision and the text it was made for."""
+        row = {
+            "id": decision.id,
+            "created_at": self._clock(),
+            "query": query[:MOST_QUERY_CHARACTERS].replace("\x00", " "),
+            "candidate": decision.candidate,
+            "p": decision.p,
+            "std": decision.std,
+            "expected_cost_nano": decision.expected_cost_nano,
+            "propensity": decision.propensity,
+            "price": decision.price,
+            "reason": decision.reason,
+        }
+
+        def work(connection: Connection) -> None:
+            connection.execute(decisions.insert(), row)
+
+        return self._database.submit(work)
+
+    def add_outcome(self, outcome: Outcome, *, attempt: int, prompt_bytes: int) -> Future[None]:
+        """Keep what happened when a decision was sent for the ``attempt``-th time (from 0)."""
+        usage = outcome.usage
+        row = {
+            "decision_id": outcome.decision_id,
+            "attempt": attempt,
+            "candidate": outcome.candidate,
+            "status": outcome.status,
+            "prompt_tokens": usage.prompt_tokens if usage else None,
+            "completion_tokens": usage.completion_tokens if usage else None,
+            "estimated": int(usage is not None and usage.estimated),
+            "cost_nano": outcome.cost_nano,
+            "latency_seconds": outcome.latency_seconds,
+            "error": outcome.error,
+            "prompt_bytes": prompt_bytes,
+        }
+
+        def work(connection: Connection) -> None:
+            connection.execute(outcomes.insert(), row)
+
+        return self._database.submit(work)
+
+    def add_feedback(self, decision_id: str, score: float) -> Future[LabelledAnswer]:
+        """Keep how good an answer was; a later score for the same answer replaces it.
+
+        The future raises ``InvalidRequestError`` when no answer of that id is known.
+        """
+        row = {"decision_id": decision_id, "created_at": self._clock(), "score": score}
+
+        def work(connection: Connection) -> LabelledAnswer:
+            answered = connection.execute(_ANSWERED.where(decisions.c.id == decision_id)).first()
+            if answered is None:
+                raise InvalidRequestError(
+                    f"no answer with id {decision_id!r} is known to this store; pass the id of "
+                    "a completion that this store's client returned"
+                )
+            changed = connection.execute(
+                update(feedback).where(feedback.c.decision_id == decision_id).values(row)
+            )
+            if changed.rowcount == 0:
+                connection.execute(feedback.insert(), row)
+            return LabelledAnswer(answered.query, answered.candidate, score)
+
+        return self._database.submit(work)
+
+    def labelled(self, limit: int) -> list[LabelledAnswer]:
+        """The most recent graded answers, oldest first."""
+        recent = (
+            _ANSWERED.join(feedback, feedback.c.decision_id == decisions.c.id)
+            .add_columns(feedback.c.score)
+            .order_by(feedback.c.created_at.desc(), decisions.c.id.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(recent).all()
+        return [LabelledAnswer(row.query, row.candidate, row.score) for row in reversed(rows)]
+
+    def decided_since(self, moment: float) -> int:
+        """How many decisions were made since ``moment`` (Unix seconds)."""
+        count = select(func.count()).where(decisions.c.created_at >= moment)
+        with self._database.read() as connection:
+            return connection.scalar(count) or 0
+
+    def usages(self, limit: int) -> list[tuple[str, int, Usage]]:
+        """Candidate, prompt bytes and usage of recent answers, oldest first."""
+        recent = (
+            select(
+                outcomes.c.candidate,
+                outcomes.c.prompt_bytes,
+                outcomes.c.prompt_tokens,
+                outcomes.c.completion_tokens,
+            )
+            .where(outcomes.c.status == "ok", outcomes.c.estimated == 0)
+            .order_by(outcomes.c.decision_id.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(recent).all()
+        return [(row[0], row[1], Usage(row[2], row[3])) for row in reversed(rows)]
+
+
+_ANSWERED = select(decisions.c.query, outcomes.c.candidate).join(
+    outcomes, (outcomes.c.decision_id == decisions.c.id) & (outcomes.c.status == "ok")
+)

@@ -1,0 +1,93 @@
+"""The tables, as the newest migration leaves them. Amounts are integers in nano-dollars."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, Table, Text
+
+metadata = MetaData()
+
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("applied_at", Double, nullable=False),
+)
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("window", Text, nullable=False),
+    Column("limit_nano", BigInteger, nullable=False),
+)
+
+balances = Table(
+    "balances",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("window_start", BigInteger, primary_key=True),
+    Column("spent_nano", BigInteger, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("decision_id", Text, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reserved_nano", BigInteger, nullable=False),
+    Column("settled_nano", BigInteger, nullable=False),
+    Column("estimated", Integer, nullable=False),
+    Column("price_source", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
+reservation_budgets = Table(
+    "reservation_budgets",
+    metadata,
+    Column("reservation_id", Text, primary_key=True),
+    Column("budget", Text, primary_key=True),
+    Column("window_start", BigInteger, nullable=False),
+)
+
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("created_at", Double, nullable=False),
+    Column("query", Text, nullable=False),
+    Column("candidate", Text, nullable=False),
+    Column("p", Double, nullable=False),
+    Column("std", Double, nullable=False),
+    Column("expected_cost_nano", BigInteger, nullable=False),
+    Column("propensity", Double, nullable=False),
+    Column("price", Double, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("decision_id", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("candidate", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("estimated", Integer, nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),
+    Column("latency_seconds", Double, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("prompt_bytes", BigInteger, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("decision_id", Text, primary_key=True),
+    Column("created_at", Double, nullable=False),
+    Column("score", Double, nullable=False),
+)

@@ -1,0 +1,180 @@
+"""Providers through litellm, imported on first use.
+
+litellm is told to stay quiet and local before it is imported: it would otherwise fetch its
+price map and tokenizers over the network. Its own retries are off; ours know the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from optllm_router._errors import (
+    ConfigurationError,
+    ProviderAuthenticationError,
+    ProviderConnectionError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderRejectedError,
+    ProviderResponseError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+)
+from optllm_router._types import Call, Candidate, Completion, Usage
+
+_MOST_ERROR_CHARACTERS = 300
+_KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_]?[A-Za-z0-9_\-*]{12,}")
+_import_lock = threading.Lock()
+
+
+def load_litellm() -> ModuleType:
+    """Import litellm with network look-ups, telemetry and console noise off."""
+    with _import_lock:
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+        litellm = importlib.import_module("litellm")
+        litellm.disable_hf_tokenizer_download = True
+        litellm.suppress_debug_info = True
+        litellm.telemetry = False
+        logging.getLogger("LiteLLM").setLevel(logging.ERROR)
+        return litellm
+
+
+class LiteLLMTransport:
+    """Sends calls with ``litellm.completion`` and ``litellm.acompletion``."""
+
+    def check(self, candidates: Sequence[Candidate]) -> None:
+        """Raise ``ConfigurationError`` when a provider's key is nowhere to be found."""
+        litellm = load_litellm()
+        for candidate in candidates:
+            if candidate.api_key is not None:
+                continue
+            found = litellm.validate_environment(
+                model=candidate.model, api_base=candidate.parameters.get("api_base")
+            )
+            missing = [name for name in found["missing_keys"] if name.endswith("_KEY")]
+            if missing:
+                raise ConfigurationError(
+                    f"no key for model {candidate.name!r}: set the environment variable "
+                    f"{missing[0]}, or api_key in its litellm_params"
+                )
+
+    def send(self, candidate: Candidate, call: Call) -> Completion:
+        """Ask a candidate and wait for its whole answer."""
+        litellm = load_litellm()
+        with _mapped(litellm, candidate):
+            return _completion(litellm.completion(**_arguments(candidate, call)), candidate)
+
+    async def asend(self, candidate: Candidate, call: Call) -> Completion:
+        """As :meth:`send`, without blocking the event loop."""
+        litellm = load_litellm()
+        with _mapped(litellm, candidate):
+            answer = await litellm.acompletion(**_arguments(candidate, call))
+            return _completion(answer, candidate)
+
+
+def _arguments(candidate: Candidate, call: Call) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        **candidate.parameters,
+        **call.parameters,
+        "model": candidate.model,
+        "messages": list(call.messages),
+        "timeout": call.timeout_seconds,
+        "num_retries": 0,
+        "max_retries": 0,
+    }
+    if call.max_output_tokens is not None:
+        arguments["max_tokens"] = call.max_output_tokens
+    if candidate.api_key is not None:
+        arguments["api_key"] = candidate.api_key
+    return arguments
+
+
+def _completion(answer: Any, candidate: Candidate) -> Completion:
+    body = answer.model_dump() if hasattr(answer, "model_dump") else None
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    if not choices or not all(isinstance(choice.get("message"), Mapping) for choice in choices):
+        raise ProviderResponseError(
+            f"model {candidate.name!r} answered something that is not a chat completion; "
+            "check its api_base",
+            candidate=candidate.name,
+        )
+    return Completion(body=body, usage=_usage(body.get("usage")))
+
+
+def _usage(block: Any) -> Usage | None:
+    if not isinstance(block, Mapping):
+        return None
+    prompt, completion = block.get("prompt_tokens"), block.get("completion_tokens")
+    if not isinstance(prompt, int) or not isinstance(completion, int):
+        return None
+    if prompt < 0 or completion < 0 or prompt + completion == 0:
+        return None
+    return Usage(prompt, completion)
+
+
+@contextlib.contextmanager
+def _mapped(litellm: ModuleType, candidate: Candidate) -> Iterator[None]:
+    try:
+        yield
+    except ProviderError:
+        raise
+    except Exception as error:
+        # The cause is cut off: a provider's text may quote the key, and tracebacks are logged.
+        raise _our_error(litellm, candidate, error) from None
+
+
+def _our_error(litellm: ModuleType, candidate: Candidate, error: Exception) -> ProviderError:
+    """Map by litellm's class, then by what lies under it: litellm calls much a 500."""
+    theirs = litellm.exceptions
+    httpx = importlib.import_module("httpx")
+    below = list(_chain(error))
+    answered = next((one for one in below if isinstance(one, httpx.HTTPStatusError)), None)
+    status = answered.response.status_code if answered else None
+    kind: type[ProviderError]
+    maybe_billed: bool | None = None
+    if isinstance(error, theirs.Timeout):
+        kind, what = ProviderTimeoutError, "did not answer in time"
+    elif isinstance(error, theirs.AuthenticationError) or status == 403:
+        kind, what = ProviderAuthenticationError, "does not accept the key"
+    elif isinstance(error, theirs.RateLimitError):
+        kind, what = ProviderRateLimitedError, "asks for fewer calls"
+    elif isinstance(error, _rejections(theirs)) or (status is not None and status < 500):
+        kind, what = ProviderRejectedError, "refuses the request"
+    elif status is not None:
+        kind, what = ProviderUnavailableError, "failed"
+    elif any(isinstance(one, httpx.TransportError) for one in below):
+        kind, what = ProviderConnectionError, "could not be reached, or broke off"
+        unsent = (httpx.ConnectError, httpx.ConnectTimeout)
+        maybe_billed = not any(isinstance(one, unsent) for one in below)
+    else:
+        kind, what = ProviderResponseError, "answered something that is not a chat completion"
+    return kind(
+        f"model {candidate.name!r} {what}: {_first_line(error, candidate)}",
+        candidate=candidate.name,
+        status=status,
+        maybe_billed=maybe_billed,
+    )
+
+
+def _rejections(theirs: ModuleType) -> tuple[type[Exception], ...]:
+    return theirs.BadRequestError, theirs.NotFoundError, theirs.UnprocessableEntityError
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: Exception, candidate: Candidate) -> str:
+    line = str(error).strip().partition("\n")[0][:_MOST_ERROR_CHARACTERS]
+    if candidate.api_key:
+        line = line.replace(candidate.api_key, "[key]")
+    return _KEY_LIKE.sub("[key]", line)
