@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from optllm_router._errors import InvalidRequestError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -47,18 +49,27 @@ class Batcher(Generic[Item, Result]):
             target=_serve, args=(self._waiting, work, window_seconds), name=name, daemon=True
         )
         thread.start()
+        self._closed = False
+        self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _stop, self._waiting, thread)
 
     def submit(self, item: Item) -> Future[Result]:
-        """Queue an item; the future holds its result."""
-        if not self._finalizer.alive:
-            raise RuntimeError("the batcher is closed")
+        """Queue an item; the future holds its result.
+
+        Raises:
+            InvalidRequestError: the batcher was closed.
+        """
         done: Future[Result] = Future()
-        self._waiting.put(_Waiting(item, done))
+        with self._lock:  # else an item could come after the one that ends the thread
+            if self._closed:
+                raise InvalidRequestError("the client is closed; create a new one")
+            self._waiting.put(_Waiting(item, done))
         return done
 
     def close(self) -> None:
         """Finish what is queued and stop. May be called twice."""
+        with self._lock:
+            self._closed = True
         self._finalizer()
 
 
@@ -98,9 +109,7 @@ def _gather(
     return batch, False
 
 
-def _work(
-    work: Callable[[Sequence[Any]], Sequence[Any]], batch: list[_Waiting[Any, Any]]
-) -> None:
+def _work(work: Callable[[Sequence[Any]], Sequence[Any]], batch: list[_Waiting[Any, Any]]) -> None:
     try:
         results = work([one.item for one in batch])
     except BaseException as error:  # noqa: BLE001 - it is handed to the callers that wait for it
@@ -111,8 +120,6 @@ def _work(
         one.done.set_result(result)
 
 
-def _stop(
-    waiting: queue.SimpleQueue[_Waiting[Any, Any] | None], thread: threading.Thread
-) -> None:
+def _stop(waiting: queue.SimpleQueue[_Waiting[Any, Any] | None], thread: threading.Thread) -> None:
     waiting.put(None)
     thread.join()

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 from optllm_router._errors import ConfigurationError, InvalidRequestError
 from optllm_router._flow import Answer
 from optllm_router._money import usd_from_nano
-from optllm_router._types import Call, Messages
+from optllm_router._types import Messages
 from optllm_router.config import read_policy
-from optllm_router.features import query_text
 from optllm_router.policy import Policy
-from optllm_router.pricing import size_in_bytes
 from optllm_router.router import Query
 
 if TYPE_CHECKING:
@@ -27,10 +25,9 @@ _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 @dataclass(frozen=True)
 class Prepared:
-    """A checked call, and what the router needs to know of it."""
+    """A checked call: what to answer, by whom, under which policy."""
 
     query: Query
-    call: Call
     model: str
     policy: Policy | None
 
@@ -88,16 +85,20 @@ def prepare(
     bound = _bound(given)
     timeout = given.pop("timeout", None)
     policy = _own_settings(given)
-    _check_choices(given.get("n"))
-    size = size_in_bytes(checked, [given.get("tools"), given.get("response_format")])
-    if size > _MOST_BYTES:
-        raise InvalidRequestError(f"the messages have {size} bytes; at most {_MOST_BYTES} are taken")
-    return Prepared(
-        query=Query(query_text(checked), size, bound),
-        call=Call(checked, given, bound, _seconds(timeout, default_timeout)),
-        model=model,
-        policy=policy,
+    choices = _choices(given.get("n"))
+    query = Query.from_messages(
+        checked,
+        parameters=given,
+        max_output_tokens=bound,
+        choices=choices,
+        timeout_seconds=_seconds(timeout, default_timeout),
     )
+    size = query.call.prompt_bytes
+    if size > _MOST_BYTES:
+        raise InvalidRequestError(
+            f"the messages have {size} bytes; at most {_MOST_BYTES} are taken"
+        )
+    return Prepared(query, model, policy)
 
 
 def chat_completion(answer: Answer) -> ChatCompletion:
@@ -127,17 +128,6 @@ def chat_completion(answer: Answer) -> ChatCompletion:
     )
     completion.optllm = info  # type: ignore[attr-defined]
     return completion
-
-
-def checked_score(score: Any) -> float:
-    """A score in 0..1.
-
-    Raises:
-        InvalidRequestError: it is not.
-    """
-    if isinstance(score, (bool, int, float)) and 0 <= float(score) <= 1:
-        return float(score)
-    raise InvalidRequestError(f"score {score!r} must be a number from 0 (wrong) to 1 (right)")
 
 
 def _not_given(value: Any) -> bool:
@@ -171,7 +161,9 @@ def _checked_messages(messages: Any) -> Messages:
 
 
 def _bound(given: dict[str, Any]) -> int | None:
-    bounds = [given.pop(name, None) for name in ("max_completion_tokens", "max_tokens")]
+    bounds: list[int | None] = [
+        given.pop(name, None) for name in ("max_completion_tokens", "max_tokens")
+    ]
     for bound in bounds:
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
             raise InvalidRequestError(f"max_tokens {bound!r} must be a whole number")
@@ -199,11 +191,12 @@ def _own_settings(given: dict[str, Any]) -> Policy | None:
         raise InvalidRequestError(str(error)) from None
 
 
-def _check_choices(n: Any) -> None:
+def _choices(n: Any) -> int:
     if n is None:
-        return
+        return 1
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_CHOICES:
         raise InvalidRequestError(f"n {n!r} must be a whole number from 1 to {_MOST_CHOICES}")
+    return n
 
 
 def _seconds(timeout: Any, default: float) -> float:

@@ -28,7 +28,7 @@ from optllm_router._errors import (
 from optllm_router._money import format_usd
 from optllm_router._types import Call, Candidate, Completion, Decision, Outcome, Usage
 from optllm_router.ledger import Refusal, Reservation
-from optllm_router.pricing import charge_nano, most_prompt_tokens, size_in_bytes, worst_case_nano
+from optllm_router.pricing import charge_nano, worst_case_nano, worst_usage
 
 _GRACE_SECONDS = 120.0
 """How much longer than its time limit a call's reservation is held for a living process."""
@@ -141,20 +141,18 @@ def request_flow(request: Request) -> Flow:
         AllCandidatesFailedError: several candidates failed.
     """
     decision = request.decision
-    size = size_in_bytes(request.call.messages, _sized(request.call))
     causes: list[ProviderError] = []
     refusal: tuple[Reservation, Refusal] | None = None
     for attempt, name in enumerate((decision.candidate, *decision.fallbacks)):
         candidate = request.candidates[name]
-        bound = request.call.max_output_tokens or candidate.max_output_tokens
-        reservation = _reservation(request, candidate, attempt, size, bound)
+        reservation = _reservation(request, candidate, attempt)
         if refusal is not None and reservation.amount_nano >= refusal[0].amount_nano:
             continue
         refused = yield from _reserve(reservation, request.patient)
         if refused is not None:
             refusal = (reservation, refused)
             continue
-        result = yield from _attempt(request, candidate, reservation, attempt, size, bound)
+        result = yield from _attempt(request, candidate, reservation, attempt)
         if isinstance(result, Answer):
             return result
         causes.append(result)
@@ -177,13 +175,9 @@ def _reserve(reservation: Reservation, patient: bool) -> Generator[Step, Any, Re
 
 
 def _attempt(
-    request: Request,
-    candidate: Candidate,
-    reservation: Reservation,
-    attempt: int,
-    size: int,
-    bound: int,
+    request: Request, candidate: Candidate, reservation: Reservation, number: int
 ) -> Generator[Step, Any, Answer | ProviderError]:
+    bound = request.call.max_output_tokens or candidate.max_output_tokens
     call = replace(request.call, max_output_tokens=bound)
 
     def closed(
@@ -203,7 +197,9 @@ def _attempt(
             error=type(error).__name__ if error else "",
         )
         estimated = how == "settle_in_full" or (usage is not None and usage.estimated)
-        return Close(reservation.id, how, cost, estimated, Attempt(outcome, attempt, size))
+        return Close(
+            reservation.id, how, cost, estimated, Attempt(outcome, number, call.prompt_bytes)
+        )
 
     try:
         sent: Sent = yield Send(candidate, call)
@@ -217,36 +213,28 @@ def _attempt(
         else:
             yield closed("release", 0, sent.seconds, error=sent.result)
         return sent.result
-    usage = sent.result.usage or _most_usage(call, size, bound)
+    # A provider that did not count is taken to have charged the most it can have.
+    usage = sent.result.usage or worst_usage(
+        candidate, call.most_prompt_tokens, bound, call.choices
+    )
     cost = charge_nano(candidate.price, usage)
     yield closed("settle", cost, sent.seconds, usage)
     return Answer(request.decision, candidate, sent.result, usage, cost, sent.seconds)
 
 
-def _reservation(
-    request: Request, candidate: Candidate, attempt: int, size: int, bound: int
-) -> Reservation:
-    choices = request.call.parameters.get("n") or 1
-    prompt = most_prompt_tokens(request.call.messages, size)
+def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:
+    call = request.call
     return Reservation(
         id=f"{request.decision.id}-{attempt}",
         decision_id=request.decision.id,
         candidate=candidate.name,
-        amount_nano=worst_case_nano(candidate.price, prompt, bound, choices),
+        amount_nano=worst_case_nano(
+            candidate, call.most_prompt_tokens, call.max_output_tokens, call.choices
+        ),
         budgets=request.budgets,
         price_source=candidate.price.source,
-        lease_seconds=request.call.timeout_seconds + _GRACE_SECONDS,
+        lease_seconds=call.timeout_seconds + _GRACE_SECONDS,
     )
-
-
-def _sized(call: Call) -> Sequence[Any]:
-    return [call.parameters.get(name) for name in ("tools", "functions", "response_format")]
-
-
-def _most_usage(call: Call, size: int, bound: int) -> Usage:
-    """The provider did not count: take the most it can be, and say so."""
-    choices = call.parameters.get("n") or 1
-    return Usage(most_prompt_tokens(call.messages, size), bound * choices, estimated=True)
 
 
 def _failure(

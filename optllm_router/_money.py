@@ -16,17 +16,18 @@ from optllm_router._errors import ConfigurationError
 
 NANO_PER_USD = 10**9
 MAX_NANO = 2**53
-"""Largest amount that is accepted (about nine million USD): exact in a float and in every database."""
+"""Largest amount that is accepted, about nine million USD: exact in a float, too."""
 
 Window: TypeAlias = Literal["total", "hour", "day", "week", "month"]
 
 _WINDOWS: dict[str, Window] = {
-    **{word: "total" for word in ("total", "ever")},
-    **{word: "hour" for word in ("hour", "1h", "hourly")},
-    **{word: "day" for word in ("day", "1d", "daily")},
-    **{word: "week" for word in ("week", "1w", "weekly")},
-    **{word: "month" for word in ("month", "1mo", "monthly")},
+    **dict.fromkeys(("total", "ever"), "total"),
+    **dict.fromkeys(("hour", "1h", "hourly"), "hour"),
+    **dict.fromkeys(("day", "1d", "daily"), "day"),
+    **dict.fromkeys(("week", "1w", "weekly"), "week"),
+    **dict.fromkeys(("month", "1mo", "monthly"), "month"),
 }
+_MAX_USD = Decimal(MAX_NANO) / NANO_PER_USD
 _BUDGET_TEXT = re.compile(
     r"\s*(?:(?P<dollar>\$)\s*)?(?P<amount>\S+?)\s*(?P<usd>USD)?"
     r"(?:\s*(?:per|/|a)\s*(?P<window>\w+)|\s+(?P<total>in\s+total|total))?\s*",
@@ -56,12 +57,11 @@ def nano_from_usd(usd: Decimal | float | int | str, *, what: str = "amount") -> 
         ) from None
     if not amount.is_finite() or amount < 0:
         raise ConfigurationError(f"{what} {usd!r} must be a finite number of US dollars, 0 or more")
-    nano = int(amount * NANO_PER_USD)
-    if nano > MAX_NANO:
+    if amount > _MAX_USD:
         raise ConfigurationError(
             f"{what} {usd!r} is over the largest supported amount, {MAX_NANO // NANO_PER_USD} USD"
         )
-    return nano
+    return int(amount * NANO_PER_USD)
 
 
 def usd_from_nano(nano: int) -> float:
@@ -107,9 +107,9 @@ class Budget:
                 f"budget window {self.window!r} is unknown; use total, hour, day, week or month"
             )
         object.__setattr__(self, "window", known)
-        if not self.name or len(self.name) > 200:
+        if not isinstance(self.name, str) or not 1 <= len(self.name) <= 200:
             raise ConfigurationError(
-                f"budget name {self.name[:50]!r} must have between 1 and 200 characters"
+                f"budget name {str(self.name)[:50]!r} must have between 1 and 200 characters"
             )
 
     @property
@@ -130,7 +130,9 @@ class Budget:
             return cls(limit_usd=text)
         match = _BUDGET_TEXT.fullmatch(text)
         if match is None:
-            raise ConfigurationError(f"budget {text!r} not understood; examples: {_BUDGET_EXAMPLES}")
+            raise ConfigurationError(
+                f"budget {text!r} not understood; examples: {_BUDGET_EXAMPLES}"
+            )
         try:
             amount = Decimal(match["amount"])
         except InvalidOperation:
@@ -151,7 +153,7 @@ def window_bounds(window: str, now: float) -> tuple[int, int | None]:
     """
     if window == "total":
         return 0, None
-    moment = datetime.fromtimestamp(now, tz=timezone.utc)
+    moment = datetime.fromtimestamp(int(now), tz=timezone.utc)  # a fraction would be rounded
     hour = moment.replace(minute=0, second=0, microsecond=0)
     day = hour.replace(hour=0)
     match cast(Window, window):

@@ -8,7 +8,6 @@ first error, because importing openai takes a second that importing us must not 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +45,8 @@ _CODE: dict[type[OptLLMError], str] = {
     BudgetExceededError: "insufficient_quota",
     UnknownModelError: "model_not_found",
 }
+
+_joined_classes: dict[tuple[type, type], type] = {}
 
 
 @contextlib.contextmanager
@@ -120,6 +121,9 @@ def _theirs(error: OptLLMError) -> type[openai.OpenAIError]:
     )
 
 
-@functools.cache
-def _joined(ours: type[OptLLMError], theirs: type[openai.OpenAIError]) -> type[OptLLMError]:
-    return type(ours.__name__, (ours, theirs), {"__module__": ours.__module__, "__doc__": ours.__doc__})
+def _joined(ours: type[OptLLMError], theirs: type[openai.OpenAIError]) -> Any:
+    """One class per pair, so that what is caught once can be compared with what comes later."""
+    if (ours, theirs) not in _joined_classes:
+        namespace = {"__module__": ours.__module__, "__doc__": ours.__doc__}
+        _joined_classes[ours, theirs] = type(ours.__name__, (ours, theirs), namespace)
+    return _joined_classes[ours, theirs]

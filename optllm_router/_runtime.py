@@ -6,18 +6,28 @@ Sync and async clients share this; they only differ in who waits.
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from optllm_router._batching import Batcher
-from optllm_router._errors import ProviderError, ProviderResponseError
-from optllm_router._flow import Answer, Close, Pause, Request, Reserve, Send, Sent, Step, arun
-from optllm_router._flow import request_flow, run
+from optllm_router._errors import ProviderError
+from optllm_router._flow import (
+    Answer,
+    Close,
+    Pause,
+    Request,
+    Reserve,
+    Send,
+    Sent,
+    Step,
+    arun,
+    request_flow,
+    run,
+)
 from optllm_router._money import usd_from_nano
 from optllm_router._types import Call, Decision, Transport
 from optllm_router.config import Settings
@@ -106,17 +116,17 @@ class Runtime:
         elapsed = None if end is None else (time.time() - start) / (end - start)
         return Means(usd_from_nano(balance.left_nano), elapsed, self._window[1])
 
-    def answer(self, decision: Decision, query: Query, call: Call, *, patient: bool) -> Answer:
+    def answer(self, decision: Decision, query: Query, *, patient: bool = False) -> Answer:
         """Carry a decision out."""
         self._records.add_decision(decision, query.text)
-        return run(request_flow(self._request(decision, call, patient)), self._perform)
+        return run(request_flow(self._request(decision, query.call, patient)), self._perform)
 
-    async def aanswer(
-        self, decision: Decision, query: Query, call: Call, *, patient: bool
-    ) -> Answer:
+    async def aanswer(self, decision: Decision, query: Query, *, patient: bool = False) -> Answer:
         """Carry a decision out without blocking the event loop."""
         self._records.add_decision(decision, query.text)
-        return await arun(request_flow(self._request(decision, call, patient)), self._aperform)
+        return await arun(
+            request_flow(self._request(decision, query.call, patient)), self._aperform
+        )
 
     def score(self, decision_id: str, score: float) -> Future[None]:
         """Keep a score and learn from it."""

@@ -60,6 +60,8 @@ class Candidate:
         model: litellm's name of it, with the provider (``openai/gpt-4o-mini``).
         price: what it charges.
         max_output_tokens: bound on the answer that is sent when the caller sets none.
+        hidden_prompt_tokens: the most that the provider adds to a prompt and bills (templates,
+            system prompts of its own).
         parameters: further litellm arguments (``api_base``, ``temperature``, ...).
         api_key: passed to the provider and nowhere else; never printed or stored.
     """
@@ -68,6 +70,7 @@ class Candidate:
     model: str
     price: Price
     max_output_tokens: int
+    hidden_prompt_tokens: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
 
@@ -95,13 +98,19 @@ class Call:
         messages: the conversation, as OpenAI's API takes it.
         parameters: further arguments of the API (``temperature``, ``tools``, ...).
         max_output_tokens: bound on each choice, where the caller set one.
+        choices: how many answers are asked for.
         timeout_seconds: how long the provider may take.
+        prompt_bytes: size of the messages, tools and schemas.
+        most_prompt_tokens: upper bound on their tokens.
     """
 
     messages: Messages
     parameters: Mapping[str, Any] = field(default_factory=dict)
     max_output_tokens: int | None = None
+    choices: int = 1
     timeout_seconds: float = 600.0
+    prompt_bytes: int = 0
+    most_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from optllm_router._chat import Prepared, chat_completion, checked_score, prepare
+from optllm_router._chat import Prepared, chat_completion, prepare
 from optllm_router._money import Budget, nano_from_usd, usd_from_nano
 from optllm_router._openai_errors import openai_errors
 from optllm_router._runtime import Runtime
@@ -18,7 +18,7 @@ from optllm_router.config import Settings, load_settings, read_policy, read_sett
 from optllm_router.ledger import Balance
 from optllm_router.plan import AsyncPlan, Plan
 from optllm_router.policy import Policy
-from optllm_router.router import Query, Quote
+from optllm_router.router import Quote, checked_score
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -119,9 +119,7 @@ class _Client:
         They are learnt for the lifetime of this client; feedback on its own answers is kept
         in the store.
         """
-        self._runtime.router.learn_many(
-            (text, model, checked_score(score)) for text, model, score in scored
-        )
+        self._runtime.router.learn_many(scored)
 
     def observe(self, usages: Iterable[tuple[str, int, Usage]]) -> None:
         """Learn recorded (model, prompt bytes, usage) triples, to forecast costs."""
@@ -231,9 +229,7 @@ class AsyncOptLLM(_Client):
     ) -> AsyncPlan:
         """As :meth:`OptLLM.plan`; computed in a thread."""
         with openai_errors():
-            planned = await asyncio.to_thread(
-                self._planned, queries, budget_usd, policy, arguments
-            )
+            planned = await asyncio.to_thread(self._planned, queries, budget_usd, policy, arguments)
             return AsyncPlan(*planned)
 
     async def close(self) -> None:
@@ -298,7 +294,7 @@ class Completions:
             prepared = self._client._prepare(messages, model, arguments)
             runtime.check()
             decision = runtime.decide(prepared.query, prepared.model, prepared.policy).result()
-            answer = runtime.answer(decision, prepared.query, prepared.call, patient=False)
+            answer = runtime.answer(decision, prepared.query)
             return chat_completion(answer)
 
 
@@ -319,9 +315,7 @@ class AsyncCompletions:
             decision = await asyncio.wrap_future(
                 runtime.decide(prepared.query, prepared.model, prepared.policy)
             )
-            answer = await runtime.aanswer(
-                decision, prepared.query, prepared.call, patient=False
-            )
+            answer = await runtime.aanswer(decision, prepared.query)
             return chat_completion(answer)
 
 

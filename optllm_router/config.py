@@ -265,5 +265,5 @@ def _at_least(name: str, value: Any, least: int) -> None:
 
 def _shown(entry: Any) -> str:
     if isinstance(entry, Mapping):
-        return repr({key: "..." for key in entry})
+        return repr(dict.fromkeys(entry, "..."))
     return repr(entry)

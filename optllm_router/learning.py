@@ -119,7 +119,7 @@ class Learner:
     def _fit_and_tell(self, refit: Future[None]) -> None:
         try:
             self._fit()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - logged, and handed to whoever waits
             _log.exception("the refit of the predictor failed; the last one stays in use")
             self._refit = None
             refit.set_exception(error)

@@ -269,9 +269,7 @@ def _insert(
         },
     )
     for part in parts:
-        connection.execute(
-            reservation_budgets.insert(), {"reservation_id": reservation.id, **part}
-        )
+        connection.execute(reservation_budgets.insert(), {"reservation_id": reservation.id, **part})
 
 
 def _close(

@@ -43,9 +43,7 @@ class _Planned:
 class Plan(_Planned):
     """A plan of an :class:`OptLLM`."""
 
-    def apply(
-        self, *, concurrency: int = 16, on_result: OnResult | None = None
-    ) -> list[Result]:
+    def apply(self, *, concurrency: int = 16, on_result: OnResult | None = None) -> list[Result]:
         """Send every query to the candidate planned for it; one result per query, in order.
 
         A query that fails, or for which the budget has no room any more, has its error as
@@ -59,12 +57,10 @@ class Plan(_Planned):
         self._runtime.check()
 
         def one(position: int) -> Result:
-            prepared, result = self._prepared[position], None
+            query = self._prepared[position].query
             try:
-                answer = self._runtime.answer(
-                    self.decisions[position], prepared.query, prepared.call, patient=True
-                )
-                result = chat_completion(answer)
+                answer = self._runtime.answer(self.decisions[position], query, patient=True)
+                result: Result = chat_completion(answer)
             except OptLLMError as error:
                 result = as_openai_error(error)
             if on_result is not None:
@@ -86,12 +82,10 @@ class AsyncPlan(_Planned):
         room = asyncio.Semaphore(concurrency)
 
         async def one(position: int) -> Result:
-            prepared = self._prepared[position]
+            query, decision = self._prepared[position].query, self.decisions[position]
             async with room:
                 try:
-                    answer = await self._runtime.aanswer(
-                        self.decisions[position], prepared.query, prepared.call, patient=True
-                    )
+                    answer = await self._runtime.aanswer(decision, query, patient=True)
                     result: Result = chat_completion(answer)
                 except OptLLMError as error:
                     result = as_openai_error(error)

@@ -10,29 +10,37 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optllm_router._errors import InvalidRequestError
-from optllm_router._money import NANO_PER_USD
-from optllm_router._types import Candidate, Decision, Usage
-from optllm_router.allocation import ParetoFront, Solution, exact_front
-from optllm_router.config import unknown_model
+from optllm_router._money import NANO_PER_USD, usd_from_nano
+from optllm_router._types import Call, Candidate, Decision, Messages, Usage
+from optllm_router.allocation import ParetoFront, exact_front
+from optllm_router.config import read_candidates, read_policy, unknown_model
+from optllm_router.features import query_text
 from optllm_router.learning import Learner
 from optllm_router.policy import Choice, Forecast, Policy, choose, explore
 from optllm_router.predictor import make_predictor
-from optllm_router.pricing import CostForecast
+from optllm_router.pricing import (
+    CostForecast,
+    most_prompt_tokens,
+    size_in_bytes,
+    worst_case_nano,
+)
 
 if TYPE_CHECKING:
-    from optllm_router._types import FloatArray, Predictor
+    from optllm_router._types import FloatArray, IntArray, Predictor
 
 _TRAFFIC = 256
 """How many recent queries stand for those still to come."""
 _EXPLORED_PER_CANDIDATE = 8.0
 """About this many decisions per candidate, times ``explore``, are made at random at first."""
+_PLAN_ROUNDS = 4
+"""How often a plan is made cheaper until what it keeps back is enough; twice nearly always is."""
 _PRIOR_SUCCESS = (0.4, 0.6)
 """Success taken for granted before any label, of the cheapest and of the dearest candidate."""
 
@@ -43,13 +51,36 @@ class Query:
 
     Attributes:
         text: what a person asked, see ``optllm_router.features.query_text``.
-        prompt_bytes: size of the whole prompt.
-        max_output_tokens: the caller's bound on the answer, where there is one.
+        call: what would be sent.
     """
 
     text: str
-    prompt_bytes: int
-    max_output_tokens: int | None = None
+    call: Call
+
+    @classmethod
+    def from_messages(
+        cls,
+        messages: Messages,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        max_output_tokens: int | None = None,
+        choices: int = 1,
+        timeout_seconds: float = 600.0,
+    ) -> Query:
+        """Measure a conversation; arguments as the attributes of ``Call``."""
+        parameters = parameters or {}
+        tools = parameters.get("tools") or parameters.get("functions")
+        size = size_in_bytes(messages, [tools, parameters.get("response_format")])
+        call = Call(
+            messages=messages,
+            parameters=parameters,
+            max_output_tokens=max_output_tokens,
+            choices=choices,
+            timeout_seconds=timeout_seconds,
+            prompt_bytes=size,
+            most_prompt_tokens=most_prompt_tokens(messages, size, tools=bool(tools)),
+        )
+        return cls(query_text(messages), call)
 
 
 @dataclass(frozen=True)
@@ -74,6 +105,7 @@ class Quote:
     Attributes:
         queries: how many.
         expected_usd: forecast cost of all of them together.
+        high_usd: a cost that they exceed with a probability of about 2.5 %.
         expected_success: predicted success rate, 0..1.
         bound: no allocation within the same money has a higher predicted success rate.
         shares: fraction of the queries that each candidate answers.
@@ -81,6 +113,7 @@ class Quote:
 
     queries: int
     expected_usd: float
+    high_usd: float
     expected_success: float
     bound: float
     shares: dict[str, float]
@@ -126,6 +159,22 @@ class Router:
             return make_predictor(predictor, n_candidates=k, prior=prior, seed=seed or 0)
 
         self._learner = Learner(make, k)
+
+    @classmethod
+    def from_models(
+        cls,
+        models: Sequence[str | Mapping[str, Any] | Candidate],
+        policy: str | Policy = "max_success",
+        **settings: Any,
+    ) -> Router:
+        """A router for models and a policy as :class:`OptLLM` takes them.
+
+        Args:
+            models: litellm model names, entries of a LiteLLM ``model_list``, or candidates.
+            policy: a policy, or its name.
+            **settings: further arguments of ``__init__``.
+        """
+        return cls(read_candidates(models), read_policy(policy), **settings)
 
     def index(self, name: str) -> int:
         """Position of a candidate.
@@ -188,33 +237,33 @@ class Router:
     def plan(
         self, queries: Sequence[Query], usd: float, policy: Policy | None = None
     ) -> tuple[list[Decision], Quote, ParetoFront]:
-        """Allocate n queries jointly within ``usd``, without regard to other traffic."""
+        """Allocate n queries jointly within ``usd``, without regard to other traffic.
+
+        Some of the money is kept back: for forecasts that turn out too low, and for the
+        reservation of the last call, which is larger than its cost.
+        """
         if not queries:
             raise InvalidRequestError("there is nothing to plan: pass at least one query")
         forecast = self.forecast(queries)
-        choice = choose(policy or self._policy, forecast, left_usd=usd)
+        policy = policy or self._policy
+        choice = choose(policy, forecast, left_usd=usd)
+        for _ in range(_PLAN_ROUNDS):
+            over = self._needed(queries, forecast, choice.allocation) - usd
+            if over <= 0:
+                break
+            usd_for_choice = max(0.0, _sum(forecast.cost, choice.allocation) - over)
+            choice = choose(policy, forecast, left_usd=usd_for_choice)
         front = exact_front(forecast.p, forecast.cost)
-        rows = np.arange(len(queries))
-        spent = math.fsum(forecast.cost[rows, choice.allocation])
-        success = math.fsum(forecast.p[rows, choice.allocation]) / len(queries)
-        counts = np.bincount(choice.allocation, minlength=len(self.names)) / len(queries)
-        quote = Quote(
-            queries=len(queries),
-            expected_usd=spent,
-            expected_success=success,
-            bound=max(success, _bound(front, spent) / len(queries)),
-            shares=dict(zip(self.names, counts.tolist(), strict=True)),
-        )
         decisions = [
             self._decision(forecast, choice, i, int(choice.allocation[i]), 1.0, False)
             for i in range(len(queries))
         ]
-        return decisions, quote, front
+        return decisions, self._quote(forecast, choice.allocation, front), front
 
     def forecast(self, queries: Sequence[Query]) -> Forecast:
         """Success probabilities, their uncertainty and expected USD; arrays of shape (n, k)."""
         prediction = self._learner.predict([query.text for query in queries])
-        cost = [self._costs.expected_usd(q.prompt_bytes, q.max_output_tokens) for q in queries]
+        cost = [self._costs.expected_usd(query.call) for query in queries]
         return Forecast(prediction.p, prediction.std, np.array(cost))
 
     def observe(self, name: str, prompt_bytes: int, usage: Usage) -> None:
@@ -223,15 +272,48 @@ class Router:
 
     def learn(self, text: str, name: str, score: float) -> None:
         """Learn how good an answer was, 0..1; the next decision already knows."""
-        self._learner.learn(text, self.index(name), score)
+        self._learner.learn(text, self.index(name), checked_score(score))
 
     def learn_many(self, scored: Iterable[tuple[str, str, float]]) -> None:
         """Learn (text, candidate, score) triples in the background; see :meth:`wait`."""
-        self._learner.learn_many((text, self.index(name), score) for text, name, score in scored)
+        self._learner.learn_many(
+            (text, self.index(name), checked_score(score)) for text, name, score in scored
+        )
 
     def wait(self) -> None:
         """Wait for a refit that is under way."""
         self._learner.wait()
+
+    def _needed(self, queries: Sequence[Query], forecast: Forecast, allocation: IntArray) -> float:
+        """USD with which an allocation is almost surely carried out as it stands."""
+        largest = max(
+            worst_case_nano(
+                self.candidates[j],
+                query.call.most_prompt_tokens,
+                query.call.max_output_tokens,
+                query.call.choices,
+            )
+            for query, j in zip(queries, allocation, strict=True)
+        )
+        return self._high_usd(forecast, allocation) + usd_from_nano(largest)
+
+    def _high_usd(self, forecast: Forecast, allocation: IntArray) -> float:
+        calls = np.bincount(allocation, minlength=len(self.names))
+        return _sum(forecast.cost, allocation) + 2.0 * self._costs.spread_usd(calls.tolist())
+
+    def _quote(self, forecast: Forecast, allocation: IntArray, front: ParetoFront) -> Quote:
+        n = len(forecast)
+        usd, success = _sum(forecast.cost, allocation), _sum(forecast.p, allocation)
+        bound = front.at_budget(max(usd, float(front.cost[0]))).bound
+        shares = np.bincount(allocation, minlength=len(self.names)) / n
+        return Quote(
+            queries=n,
+            expected_usd=usd,
+            high_usd=self._high_usd(forecast, allocation),
+            expected_success=success / n,
+            bound=max(success, bound) / n,
+            shares=dict(zip(self.names, shares.tolist(), strict=True)),
+        )
 
     def _recent(self) -> Forecast | None:
         if not self._traffic:
@@ -264,6 +346,17 @@ class Router:
         )
 
 
+def checked_score(score: Any) -> float:
+    """A score in 0..1.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    if isinstance(score, (bool, int, float)) and 0 <= float(score) <= 1:
+        return float(score)
+    raise InvalidRequestError(f"score {score!r} must be a number from 0 (wrong) to 1 (right)")
+
+
 def _prior(candidates: Sequence[Candidate]) -> FloatArray:
     """Success rates before any label: dearer models are taken to be somewhat better."""
     prices = np.array([float(c.price.prompt + c.price.completion) for c in candidates])
@@ -272,9 +365,8 @@ def _prior(candidates: Sequence[Candidate]) -> FloatArray:
     return np.asarray(low + (high - low) * rank / max(int(rank.max()), 1), dtype=np.float64)
 
 
-def _bound(front: ParetoFront, usd: float) -> float:
-    solution: Solution = front.at_budget(max(usd, float(front.cost[0])))
-    return solution.bound
+def _sum(values: FloatArray, allocation: IntArray) -> float:
+    return math.fsum(values[np.arange(len(allocation)), allocation])
 
 
 def _nano(usd: float) -> int:

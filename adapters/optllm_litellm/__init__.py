@@ -1,1 +1,22 @@
-"""LiteLLM adapter."""
+"""LiteLLM's own ``Router``, with optllm_router choosing the deployment.
+
+::
+
+    import litellm
+    from optllm_litellm import OptLLMRoutingStrategy
+
+    router = litellm.Router(model_list=[
+        {"model_name": "auto", "litellm_params": {"model": "openai/gpt-4o"}},
+        {"model_name": "auto", "litellm_params": {"model": "openai/gpt-4o-mini"}},
+    ])
+    strategy = OptLLMRoutingStrategy(router.model_list, policy="match_best")
+    router.set_custom_routing_strategy(strategy)
+    answer = router.completion(model="auto", messages=[...])
+    strategy.learn([...], "openai/gpt-4o-mini", score=1.0)
+
+It decides and learns. It keeps no ledger: for a budget that holds, use ``optllm_router.OptLLM``.
+"""
+
+from optllm_litellm._strategy import OptLLMRoutingStrategy
+
+__all__ = ["OptLLMRoutingStrategy"]

@@ -9,6 +9,7 @@ from optllm_router.pricing.charge import (
     most_prompt_tokens,
     size_in_bytes,
     worst_case_nano,
+    worst_usage,
 )
 from optllm_router.pricing.forecast import CostForecast
 
@@ -21,4 +22,5 @@ __all__ = [
     "price_per_token",
     "size_in_bytes",
     "worst_case_nano",
+    "worst_usage",
 ]

@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optllm_router._types import Messages, Price, Usage
+from optllm_router._types import Candidate, Messages, Price, Usage
 
 _TOKENS_PER_MESSAGE = 16
 """Upper bound on what chat templates add around one message (role, separators)."""
 _TOKENS_PER_REQUEST = 64
 """Upper bound on what they add once (preamble, reply header)."""
+_TOKENS_FOR_TOOLS = 1024
+"""Upper bound on the instructions that providers add when there are tools."""
 
 
 def charge_nano(price: Price, usage: Usage) -> int:
@@ -37,24 +39,42 @@ def size_in_bytes(messages: Messages, extra: Sequence[Any] = ()) -> int:
     return total + sum(_json_bytes(item) for item in extra if item is not None)
 
 
-def most_prompt_tokens(messages: Messages, size: int) -> int:
+def most_prompt_tokens(messages: Messages, size: int, *, tools: bool) -> int:
     """An upper bound on the prompt's tokens, with no tokenizer: a token covers a byte or more.
 
     Holds for text with every byte-level BPE vocabulary, plus what chat templates add.
-    """
-    return size + _TOKENS_PER_MESSAGE * len(messages) + _TOKENS_PER_REQUEST
-
-
-def worst_case_nano(price: Price, prompt_tokens: int, max_output_tokens: int, n: int = 1) -> int:
-    """The most that a call can cost, in nano-dollars, when its output is bounded.
 
     Args:
-        price: what the candidate charges.
-        prompt_tokens: upper bound on the prompt's tokens.
-        max_output_tokens: the bound that is sent with the call, per choice.
+        messages: the conversation.
+        size: its bytes, with tools and schemas, see :func:`size_in_bytes`.
+        tools: whether the call offers tools.
+    """
+    template = _TOKENS_PER_MESSAGE * len(messages) + _TOKENS_PER_REQUEST
+    return size + template + (_TOKENS_FOR_TOOLS if tools else 0)
+
+
+def worst_usage(
+    candidate: Candidate, prompt_tokens: int, max_output_tokens: int | None, n: int = 1
+) -> Usage:
+    """The most that a call can consume when its output is bounded.
+
+    Args:
+        candidate: who is asked.
+        prompt_tokens: upper bound on the tokens that are sent, see :func:`most_prompt_tokens`.
+        max_output_tokens: the caller's bound per choice; ``None`` for the candidate's.
         n: number of choices asked for.
     """
-    return charge_nano(price, Usage(prompt_tokens, max_output_tokens * n))
+    prompt = prompt_tokens + candidate.hidden_prompt_tokens
+    bound = max_output_tokens or candidate.max_output_tokens
+    return Usage(prompt, bound * n, estimated=True)
+
+
+def worst_case_nano(
+    candidate: Candidate, prompt_tokens: int, max_output_tokens: int | None, n: int = 1
+) -> int:
+    """The most that a call can cost, in nano-dollars; arguments as for :func:`worst_usage`."""
+    usage = worst_usage(candidate, prompt_tokens, max_output_tokens, n)
+    return charge_nano(candidate.price, usage)
 
 
 def _json_bytes(value: Mapping[str, Any] | Any) -> int:

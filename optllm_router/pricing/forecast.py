@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 
-from optllm_router._types import Candidate, Usage
+from optllm_router._types import Call, Candidate, Usage
 
 _PRIOR_WEIGHT = 4.0
 """How many observed calls the prior trends are worth."""
@@ -16,19 +17,21 @@ _PRIOR_BYTES = 400.0
 class _Trend:
     """A line ``y = a + b x`` by least squares with a ridge prior, updated one pair at a time.
 
-    Centred on running means, so that the intercept is free where the slope is uncertain.
+    Kept as running means and centred moments, so that nothing cancels.
     """
 
     def __init__(self, intercept: float, slope: float) -> None:
-        self._slope = slope
         self._weight = _PRIOR_WEIGHT
         self._mean_x = _PRIOR_BYTES
         self._mean_y = intercept + slope * _PRIOR_BYTES
         self._xx = _PRIOR_WEIGHT * _PRIOR_BYTES**2
         self._xy = self._xx * slope
+        self.variance = self._mean_y**2
 
     def learn(self, x: float, y: float) -> None:
         self._weight += 1.0
+        surprise = y - self.at(x)
+        self.variance += (surprise**2 - self.variance) / self._weight
         dx = x - self._mean_x
         self._mean_x += dx / self._weight
         self._mean_y += (y - self._mean_y) / self._weight
@@ -50,29 +53,48 @@ class CostForecast:
         self._candidates = tuple(candidates)
         self._prompt = [_Trend(8.0, 0.25) for _ in candidates]
         self._completion = [_Trend(200.0, 0.0) for _ in candidates]
+        self._learnt = [0] * len(candidates)
         self._lock = threading.Lock()
 
-    def learn(self, candidate: int, size: int, usage: Usage) -> None:
-        """Learn from one answered call of ``size`` prompt bytes."""
+    def learn(self, candidate: int, prompt_bytes: int, usage: Usage) -> None:
+        """Learn what one answered call consumed."""
         with self._lock:
-            self._prompt[candidate].learn(size, usage.prompt_tokens)
-            self._completion[candidate].learn(size, usage.completion_tokens)
+            self._prompt[candidate].learn(prompt_bytes, usage.prompt_tokens)
+            self._completion[candidate].learn(prompt_bytes, usage.completion_tokens)
+            self._learnt[candidate] += 1
 
-    def expected_usd(self, size: int, max_output_tokens: int | None = None) -> list[float]:
-        """Expected USD of a call of ``size`` prompt bytes, for each candidate in order.
+    def expected_usd(self, call: Call) -> list[float]:
+        """Expected USD of a call, for each candidate in order."""
+        with self._lock:
+            return [self._expected(j, call) for j in range(len(self._candidates))]
+
+    def spread_usd(self, calls: Sequence[int]) -> float:
+        """Standard deviation, in USD, of what many calls cost together.
+
+        Each call varies on its own, and the trend of a candidate is off by the same amount
+        for all of its calls: ``n s^2 + (n s)^2 / m`` after ``m`` observed calls.
 
         Args:
-            size: bytes of the prompt.
-            max_output_tokens: the caller's own bound on the answer, where there is one.
+            calls: how many calls each candidate gets.
         """
         with self._lock:
-            return [
-                self._one(index, candidate, size, max_output_tokens)
-                for index, candidate in enumerate(self._candidates)
-            ]
+            variances = (self._variance(j) for j in range(len(self._candidates)))
+            total = sum(
+                n * variance + n * n * variance / (learnt + _PRIOR_WEIGHT)
+                for n, variance, learnt in zip(calls, variances, self._learnt, strict=True)
+            )
+        return math.sqrt(total) * 1e-9
 
-    def _one(self, index: int, candidate: Candidate, size: int, bound: int | None) -> float:
-        longest = bound or candidate.max_output_tokens
-        completion = min(self._completion[index].at(size), longest)
-        nano = float(candidate.price.prompt) * self._prompt[index].at(size)
-        return (nano + float(candidate.price.completion) * completion) * 1e-9
+    def _expected(self, j: int, call: Call) -> float:
+        price = self._candidates[j].price
+        bound = call.max_output_tokens or self._candidates[j].max_output_tokens
+        prompt = self._prompt[j].at(call.prompt_bytes)
+        completion = min(self._completion[j].at(call.prompt_bytes), bound) * call.choices
+        return (float(price.prompt) * prompt + float(price.completion) * completion) * 1e-9
+
+    def _variance(self, j: int) -> float:
+        price = self._candidates[j].price
+        return (
+            float(price.prompt) ** 2 * self._prompt[j].variance
+            + float(price.completion) ** 2 * self._completion[j].variance
+        )

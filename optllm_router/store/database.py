@@ -66,6 +66,8 @@ class Database:
             daemon=True,
         )
         self._writer.start()
+        self._closed = False
+        self._lock = threading.Lock()
         self._finalizer = weakref.finalize(
             self, _shut_down, self._waiting, self._writer, self._engine
         )
@@ -76,22 +78,27 @@ class Database:
         Raises:
             StoreError: the database was closed.
         """
-        if not self._finalizer.alive:
-            raise StoreError("the database is closed; create a new client")
         done: Future[T] = Future()
         # From here on it cannot be cancelled: a write whose caller went away is still written.
         done.set_running_or_notify_cancel()
-        self._waiting.put(_Write(work, done))
+        with self._lock:  # else a write could come after the one that ends the writer
+            if self._closed:
+                raise StoreError("the database is closed; create a new client")
+            self._waiting.put(_Write(work, done))
         return done
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A read-only snapshot."""
+        """A read-only snapshot: all statements see the same commits."""
         with self._explained(), self._engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection.execution_options(**{_READ_ONLY: True})
 
     def close(self) -> None:
         """Finish the waiting writes and let go of the database. May be called twice."""
+        with self._lock:
+            self._closed = True
         self._finalizer()
 
     @property
@@ -114,12 +121,17 @@ def _checked(url: str) -> URL:
         raise StoreError(
             f"store {parsed.render_as_string()!r}: only sqlite and postgresql are supported"
         )
-    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+    if parsed.get_backend_name() == "sqlite" and _in_memory(parsed):
         raise StoreError(
             f"store {url!r} is in memory and would forget what was spent; give a file, "
             "like sqlite:///optllm.db"
         )
     return parsed
+
+
+def _in_memory(url: URL) -> bool:
+    path = (url.database or "").removeprefix("file:")
+    return path in ("", ":memory:") or url.query.get("mode") == "memory"
 
 
 def _engine(url: URL) -> Engine:
@@ -130,7 +142,8 @@ def _engine(url: URL) -> Engine:
         engine = create_engine(url, connect_args=arguments)
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(
-            f"store {url.render_as_string()!r} needs a driver: pip install 'psycopg[binary]'"
+            f"store {url.render_as_string()!r} cannot load its driver ({error}); for PostgreSQL: "
+            "pip install 'psycopg[binary]'"
         ) from error
 
     @event.listens_for(engine, "connect")

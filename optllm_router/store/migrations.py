@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, false, func, inspect, select, update
 
 from optllm_router._errors import StoreError
 from optllm_router.store import schema
@@ -112,6 +112,8 @@ def migrate(connection: Connection, now: float) -> None:
             f"the database was written by a newer optllm_router (it has {unknown[-1]}); "
             "upgrade with: pip install --upgrade optllm-router"
         )
+    # SQLite takes BEGIN IMMEDIATE on a read-only file: only a write finds out.
+    connection.execute(update(schema.migrations).where(false()).values(applied_at=now))
     for name, apply in MIGRATIONS:
         if name not in applied:
             apply(connection)

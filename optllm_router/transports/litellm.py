@@ -13,7 +13,6 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from optllm_router._errors import (
@@ -34,11 +33,11 @@ _KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_]?[A-Za-z0-9_\-*]{12,}")
 _import_lock = threading.Lock()
 
 
-def load_litellm() -> ModuleType:
+def load_litellm() -> Any:
     """Import litellm with network look-ups, telemetry and console noise off."""
     with _import_lock:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-        litellm = importlib.import_module("litellm")
+        litellm: Any = importlib.import_module("litellm")
         litellm.disable_hf_tokenizer_download = True
         litellm.suppress_debug_info = True
         litellm.telemetry = False
@@ -97,8 +96,8 @@ def _arguments(candidate: Candidate, call: Call) -> dict[str, Any]:
 
 
 def _completion(answer: Any, candidate: Candidate) -> Completion:
-    body = answer.model_dump() if hasattr(answer, "model_dump") else None
-    choices = body.get("choices") if isinstance(body, Mapping) else None
+    body: Mapping[str, Any] = answer.model_dump()
+    choices = body.get("choices")
     if not choices or not all(isinstance(choice.get("message"), Mapping) for choice in choices):
         raise ProviderResponseError(
             f"model {candidate.name!r} answered something that is not a chat completion; "
@@ -120,17 +119,17 @@ def _usage(block: Any) -> Usage | None:
 
 
 @contextlib.contextmanager
-def _mapped(litellm: ModuleType, candidate: Candidate) -> Iterator[None]:
+def _mapped(litellm: Any, candidate: Candidate) -> Iterator[None]:
     try:
         yield
     except ProviderError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes ours
         # The cause is cut off: a provider's text may quote the key, and tracebacks are logged.
         raise _our_error(litellm, candidate, error) from None
 
 
-def _our_error(litellm: ModuleType, candidate: Candidate, error: Exception) -> ProviderError:
+def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> ProviderError:
     """Map by litellm's class, then by what lies under it: litellm calls much a 500."""
     theirs = litellm.exceptions
     httpx = importlib.import_module("httpx")
@@ -163,7 +162,7 @@ def _our_error(litellm: ModuleType, candidate: Candidate, error: Exception) -> P
     )
 
 
-def _rejections(theirs: ModuleType) -> tuple[type[Exception], ...]:
+def _rejections(theirs: Any) -> tuple[type[Exception], ...]:
     return theirs.BadRequestError, theirs.NotFoundError, theirs.UnprocessableEntityError
 
 

@@ -39,9 +39,7 @@ class RetryingTransport:
         """As :meth:`send`, without blocking the event loop."""
         import tenacity
 
-        return await tenacity.AsyncRetrying(**self._rules())(
-            self._transport.asend, candidate, call
-        )
+        return await tenacity.AsyncRetrying(**self._rules())(self._transport.asend, candidate, call)
 
     def _rules(self) -> dict[str, Any]:
         import tenacity

@@ -1,0 +1,192 @@
+"""Most success within a budget and within each candidate's capacity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optllm_router._errors import InfeasibleError, InvalidDataError
+from optllm_router.allocation._dual import IMPOSSIBLE, DualPoint, Limits, minimise_dual
+from optllm_router.allocation._rounding import Problem, repaired, rounded
+from optllm_router.allocation._solution import Solution
+from optllm_router.allocation._sums import exact_sum
+from optllm_router.allocation._validation import check_amount, check_instance, check_values
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from optllm_router._types import FloatArray, IntArray
+
+# Rounding can end slightly over the limits with no way back: then aim a bit below them.
+_MARGINS = (0.0, 3e-4, 3e-3, 3e-2)
+
+
+@dataclass(frozen=True, eq=False)
+class CapacitatedSolution(Solution):
+    """A solution under capacities.
+
+    An online request maximises ``p - price * cost - capacity_price * load`` over candidates.
+
+    Attributes:
+        capacity_price: shape (k,), extra successes per extra unit of each capacity; 0 where it
+            is not used up.
+    """
+
+    capacity_price: FloatArray
+
+
+def solve_with_capacities(
+    p: ArrayLike,
+    cost: ArrayLike,
+    capacities: ArrayLike,
+    budget_usd: float = math.inf,
+    *,
+    loads: ArrayLike | None = None,
+) -> CapacitatedSolution:
+    """Find the most success within a budget and at most so many queries (or tokens) per candidate.
+
+    One price per limit is found by minimising the Lagrangian dual; the allocation follows from
+    the prices, and the dual itself is the certificate: ``bound`` holds whatever was rounded.
+
+    Args:
+        p: shape (n, k), success probabilities in 0..1.
+        cost: shape (n, k), expected USD, finite and >= 0.
+        capacities: shape (k,), >= 0, infinite where unlimited; counts queries, or the unit
+            of ``loads``.
+        budget_usd: the budget, >= 0; infinite for none.
+        loads: shape (n, k), what a query takes of a candidate's capacity (tokens, say), finite
+            and >= 0; 1 each when not given.
+
+    Raises:
+        InfeasibleError: when no allocation keeps the limits (or, with uneven loads, none was
+            found); ``attainable`` is the least cost found, or the number of queries.
+        InvalidDataError: naming the first entry that cannot be.
+
+    Example:
+        Both queries want the strong candidate, which takes one.
+
+        >>> solution = solve_with_capacities([[0.2, 0.9], [0.5, 0.8]], [[1, 2], [1, 2]], [2, 1])
+        >>> solution.allocation, round(solution.success, 6)
+        (array([1, 0]), 1.4)
+    """
+    problem = _checked(p, cost, capacities, budget_usd, loads)
+    limits = _scaled(problem, problem.p, problem.usd)
+    point = minimise_dual(limits)
+    allocation = _feasible(problem, point, limits)
+    if allocation is None:
+        allocation = _from_cheapest(problem, limits.reduced(point.prices))
+    success = exact_sum(problem.p[np.arange(len(allocation)), allocation])
+    bound = max(success, point.bound)
+    n = len(allocation)
+    return CapacitatedSolution(
+        allocation=allocation,
+        cost=problem.spent(allocation),
+        success=success,
+        bound=bound,
+        gap=bound - success,
+        price=float(point.prices[0]) * _per_unit(n, problem.usd),
+        capacity_price=point.prices[1:] * [_per_unit(n, limit) for limit in problem.capacities],
+    )
+
+
+def _feasible(problem: Problem, point: DualPoint, limits: Limits) -> IntArray | None:
+    """A feasible allocation near the relaxed solution, or None when none was found."""
+    for margin in _MARGINS if math.isfinite(problem.usd) else (0.0,):
+        if margin:
+            limits = _scaled(problem, problem.p, problem.usd * (1.0 - margin))
+            point = minimise_dual(limits)
+        if point.infeasible:
+            return None
+        found = repaired(problem, rounded(point.shares), limits.reduced(point.prices))
+        if found is not None:
+            return found
+    return None
+
+
+def _from_cheapest(problem: Problem, worth: FloatArray) -> IntArray:
+    """Improve the cheapest allocation that the capacities allow, or say that none will do."""
+    thrift = -problem.cost / max(float(problem.cost.max(initial=0.0)), 1e-300)
+    unpaid = Problem(thrift, problem.cost, problem.load, problem.capacities, math.inf)
+    limits = _scaled(unpaid, thrift, math.inf)
+    cheapest = _feasible(unpaid, minimise_dual(limits), limits)
+    n = len(problem.p)
+    if cheapest is None:
+        raise InfeasibleError(
+            f"no allocation of {n} queries was found within the capacities "
+            f"{problem.capacities.tolist()}; raise them or send fewer queries",
+            limit=float(problem.capacities.sum()),
+            attainable=float(n),
+        )
+    improved = repaired(problem, cheapest, worth)
+    if improved is None:
+        least = problem.spent(cheapest)
+        raise InfeasibleError(
+            f"no allocation within the capacities was found for {problem.usd:.10g} USD: the "
+            f"cheapest found costs {least:.10g} USD; raise the budget to that, raise the "
+            "capacities of cheap candidates, or send fewer queries",
+            limit=problem.usd,
+            attainable=least,
+        )
+    return improved
+
+
+def _checked(
+    p: ArrayLike, cost: ArrayLike, capacities: ArrayLike, usd: float, loads: ArrayLike | None
+) -> Problem:
+    p_matrix, cost_matrix = check_instance(p, cost)
+    n, k = p_matrix.shape
+    load = np.ones((n, k)) if loads is None else check_values(loads, "loads", (n, k))
+    if (load < 0.0).any():
+        query, candidate = np.argwhere(load < 0.0)[0]
+        raise InvalidDataError(
+            f"loads[{query}, {candidate}] is {float(load[query, candidate])!r}: it must be >= 0"
+        )
+    limits = np.asarray(capacities, dtype=np.float64)
+    if limits.shape != (k,) or np.isnan(limits).any() or (limits < 0.0).any():
+        raise InvalidDataError(
+            f"capacities are {limits.tolist()!r}: one number >= 0 is needed for each of the "
+            f"{k} candidates, infinity where there is no limit"
+        )
+    problem = Problem(p_matrix, cost_matrix, load, limits, check_amount(usd, "the budget in USD"))
+    _check_each_query_fits(problem)
+    return problem
+
+
+def _check_each_query_fits(problem: Problem) -> None:
+    impossible = _impossible(problem).all(axis=1)
+    if impossible.any():
+        query = int(impossible.argmax())
+        raise InfeasibleError(
+            f"query {query} fits no candidate: each costs more than the budget of "
+            f"{problem.usd:.10g} USD or takes more than its capacity",
+            limit=problem.usd,
+            attainable=float(problem.cost[query].min()),
+        )
+
+
+def _impossible(problem: Problem) -> NDArray[np.bool_]:
+    """Shape (n, k): the choices that break a limit all by themselves."""
+    impossible: NDArray[np.bool_] = (problem.load > problem.capacities) | (
+        problem.cost > problem.usd
+    )
+    return impossible
+
+
+def _scaled(problem: Problem, value: FloatArray, usd: float) -> Limits:
+    """The problem with every limit scaled to 1 per query."""
+    n = len(value)
+    impossible = _impossible(problem)
+    per_capacity = np.array([_per_unit(n, limit) for limit in problem.capacities])
+    return Limits(
+        value=np.where(impossible, IMPOSSIBLE, value),
+        cost=np.where(impossible, 0.0, problem.cost * _per_unit(n, usd)),
+        load=np.where(impossible, 0.0, problem.load * per_capacity),
+    )
+
+
+def _per_unit(n: int, limit: float) -> float:
+    """What one unit of a limit is in scaled units; 0 where the limit binds nobody."""
+    return n / limit if 0.0 < limit < math.inf else 0.0

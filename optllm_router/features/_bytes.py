@@ -1,0 +1,82 @@
+"""Many texts as one array of bytes, so that all of them are featurised by a few numpy calls.
+
+Every text is framed by a zero byte on both sides: an n-gram that touches the frame knows that it
+is at the edge of its text, and no n-gram of interest spans two texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from optllm_router._types import IntArray
+
+EDGE = 0
+MAX_BYTES = 16_384
+"""Longer texts keep their head and their tail: both say what is asked, and work stays bounded."""
+
+
+@dataclass(frozen=True)
+class TextBytes:
+    """The UTF-8 bytes of n texts, one after the other.
+
+    Attributes:
+        codes: shape (total,), the bytes, every text between two zeros.
+        bounds: shape (n + 1,); text i is ``codes[bounds[i] : bounds[i + 1]]``.
+    """
+
+    codes: NDArray[np.uint8]
+    bounds: IntArray
+
+
+def encode(texts: Sequence[str]) -> TextBytes:
+    """Encode texts; any Python string is fine, lone surrogates become question marks.
+
+    Examples:
+        >>> encoded = encode(["ab", ""])
+        >>> encoded.codes.tolist(), encoded.bounds.tolist()
+        ([0, 97, 98, 0, 0, 0], [0, 4, 6])
+    """
+    parts = [_bounded(text.encode("utf-8", "replace")) for text in texts]
+    codes = np.frombuffer(b"".join(b"\0%b\0" % part for part in parts), dtype=np.uint8)
+    bounds = np.zeros(len(parts) + 1, dtype=np.int64)
+    np.cumsum([len(part) + 2 for part in parts], out=bounds[1:])
+    return TextBytes(codes, bounds)
+
+
+def _bounded(part: bytes) -> bytes:
+    part = part.replace(b"\0", b" ")
+    if len(part) <= MAX_BYTES:
+        return part
+    half = MAX_BYTES // 2
+    return part[:half] + part[-half:]
+
+
+def _table(convert: dict[str, str], other: str) -> NDArray[np.uint8]:
+    """A lookup table over the 256 bytes: see the two tables below."""
+    table = np.arange(256, dtype=np.uint8)
+    for code in range(1, 128):
+        character = chr(code)
+        for kind, replacement in convert.items():
+            if getattr(character, kind)():
+                table[code] = ord(replacement or character.lower())
+    if other:
+        table[128:] = ord(other)
+    return table
+
+
+LOWER = _table({"isupper": "", "isspace": " "}, other="")
+"""Byte to byte: capital letters become small ones, white space a blank."""
+
+CLASS = _table({"isalpha": "a", "isdigit": "0", "isspace": " "}, other="u")
+"""Byte to its class: letter, digit, blank, beyond ASCII; punctuation stands for itself."""
+
+IN_WORD = np.isin(CLASS, np.frombuffer(b"a0u", dtype=np.uint8))
+"""Whether a byte belongs to a word (letters, digits, anything beyond ASCII)."""

@@ -1,0 +1,171 @@
+"""Capacities beside the budget: feasible, certified, and close to HiGHS."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from allocation_instances import Instance, instances, milp_optimum, random_instance
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optllm_router._errors import InfeasibleError, InvalidDataError
+from optllm_router.allocation import exact_front, solve_with_capacities
+
+
+def best_by_brute_force(instance, capacities, usd, loads) -> float | None:
+    n, k = instance.p.shape
+    rows, best = np.arange(n), None
+    for choice in map(list, itertools.product(range(k), repeat=n)):
+        used = np.bincount(choice, weights=loads[rows, choice], minlength=k)
+        if np.all(used <= capacities) and math.fsum(instance.cost[rows, choice]) <= usd:
+            success = math.fsum(instance.p[rows, choice])
+            best = success if best is None else max(best, success)
+    return best
+
+
+def halfway_budget(instance: Instance) -> float:
+    front = exact_front(*instance)
+    return float(0.6 * front.cost[0] + 0.4 * front.cost[-1])
+
+
+def scarce_capacities(instance: Instance, usd: float) -> np.ndarray:
+    """Less than what the best allocation without capacities uses, where that is much."""
+    n, k = instance.p.shape
+    used = np.bincount(exact_front(*instance).at_budget(usd).allocation, minlength=k)
+    return np.maximum((0.7 * used).astype(int), int(1.2 * n / k))
+
+
+@given(instances(max_queries=4, max_candidates=3), st.data())
+def test_brute_force_finds_nothing_above_the_bound(instance, data):
+    n, k = instance.p.shape
+    capacities = np.array(data.draw(st.lists(st.integers(0, n), min_size=k, max_size=k)))
+    usd = data.draw(st.one_of(st.just(math.inf), st.floats(0.0, 200.0)))
+    unit_loads = np.ones((n, k))
+    best = best_by_brute_force(instance, capacities, usd, unit_loads)
+    if best is None:
+        with pytest.raises(InfeasibleError):
+            solve_with_capacities(*instance, capacities, usd)
+        return
+    try:
+        solution = solve_with_capacities(*instance, capacities, usd)
+    except InfeasibleError:
+        return  # small instances with hard budgets: rounding may find nothing, and says so
+    assert solution.success <= best + 1e-9
+    assert best <= solution.bound + 1e-6
+    assert solution.cost <= usd
+    assert np.all(np.bincount(solution.allocation, minlength=k) <= capacities)
+    assert solution.gap == solution.bound - solution.success
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_close_to_highs(seed):
+    instance = random_instance(100, 4, seed)
+    usd = halfway_budget(instance)
+    capacities = scarce_capacities(instance, usd)
+    solution = solve_with_capacities(*instance, capacities, usd)
+    best = milp_optimum(instance, usd, capacities)
+    relaxed = milp_optimum(instance, usd, capacities, relaxed=True)
+    assert solution.bound == pytest.approx(relaxed, rel=1e-5)
+    assert solution.success <= best + 1e-9 <= solution.bound + 2e-9
+    assert best - solution.success <= 0.01 * best
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_is_left_on_a_large_instance(seed):
+    instance = random_instance(5_000, 10, seed)
+    usd = halfway_budget(instance)
+    capacities = scarce_capacities(instance, usd)
+    solution = solve_with_capacities(*instance, capacities, usd)
+    assert np.all(np.bincount(solution.allocation, minlength=10) <= capacities)
+    assert solution.cost <= usd
+    assert solution.gap <= 1e-4 * solution.bound
+
+
+def test_the_same_p_and_cost_for_every_query():
+    p = np.tile([0.2, 0.5, 0.9], (300, 1))
+    cost = np.tile([1.0, 2.0, 4.0], (300, 1))
+    solution = solve_with_capacities(p, cost, [300, 100, 100], 600.0)
+    assert solution.cost <= 600.0
+    assert solution.gap <= 0.01 * solution.bound
+
+
+def test_capacities_that_bind_nobody_leave_the_exact_front():
+    instance = random_instance(2_000, 6, seed=3)
+    usd = halfway_budget(instance)
+    solution = solve_with_capacities(*instance, np.full(6, np.inf), usd)
+    exact = exact_front(*instance).at_budget(usd)
+    assert solution.bound == pytest.approx(exact.bound, rel=1e-6)
+    assert solution.success == pytest.approx(exact.success, rel=1e-4)
+    assert solution.price == pytest.approx(exact.price, rel=1e-2)
+    assert solution.capacity_price.tolist() == [0.0] * 6
+
+
+def test_without_a_budget():
+    instance = random_instance(500, 4, seed=4)
+    solution = solve_with_capacities(*instance, [125, 125, 125, 125])
+    assert np.bincount(solution.allocation).tolist() == [125] * 4
+    assert solution.price == 0.0
+    assert solution.gap <= 1e-4 * solution.bound
+
+
+def test_prices_are_what_one_more_unit_would_bring():
+    instance = random_instance(3_000, 4, seed=5)
+    usd = halfway_budget(instance)
+    capacities = scarce_capacities(instance, usd).astype(float)
+    solution = solve_with_capacities(*instance, capacities, usd)
+    scarcest = int(solution.capacity_price.argmax())
+    capacities[scarcest] += 30
+    more = solve_with_capacities(*instance, capacities, usd)
+    gain, promised = more.bound - solution.bound, 30 * solution.capacity_price[scarcest]
+    assert 0.5 * promised <= gain <= promised * 1.001  # the 30th brings less than the first
+
+
+def test_loads_in_tokens():
+    instance = random_instance(1_000, 5, seed=6)
+    tokens = np.random.default_rng(7).integers(50, 2_000, (1_000, 1)) * np.ones((1, 5))
+    capacities = np.full(5, 0.25 * tokens[:, 0].sum())
+    usd = halfway_budget(instance)
+    solution = solve_with_capacities(*instance, capacities, usd, loads=tokens)
+    used = np.bincount(solution.allocation, weights=tokens[:, 0], minlength=5)
+    assert np.all(used <= capacities)
+    assert solution.cost <= usd
+    assert solution.gap <= 1e-3 * solution.bound
+
+
+def test_a_candidate_without_capacity_is_not_used():
+    solution = solve_with_capacities([[0.1, 0.9]], [[1.0, 1.0]], [1, 0])
+    assert solution.allocation.tolist() == [0]
+
+
+class TestInfeasible:
+    def test_fewer_places_than_queries(self):
+        with pytest.raises(InfeasibleError, match="within the capacities") as caught:
+            solve_with_capacities(np.full((3, 2), 0.5), np.ones((3, 2)), [1, 1])
+        assert (caught.value.limit, caught.value.attainable) == (2.0, 3.0)
+
+    def test_cheap_candidate_too_small_for_the_budget(self):
+        cost = np.tile([1.0, 10.0], (10, 1))
+        with pytest.raises(InfeasibleError, match="the cheapest found costs 55 USD") as caught:
+            solve_with_capacities(np.full((10, 2), 0.5), cost, [5, 10], 54.0)
+        assert (caught.value.limit, caught.value.attainable) == (54.0, 55.0)
+        enough = solve_with_capacities(np.full((10, 2), 0.5), cost, [5, 10], 55.0)
+        assert enough.cost == 55.0
+
+    def test_a_query_that_fits_nowhere(self):
+        loads = [[1.0, 1.0], [9.0, 9.0]]
+        with pytest.raises(InfeasibleError, match="query 1 fits no candidate"):
+            solve_with_capacities(np.full((2, 2), 0.5), np.ones((2, 2)), [5, 5], loads=loads)
+
+
+class TestRefused:
+    @pytest.mark.parametrize("capacities", [[1.0], [1.0, -1.0], [1.0, math.nan]])
+    def test_capacities(self, capacities):
+        with pytest.raises(InvalidDataError, match="one number >= 0 is needed for each of the 2"):
+            solve_with_capacities([[0.5, 0.5]], [[1.0, 1.0]], capacities)
+
+    def test_loads(self):
+        with pytest.raises(InvalidDataError, match=r"loads\[0, 1\] is -1.0"):
+            solve_with_capacities([[0.5, 0.5]], [[1.0, 1.0]], [1, 1], loads=[[1.0, -1.0]])

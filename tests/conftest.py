@@ -1,0 +1,79 @@
+"""What many tests need: a provider on this machine, models that live there, and databases."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import uuid
+
+import pytest
+
+from optllm_router.simulation import SIMULATED_MODELS, SimulationServer
+
+POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
+
+
+def model_entries(base_url: str, **litellm_params) -> list[dict]:
+    """The simulated models behind ``base_url``, as a LiteLLM ``model_list`` names them."""
+    return [
+        {
+            "model_name": model.name,
+            "litellm_params": {
+                "model": f"openai/{model.name}",
+                "api_base": base_url,
+                "api_key": "unused",
+                "input_cost_per_token": f"{model.price_prompt_usd_per_mtok}e-6",
+                "output_cost_per_token": f"{model.price_completion_usd_per_mtok}e-6",
+                "max_tokens": 400,
+                **litellm_params,
+            },
+        }
+        for model in SIMULATED_MODELS
+    ]
+
+
+@pytest.fixture
+def server():
+    """A provider that runs for one test, so that its calls can be counted and made to fail."""
+    with SimulationServer() as running:
+        yield running
+
+
+@pytest.fixture
+def models(server) -> list[dict]:
+    """Entries for all models of ``server``."""
+    return model_entries(server.base_url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path) -> str:
+    return f"sqlite:///{tmp_path}/optllm.db"
+
+
+@pytest.fixture
+def postgresql_url():
+    """An empty schema of its own; skips where no server answers."""
+    try:
+        socket.create_connection(("127.0.0.1", 5432), timeout=1).close()
+    except OSError as error:
+        pytest.skip(f"no PostgreSQL server at 127.0.0.1:5432 ({error})")
+    psycopg = pytest.importorskip("psycopg")
+    schema = f"optllm_test_{uuid.uuid4().hex}"
+    with psycopg.connect(POSTGRESQL, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+    yield f"{POSTGRESQL}?options=-csearch_path%3D{schema}"
+    with psycopg.connect(POSTGRESQL, autocommit=True) as connection:
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request) -> str:
+    """An empty database of either kind."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leaks_belong_to_their_module():
+    """Collect what a module left behind while its name is still in the report."""
+    yield
+    gc.collect()

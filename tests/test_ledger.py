@@ -1,0 +1,531 @@
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from optllm_router._errors import ConfigurationError
+from optllm_router._money import MAX_NANO, NANO_PER_USD, Budget
+from optllm_router.ledger import Ledger, Refusal, Reservation
+from optllm_router.store import Database
+
+HOUR = 3600
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def database(store_url):
+    database = Database(store_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(database, clock) -> Ledger:
+    ledger = Ledger(database, clock)
+    ledger.set_budget(budget_of(100))
+    return ledger
+
+
+def budget_of(nano: int, window: str = "total", name: str = "default") -> Budget:
+    return Budget(f"{nano}e-9", window, name)
+
+
+def reservation(id: str, amount: int, *budgets: str, lease_seconds: float = 60) -> Reservation:
+    return Reservation(id, f"for {id}", "m", amount, budgets or ("default",), "test", lease_seconds)
+
+
+def reserve(ledger: Ledger, id: str, amount: int, *budgets: str, **kw) -> Refusal | None:
+    return ledger.reserve(reservation(id, amount, *budgets, **kw)).result()
+
+
+def moved(ledger: Ledger, name: str = "default") -> tuple[int, int]:
+    balance = ledger.balance(name)
+    assert ledger.verify() == []
+    return balance.spent_nano, balance.reserved_nano
+
+
+# One call
+
+
+def test_money_is_set_aside_and_then_settled_at_its_true_cost(ledger):
+    assert reserve(ledger, "a", 60) is None
+    assert moved(ledger) == (0, 60)
+    assert ledger.settle("a", 25).result() is True
+    assert moved(ledger) == (25, 0)
+    assert ledger.balance("default").left_nano == 75
+
+
+def test_released_money_is_there_again(ledger):
+    reserve(ledger, "a", 60)
+    assert ledger.release("a").result() is True
+    assert moved(ledger) == (0, 0)
+    assert reserve(ledger, "b", 100) is None
+
+
+def test_settling_in_full_costs_what_was_reserved(ledger):
+    reserve(ledger, "a", 60)
+    assert ledger.settle_in_full("a").result() is True
+    assert moved(ledger) == (60, 0)
+
+
+def test_the_budget_is_usable_to_its_last_nano_dollar_and_not_beyond(ledger):
+    reserve(ledger, "a", 99)
+    assert reserve(ledger, "b", 2) == Refusal("default", 1, 99, None)
+    assert reserve(ledger, "c", 1) is None
+    assert reserve(ledger, "d", 1) == Refusal("default", 0, 100, None)
+    assert reserve(ledger, "free", 0) is None
+    assert moved(ledger) == (0, 100)
+
+
+@pytest.mark.parametrize("first", ["settle", "settle_in_full", "release"])
+@pytest.mark.parametrize("second", ["settle", "settle_in_full", "release"])
+def test_whatever_closes_second_changes_nothing(ledger, first, second):
+    def close(how: str) -> bool:
+        arguments = ("a", 7) if how == "settle" else ("a",)
+        return getattr(ledger, how)(*arguments).result()
+
+    reserve(ledger, "a", 60)
+    assert close(first) is True
+    after_first = moved(ledger)
+    assert close(second) is False
+    assert moved(ledger) == after_first
+
+
+def test_closing_what_was_never_reserved_changes_nothing(ledger):
+    assert ledger.settle("nobody", 5).result() is False
+    assert ledger.release("nobody").result() is False
+    assert ledger.settle_in_full("nobody").result() is False
+    assert moved(ledger) == (0, 0)
+
+
+def test_a_cost_over_the_reservation_was_spent_and_is_recorded(ledger):
+    reserve(ledger, "a", 60)
+    ledger.settle("a", 130).result()
+    assert moved(ledger) == (130, 0)
+    assert ledger.balance("default").left_nano == 0
+    assert reserve(ledger, "b", 1) == Refusal("default", 0, 0, None)
+
+
+def test_an_id_is_good_for_one_reservation(ledger):
+    reserve(ledger, "a", 10)
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        reserve(ledger, "a", 10)
+    assert moved(ledger) == (0, 10)
+
+
+@pytest.mark.parametrize("amount", [-1, MAX_NANO + 1])
+def test_amounts_out_of_range_are_refused_before_the_database(ledger, amount):
+    reserve(ledger, "a", 10)
+    with pytest.raises(ConfigurationError, match=str(amount)):
+        reserve(ledger, "b", amount)
+    with pytest.raises(ConfigurationError, match=str(amount)):
+        ledger.settle("a", amount)
+    assert moved(ledger) == (0, 10)
+
+
+def test_the_largest_budget_is_exact(ledger):
+    ledger.set_budget(Budget(f"{MAX_NANO // NANO_PER_USD}.{MAX_NANO % NANO_PER_USD:09d}"))
+    reserve(ledger, "a", MAX_NANO)
+    assert reserve(ledger, "b", 1) == Refusal("default", 0, MAX_NANO, None)
+    ledger.settle("a", MAX_NANO - 1).result()
+    assert moved(ledger) == (MAX_NANO - 1, 0)
+
+
+# Several budgets, and their windows
+
+
+def test_all_budgets_must_have_room_or_none_is_touched(ledger):
+    ledger.set_budget(budget_of(50, name="small"))
+    ledger.set_budget(budget_of(500, name="a large one"))
+    assert reserve(ledger, "a", 60, "default", "small", "a large one").budget == "small"
+    assert [b.reserved_nano for b in ledger.balances()] == [0, 0, 0]
+    assert reserve(ledger, "b", 50, "default", "small", "a large one") is None
+    assert [b.reserved_nano for b in ledger.balances()] == [50, 50, 50]
+    ledger.settle("b", 20).result()
+    assert [b.spent_nano for b in ledger.balances()] == [20, 20, 20]
+    assert ledger.verify() == []
+
+
+def test_an_unknown_budget_is_named_and_nothing_is_set_aside(ledger):
+    with pytest.raises(ConfigurationError, match="'tenant'"):
+        reserve(ledger, "a", 1, "default", "tenant")
+    with pytest.raises(ConfigurationError, match="'tenant'"):
+        ledger.balance("tenant")
+    assert moved(ledger) == (0, 0)
+
+
+def test_names_are_data(ledger):
+    name = "'; DROP TABLE reservations; -- \" % :budget ü"
+    ledger.set_budget(budget_of(10, name=name))
+    assert reserve(ledger, name, 6, name) is None
+    assert reserve(ledger, "b", 6, name) == Refusal(name, 4, 6, None)
+    ledger.settle(name, 5).result()
+    assert moved(ledger, name) == (5, 0)
+
+
+def test_each_window_has_the_whole_limit(ledger, clock):
+    ledger.set_budget(budget_of(100, "hour"))
+    clock.now = 10 * HOUR + 1
+    reserve(ledger, "a", 100)
+    assert reserve(ledger, "b", 1) == Refusal("default", 0, 100, 11 * HOUR)
+    clock.now = 11 * HOUR
+    assert reserve(ledger, "c", 70) is None
+    assert moved(ledger) == (0, 70)
+
+
+def test_a_call_is_paid_from_the_window_in_which_it_began(ledger, clock):
+    ledger.set_budget(budget_of(100, "hour"))
+    clock.now = 11 * HOUR - 1
+    reserve(ledger, "a", 100)
+    clock.now = 11 * HOUR
+    ledger.settle("a", 40).result()
+    assert moved(ledger) == (0, 0)
+    clock.now = 11 * HOUR - 1
+    assert moved(ledger) == (40, 0)
+
+
+def test_a_limit_below_what_is_spent_stops_new_calls_and_cancels_none(ledger):
+    reserve(ledger, "a", 60)
+    ledger.set_budget(budget_of(10))
+    assert reserve(ledger, "b", 1) == Refusal("default", 0, 60, None)
+    assert ledger.settle("a", 60).result() is True
+    assert ledger.balance("default").left_nano == 0
+    ledger.set_budget(budget_of(61))
+    assert reserve(ledger, "b", 1) is None
+    assert moved(ledger) == (60, 1)
+
+
+def test_verify_names_a_balance_that_someone_changed(ledger, database):
+    from sqlalchemy import text
+
+    reserve(ledger, "a", 60)
+    database.submit(lambda c: c.execute(text("UPDATE balances SET spent_nano = 5"))).result()
+    (sentence,) = ledger.verify()
+    assert "'default'" in sentence
+    assert "(5, 60)" in sentence
+    assert "(0, 60)" in sentence
+
+
+def test_verify_finds_money_that_nobody_reserved(ledger, database):
+    from sqlalchemy import text
+
+    reserve(ledger, "a", 60)
+    database.submit(lambda c: c.execute(text("DELETE FROM reservations"))).result()
+    assert len(ledger.verify()) == 1
+
+
+# Leases
+
+
+def test_recover_leaves_calls_under_way_alone(ledger, clock):
+    reserve(ledger, "a", 60, lease_seconds=60)
+    clock.now += 60
+    assert ledger.recover() == 0
+    assert moved(ledger) == (0, 60)
+
+
+def test_what_a_dead_process_reserved_counts_as_spent(ledger, clock):
+    reserve(ledger, "a", 60, lease_seconds=60)
+    reserve(ledger, "b", 10, lease_seconds=600)
+    clock.now += 61
+    assert ledger.recover() == 1
+    assert moved(ledger) == (60, 10)
+    assert ledger.recover() == 0
+
+
+@pytest.mark.parametrize(
+    ("close", "spent"),
+    [
+        (lambda ledger: ledger.settle("a", 25), 25),
+        (lambda ledger: ledger.settle_in_full("a"), 60),
+        (lambda ledger: ledger.release("a"), 0),
+    ],
+    ids=["settle", "settle_in_full", "release"],
+)
+def test_the_truth_corrects_an_expired_reservation_once(ledger, clock, close, spent):
+    reserve(ledger, "a", 60)
+    clock.now += 61
+    ledger.recover()
+    assert close(ledger).result() is True
+    assert moved(ledger) == (spent, 0)
+    assert close(ledger).result() is False
+    assert ledger.settle("a", 1).result() is False
+    assert ledger.recover() == 0
+    assert moved(ledger) == (spent, 0)
+
+
+# Many at once
+
+
+def test_threads_race_for_one_budget(ledger):
+    """Forty threads want 7 of 100 each: 14 get it, and settle at 3."""
+    all_have_asked = threading.Barrier(40)
+
+    def call(n: int) -> bool:
+        granted = reserve(ledger, f"call {n}", 7) is None
+        all_have_asked.wait(30)
+        return granted and ledger.settle(f"call {n}", 3).result()
+
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        sent = list(pool.map(call, range(40)))
+    assert sum(sent) == 14
+    assert moved(ledger) == (42, 0)
+
+
+def test_racing_settles_count_once(ledger):
+    for n in range(10):
+        reserve(ledger, f"call {n}", 10)
+        racing = [ledger.settle(f"call {n}", 1) for _ in range(4)]
+        assert sum(future.result() for future in racing) == 1
+    assert moved(ledger) == (10, 0)
+
+
+RACER = """
+    import sys
+    from optllm_router.ledger import Ledger, Reservation
+    from optllm_router.store import Database
+
+    url, me, calls = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    database = Database(url)
+    ledger = Ledger(database)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    won = 0
+    names = ("default", "other") if me == "0" else ("other", "default")
+    for first in range(0, calls, 8):
+        ids = [f"{me}-{n}" for n in range(first, first + 8)]
+        asked = [ledger.reserve(Reservation(i, i, "m", 3, names, "test", 60)) for i in ids]
+        granted = [i for i, answer in zip(ids, asked) if answer.result() is None]
+        won += len(granted)
+        for future in [ledger.settle(i, 2) for i in granted]:
+            assert future.result()
+    database.close()
+    print(won, flush=True)
+"""
+
+
+def start(program: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_processes_race_for_two_budgets(store_url, ledger):
+    ledger.set_budget(budget_of(251))
+    ledger.set_budget(budget_of(300, name="other"))
+    racers = [start(RACER, store_url, str(n), "200") for n in range(2)]
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    snapshots = 0
+    while any(racer.poll() is None for racer in racers):
+        for balance in ledger.balances():
+            assert balance.spent_nano + balance.reserved_nano <= balance.limit_nano
+            snapshots += 1
+    won = [int(racer.communicate()[0]) for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0]
+    assert snapshots > 10
+    # Each settles at 2 of 3: at the end there may be 2 left, which no call fits into.
+    assert 124 <= sum(won) <= 125
+    assert ledger.balance("default").spent_nano == 2 * sum(won)
+    assert ledger.verify() == []
+
+
+VICTIM = """
+    import sys
+    from optllm_router.ledger import Ledger, Reservation
+    from optllm_router.store import Database
+
+    ledger = Ledger(Database(sys.argv[1]))
+    for n in range(3):
+        ledger.reserve(Reservation(f"r{n}", "d", "m", 20, ("default",), "test", 0.0)).result()
+    ledger.settle("r0", 5).result()
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is posix")
+def test_a_killed_process_loses_nothing(store_url):
+    database = Database(store_url)
+    ledger = Ledger(database)
+    ledger.set_budget(budget_of(100))
+    victim = start(VICTIM, store_url)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    assert moved(ledger) == (5, 40)
+    assert reserve(ledger, "mine", 56) == Refusal("default", 55, 40, None)
+    assert ledger.recover() == 2
+    assert moved(ledger) == (45, 0)
+    assert ledger.settle("r1", 1).result() is True
+    assert moved(ledger) == (26, 0)
+    assert reserve(ledger, "mine", 74) is None
+    database.close()
+
+
+def test_verify_is_right_while_others_write(ledger):
+    ledger.set_budget(budget_of(10**9))
+    done = threading.Event()
+
+    def keep_writing() -> None:
+        n = 0
+        while not done.is_set():
+            reserve(ledger, f"call {n}", 10)
+            ledger.settle(f"call {n}", 1).result()
+            n += 1
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        writer = pool.submit(keep_writing)
+        try:
+            found = [ledger.verify() for _ in range(150)]
+        finally:
+            done.set()
+        writer.result()
+    assert found == [[]] * 150
+
+
+# Against a model of ten lines
+
+
+class Books:
+    """The ledger in ten lines: what each budget holds, and what each reservation came to."""
+
+    def __init__(self, limits: dict[str, int]) -> None:
+        self.limits, self.calls = limits, {}
+
+    def spent(self, name: str) -> int:
+        return sum(cost for _, cost, names, _ in self.calls.values() if name in names)
+
+    def reserved(self, name: str) -> int:
+        open_calls = [call for call in self.calls.values() if call[3] == "open"]
+        return sum(amount for amount, _, names, _ in open_calls if name in names)
+
+    def reserve(self, id: str, amount: int, names: tuple[str, ...]) -> bool:
+        used = {name: self.spent(name) + self.reserved(name) + amount for name in names}
+        if any(used[name] > self.limits[name] for name in names):
+            return False
+        self.calls[id] = (amount, 0, names, "open")
+        return True
+
+    def close(self, id: str, cost: int | None, state: str = "closed") -> bool:
+        amount, _, names, before = self.calls[id]
+        if before == "closed" or (before, state) == ("expired", "expired"):
+            return False
+        self.calls[id] = (amount, amount if cost is None else cost, names, state)
+        return True
+
+
+class LedgerAgainstBooks(RuleBasedStateMachine):
+    """Any calls in any order; costs never exceed what was reserved for them."""
+
+    NAMES = ("all", "tenant", "tag")
+
+    @initialize(limits=st.lists(st.integers(0, 60), min_size=3, max_size=3))
+    def open_books(self, limits):
+        self.folder = tempfile.TemporaryDirectory()
+        self.database = Database(f"sqlite:///{self.folder.name}/ledger.db")
+        self.clock = Clock()
+        self.ledger = Ledger(self.database, self.clock)
+        self.books = Books(dict(zip(self.NAMES, limits, strict=True)))
+        self.leases: dict[str, float] = {}
+        for name, limit in self.books.limits.items():
+            self.ledger.set_budget(budget_of(limit, name=name))
+
+    @rule(
+        amount=st.integers(0, 30),
+        names=st.sets(st.sampled_from(NAMES), min_size=1).map(tuple),
+        lease=st.sampled_from([10, 100]),
+    )
+    def reserve(self, amount, names, lease):
+        id = f"r{len(self.leases)}"
+        self.leases[id] = self.clock.now + lease
+        refusal = reserve(self.ledger, id, amount, *names, lease_seconds=lease)
+        assert (refusal is None) == self.books.reserve(id, amount, names)
+        if refusal is not None:
+            used = self.books.spent(refusal.budget) + self.books.reserved(refusal.budget)
+            assert refusal.left_nano == self.books.limits[refusal.budget] - used < amount
+
+    @rule(data=st.data(), share=st.floats(0, 1))
+    def settle(self, data, share):
+        self.close(data, lambda id, amount: (self.ledger.settle(id, int(amount * share)),
+                                             int(amount * share)))
+
+    @rule(data=st.data())
+    def settle_in_full(self, data):
+        self.close(data, lambda id, amount: (self.ledger.settle_in_full(id), amount))
+
+    @rule(data=st.data())
+    def release(self, data):
+        self.close(data, lambda id, amount: (self.ledger.release(id), 0))
+
+    def close(self, data, closing):
+        if self.books.calls:
+            id = data.draw(st.sampled_from(sorted(self.books.calls)))
+            future, cost = closing(id, self.books.calls[id][0])
+            assert future.result() == self.books.close(id, cost)
+
+    @rule(seconds=st.sampled_from([5, 50]))
+    def recover_later(self, seconds):
+        self.clock.now += seconds
+        late = [
+            id
+            for id, call in self.books.calls.items()
+            if call[3] == "open" and self.leases[id] < self.clock.now
+        ]
+        assert self.ledger.recover() == len(late)
+        assert all(self.books.close(id, None, "expired") for id in late)
+
+    @rule()
+    def restart(self):
+        self.database.close()
+        self.database = Database(f"sqlite:///{self.folder.name}/ledger.db")
+        self.ledger = Ledger(self.database, self.clock)
+
+    @invariant()
+    def never_above_the_limit_and_always_as_in_the_books(self):
+        if not hasattr(self, "ledger"):
+            return
+        assert self.ledger.verify() == []
+        for balance in self.ledger.balances():
+            held = (self.books.spent(balance.budget), self.books.reserved(balance.budget))
+            assert (balance.spent_nano, balance.reserved_nano) == held
+            assert sum(held) <= balance.limit_nano
+
+    def teardown(self):
+        if hasattr(self, "database"):
+            self.database.close()
+            self.folder.cleanup()
+
+
+TestLedgerAgainstBooks = LedgerAgainstBooks.TestCase
+TestLedgerAgainstBooks.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None
+)

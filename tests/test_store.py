@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import gc
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import inspect, select, text
+
+from optllm_router._errors import InvalidRequestError, OptLLMError, StoreError
+from optllm_router._types import Decision, Outcome, Usage
+from optllm_router.store import Database, Records, migrations, schema
+from optllm_router.store.records import MOST_QUERY_CHARACTERS
+
+
+@pytest.fixture
+def database(store_url):
+    database = Database(store_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def records(database) -> Records:
+    return Records(database, clock=iter(range(1000)).__next__)
+
+
+def put(n: int, name: str = "test"):
+    """A write that keeps a number and returns it."""
+
+    def work(connection):
+        connection.execute(
+            schema.balances.insert(),
+            {"budget": name, "window_start": n, "spent_nano": n, "reserved_nano": 0},
+        )
+        return n
+
+    return work
+
+
+def kept(database: Database) -> list[int]:
+    with database.read() as connection:
+        numbers = select(schema.balances.c.window_start).order_by(schema.balances.c.window_start)
+        return list(connection.scalars(numbers))
+
+
+# Migrations
+
+
+def test_migrations_end_at_the_schema_that_the_code_is_written_for(database):
+    with database.read() as connection:
+        found = inspect(connection)
+        assert set(found.get_table_names()) == set(schema.metadata.tables)
+        for name, table in schema.metadata.tables.items():
+            columns = {column["name"]: column for column in found.get_columns(name)}
+            assert list(columns) == [column.name for column in table.columns]
+            for column in table.columns:
+                assert columns[column.name]["nullable"] == column.nullable, column
+                affinity = columns[column.name]["type"]._type_affinity
+                assert affinity is column.type._type_affinity, column
+            primary = found.get_pk_constraint(name)["constrained_columns"]
+            assert primary == [column.name for column in table.primary_key]
+
+
+def test_migrations_are_recorded_and_not_repeated(store_url):
+    names = [name for name, _ in migrations.MIGRATIONS]
+    for _ in range(2):
+        database = Database(store_url)
+        with database.read() as connection:
+            applied = schema.migrations.c
+            assert list(connection.scalars(select(applied.name).order_by(applied.name))) == names
+        database.close()
+
+
+def test_every_older_schema_is_brought_up_to_date(store_url, monkeypatch):
+    everything = migrations.MIGRATIONS
+    for known in range(1, len(everything)):
+        monkeypatch.setattr(migrations, "MIGRATIONS", everything[:known])
+        older = Database(store_url)
+        older.submit(put(known)).result()
+        older.close()
+    monkeypatch.setattr(migrations, "MIGRATIONS", everything)
+    newest = Database(store_url)
+    assert kept(newest) == list(range(1, len(everything)))
+    newest.close()
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
+    def breaks(connection):
+        connection.execute(text("CREATE TABLE half_done (a INTEGER)"))
+        connection.execute(text("INSERT INTO nowhere VALUES (1)"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            migrations, "MIGRATIONS", (*migrations.MIGRATIONS, ("9999_breaks", breaks))
+        )
+        with pytest.raises(StoreError, match="nowhere"):
+            Database(store_url)
+    database = Database(store_url)
+    with database.read() as connection:
+        assert not inspect(connection).has_table("half_done")
+    database.close()
+
+
+def test_processes_that_start_together_migrate_once(store_url):
+    with ThreadPoolExecutor(6) as pool:
+        for database in list(pool.map(Database, [store_url] * 6)):
+            database.close()
+
+
+def test_a_database_of_a_newer_version_is_refused(store_url):
+    database = Database(store_url)
+    newer = schema.migrations.insert().values(name="9999_from_the_future", applied_at=0.0)
+    database.submit(lambda connection: connection.execute(newer)).result()
+    database.close()
+    with pytest.raises(StoreError, match="9999_from_the_future") as caught:
+        Database(store_url)
+    assert "pip install --upgrade" in str(caught.value)
+
+
+# Databases that cannot be used: one sentence with the name, the trouble and the remedy
+
+
+def refused(url) -> str:
+    threads = threading.active_count()
+    with pytest.raises(StoreError) as caught:
+        Database(url)
+    gc.collect()
+    assert threading.active_count() == threads
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_database_that_is_locked(tmp_path):
+    url = f"sqlite:///{tmp_path}/a.db"
+    Database(url).close()
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    message = refused(f"{url}?timeout=0.1")
+    assert "a.db" in message
+    assert "locked; another program holds it; close that program or wait for it" in message
+    other.close()
+    Database(url).close()
+
+
+def test_a_write_that_meets_a_lock(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/a.db?timeout=0.1")
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreError, match="locked"):
+        database.submit(put(1)).result()
+    other.close()
+    assert database.submit(put(1)).result() == 1
+    database.close()
+
+
+def test_a_database_that_may_only_be_read(tmp_path):
+    Database(f"sqlite:///{tmp_path}/a.db").close()
+    message = refused(f"sqlite:///file:{tmp_path}/a.db?mode=ro&uri=true")
+    assert "readonly" in message
+    assert "make the file and its folder writable, or choose another store" in message
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / "a.db").write_text("Dear diary, " * 100)
+    message = refused(f"sqlite:///{tmp_path}/a.db")
+    assert "not a database; the file is something else; choose another store" in message
+    assert (tmp_path / "a.db").read_text() == "Dear diary, " * 100
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    message = refused(f"sqlite:///{tmp_path}/nowhere/a.db")
+    assert "check that the folder exists and may be written to" in message
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_tables_of_another_program_are_left_alone(tmp_path):
+    with sqlite3.connect(tmp_path / "a.db") as other:
+        other.execute("CREATE TABLE budgets (department TEXT)")
+    other.close()
+    message = refused(f"sqlite:///{tmp_path}/a.db")
+    assert "budgets" in message
+    assert "belong to another program; choose another store" in message
+    with sqlite3.connect(tmp_path / "a.db") as other:
+        tables = other.execute("SELECT name FROM sqlite_master").fetchall()
+    other.close()
+    assert tables == [("budgets",)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:a?mode=memory&uri=true",
+    ],
+)
+def test_memory_would_forget(url):
+    assert "would forget what was spent" in refused(url)
+
+
+@pytest.mark.parametrize("url", ["", "optllm.db", 5, None, "mysql://root@localhost/a"])
+def test_what_is_no_store_url(url):
+    assert "sqlite" in refused(url)
+
+
+def test_a_driver_that_is_missing_is_named():
+    message = refused("postgresql+no_such_driver://me@127.0.0.1/a")
+    assert "no_such_driver" in message
+    assert "driver" in message
+
+
+def test_a_server_that_is_not_there():
+    message = refused("postgresql://me:secret@127.0.0.1:1/a?connect_timeout=2")
+    assert "check that the server runs and that the URL is right" in message
+    assert "secret" not in message
+
+
+def test_a_server_that_does_not_know_the_database(postgresql_url):
+    message = refused(postgresql_url.replace("/postgres?", "/optllm_no_such_database?"))
+    assert "optllm_no_such_database" in message
+
+
+# Writes
+
+
+def test_sqlite_survives_a_power_cut(sqlite_url):
+    database = Database(sqlite_url)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    database.close()
+
+
+def test_writes_are_done_in_order_and_return_their_results(database):
+    writes = [database.submit(put(n)) for n in range(200)]
+    assert [write.result() for write in writes] == list(range(200))
+    assert kept(database) == list(range(200))
+
+
+def busy(database: Database) -> threading.Event:
+    """Keep the writer busy until the event is set, so that what comes next forms one group."""
+    go = threading.Event()
+    database.submit(lambda connection: go.wait(10))
+    return go
+
+
+def test_waiting_writes_share_a_commit(database):
+    commits = []
+    go = busy(database)
+    seen = [
+        database.submit(lambda connection: commits.append(connection.get_transaction()))
+        for _ in range(20)
+    ]
+    go.set()
+    for write in seen:
+        write.result()
+    assert len({id(commit) for commit in commits}) == 1
+
+
+def test_a_write_that_fails_does_not_harm_its_neighbours(database):
+    go = busy(database)
+    writes = {n: database.submit(put(n)) for n in range(5)}
+    twice = database.submit(put(3))
+    no_sql = database.submit(lambda connection: connection.execute(text("BOO")))
+    no_database = database.submit(lambda connection: 1 / 0)
+    writes[7] = database.submit(put(7))
+    go.set()
+    assert {n: write.result() for n, write in writes.items()} == {n: n for n in writes}
+    for broken, error in ((twice, StoreError), (no_sql, StoreError), (no_database, ArithmeticError)):
+        assert isinstance(broken.exception(), error)
+    assert kept(database) == [0, 1, 2, 3, 4, 7]
+
+
+def test_a_write_whose_caller_went_away_is_still_written(database):
+    go = busy(database)
+    write = database.submit(put(1))
+    assert write.cancel() is False
+    go.set()
+    assert write.result() == 1
+    assert kept(database) == [1]
+
+
+def test_reading_sees_one_moment(database):
+    with database.read() as connection:
+        count = select(schema.balances.c.window_start)
+        assert connection.scalars(count).all() == []
+        database.submit(put(1)).result()
+        assert connection.scalars(count).all() == []
+    assert kept(database) == [1]
+
+
+def test_closing_finishes_what_is_waiting(store_url):
+    database = Database(store_url)
+    go = busy(database)
+    writes = [database.submit(put(n)) for n in range(300)]
+    closing = threading.Thread(target=database.close)
+    closing.start()
+    go.set()
+    closing.join()
+    assert all(write.done() for write in writes)
+    database.close()
+    with pytest.raises(StoreError, match="closed; create a new client"):
+        database.submit(put(1000))
+    again = Database(store_url)
+    assert kept(again) == list(range(300))
+    again.close()
+
+
+def test_nobody_waits_forever_for_a_database_that_closes(sqlite_url):
+    """Whoever writes while another thread closes is served or refused."""
+
+    def keep_writing(database: Database) -> None:
+        for n in range(10_000):
+            try:
+                write = database.submit(lambda connection: None)
+            except StoreError:
+                return
+            write.result(timeout=10)
+
+    for _ in range(10):
+        database = Database(sqlite_url)
+        with ThreadPoolExecutor(4) as pool:
+            writers = [pool.submit(keep_writing, database) for _ in range(4)]
+            database.close()
+            for writer in writers:
+                writer.result()
+
+
+def test_an_abandoned_database_lets_go(sqlite_url):
+    threads = threading.active_count()
+    Database(sqlite_url).submit(put(1)).result()
+    gc.collect()
+    assert threading.active_count() == threads
+
+
+# Records
+
+
+def decision(id: str, candidate: str = "m") -> Decision:
+    return Decision(id, candidate, (), 0.5, 0.1, 7, 0.25, 3.0, "a test")
+
+
+def outcome(id: str, candidate: str = "m", status: str = "ok", **changes) -> Outcome:
+    values = {"usage": Usage(3, 4), "cost_nano": 7, "latency_seconds": 0.5, **changes}
+    return Outcome(id, candidate, status, **values)
+
+
+def test_feedback_finds_the_query_and_who_answered_it(records):
+    records.add_decision(decision("d"), "What is 2 + 2?").result()
+    records.add_outcome(outcome("d", "first", "error"), attempt=0, prompt_bytes=14).result()
+    records.add_outcome(outcome("d", "second"), attempt=1, prompt_bytes=14).result()
+    labelled = records.add_feedback("d", 1.0).result()
+    assert (labelled.query, labelled.candidate) == ("What is 2 + 2?", "second")
+    assert records.labelled(10) == [labelled]
+
+
+def test_a_later_score_replaces_an_earlier_one(records):
+    records.add_decision(decision("d"), "q")
+    records.add_outcome(outcome("d"), attempt=0, prompt_bytes=1)
+    for score in (1.0, 0.0, 0.25):
+        records.add_feedback("d", score).result()
+    assert [one.score for one in records.labelled(10)] == [0.25]
+
+
+@pytest.mark.parametrize("id", ["nobody", "", "'; DROP TABLE feedback; --", "unanswered", "a\0b"])
+def test_feedback_for_an_unknown_answer_is_refused(records, id):
+    records.add_decision(decision("unanswered"), "q")
+    records.add_outcome(outcome("unanswered", status="error"), attempt=0, prompt_bytes=1)
+    with pytest.raises(OptLLMError) as caught:
+        records.add_feedback(id, 1.0).result()
+    assert isinstance(caught.value, (InvalidRequestError, StoreError))
+    assert records.labelled(10) == []
+
+
+def test_the_most_recent_labels_come_oldest_first(records):
+    for n in range(5):
+        records.add_decision(decision(f"d{n}"), f"q{n}")
+        records.add_outcome(outcome(f"d{n}"), attempt=0, prompt_bytes=n)
+        records.add_feedback(f"d{n}", n / 10).result()
+    assert [one.query for one in records.labelled(3)] == ["q2", "q3", "q4"]
+    assert records.usages(2) == [("m", 3, Usage(3, 4)), ("m", 4, Usage(3, 4))]
+    assert records.decided_since(0) == 5
+
+
+def test_only_counted_usage_teaches_what_calls_consume(records):
+    records.add_outcome(outcome("a", usage=Usage(1, 2, estimated=True)), attempt=0, prompt_bytes=1)
+    records.add_outcome(outcome("b", status="error", usage=None), attempt=0, prompt_bytes=1)
+    records.add_outcome(outcome("c"), attempt=0, prompt_bytes=1).result()
+    assert records.usages(10) == [("m", 1, Usage(3, 4))]
+
+
+@pytest.mark.parametrize("query", ["", "\0 nul", "x" * 100_000, "naïve 🚀 '; DROP TABLE"])
+def test_any_text_can_be_kept(records, query):
+    records.add_decision(decision("d"), query).result()
+    records.add_outcome(outcome("d"), attempt=0, prompt_bytes=1)
+    labelled = records.add_feedback("d", 1.0).result()
+    assert labelled.query == query[:MOST_QUERY_CHARACTERS].replace("\0", " ")
+
+
