@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from optllm_router.allocation._archive import Archive
 from optllm_router.allocation._capacities import CapacitatedSolution, solve_with_capacities
+from optllm_router.allocation._evolution import EvolutionaryAlgorithm, evolve
 from optllm_router.allocation._front import ParetoFront, exact_front
 from optllm_router.allocation._paper import SingleConstraint, optllm_m, optllm_s, robust
 from optllm_router.allocation._solution import FrontPoint, Solution
@@ -21,11 +22,13 @@ __all__ = [
     "Answers",
     "Archive",
     "CapacitatedSolution",
+    "EvolutionaryAlgorithm",
     "FrontPoint",
     "ParetoFront",
     "SingleConstraint",
     "Solution",
     "Solver",
+    "evolve",
     "exact_front",
     "optllm_m",
     "optllm_s",

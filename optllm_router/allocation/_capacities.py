@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Rounding can end slightly over the limits with no way back: then aim a bit below them.
 _MARGINS = (0.0, 3e-4, 3e-3, 3e-2)
+_TINY = 1e-200  # a limit below this is none at all
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,9 @@ def solve_with_capacities(
             and >= 0; 1 each when not given.
 
     Raises:
-        InfeasibleError: when no allocation keeps the limits (or, with uneven loads, none was
-            found); ``attainable`` is the least cost found, or the number of queries.
+        InfeasibleError: when no allocation that keeps the limits was found; ``attainable`` is
+            the least cost found, or the number of queries where the capacities alone are too
+            small. Rarely, and on small or very tight instances only, one may exist nevertheless.
         InvalidDataError: naming the first entry that cannot be.
 
     Example:
@@ -78,9 +80,14 @@ def solve_with_capacities(
     allocation = _feasible(problem, point, limits)
     if allocation is None:
         allocation = _from_cheapest(problem, limits.reduced(point.prices))
-    success = exact_sum(problem.p[np.arange(len(allocation)), allocation])
-    bound = max(success, point.bound)
+    return _certified(problem, point, allocation)
+
+
+def _certified(problem: Problem, point: DualPoint, allocation: IntArray) -> CapacitatedSolution:
+    """An allocation beside the dual's bound, and the dual's prices in the caller's units."""
     n = len(allocation)
+    success = exact_sum(problem.p[np.arange(n), allocation])
+    bound = max(success, point.bound)
     return CapacitatedSolution(
         allocation=allocation,
         cost=problem.spent(allocation),
@@ -182,11 +189,11 @@ def _scaled(problem: Problem, value: FloatArray, usd: float) -> Limits:
     per_capacity = np.array([_per_unit(n, limit) for limit in problem.capacities])
     return Limits(
         value=np.where(impossible, IMPOSSIBLE, value),
-        cost=np.where(impossible, 0.0, problem.cost * _per_unit(n, usd)),
-        load=np.where(impossible, 0.0, problem.load * per_capacity),
+        cost=np.where(impossible, 0.0, problem.cost) * _per_unit(n, usd),
+        load=np.where(impossible, 0.0, problem.load) * per_capacity,
     )
 
 
 def _per_unit(n: int, limit: float) -> float:
-    """What one unit of a limit is in scaled units; 0 where the limit binds nobody."""
-    return n / limit if 0.0 < limit < math.inf else 0.0
+    """What one unit of a limit is in scaled units; 0 where it binds nobody, or everybody."""
+    return n / limit if _TINY < limit < math.inf else 0.0

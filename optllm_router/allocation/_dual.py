@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from optllm_router._types import FloatArray
 
 IMPOSSIBLE = -1e9  # worth of an impossible choice: no prices that matter make it attractive
@@ -85,6 +83,8 @@ class DualPoint:
 def minimise_dual(limits: Limits) -> DualPoint:
     """Find prices whose bound is as low as can be."""
     prices = np.zeros(limits.value.shape[1] + 1)
+    if not len(limits.value):
+        return DualPoint(prices, 0.0, limits.value, infeasible=False)
     best, least = prices, limits.bound(prices)
     floor = limits.floor - 1e-9 * len(limits.value)
     smooth = _Smooth(limits, _TEMPERATURES[0], prices)
@@ -137,39 +137,45 @@ def _descend(smooth: _Smooth) -> _Smooth:
     """Newton steps at one temperature, prices kept >= 0."""
     damping = _LEAST_DAMPING
     for _ in range(_NEWTON_STEPS):
-        gradient = smooth.gradient()
-        missed = np.abs(smooth.prices - np.maximum(0.0, smooth.prices - gradient)).max()
-        if missed < _TOLERANCE:
+        step = _Step(smooth)
+        if step.missed < _TOLERANCE:
             break
-        # A price that is nearly 0 and wants to fall goes there, apart from the Newton step.
-        falling = (smooth.prices <= min(_NEARLY_ZERO, missed)) & (gradient > 0.0)
-        step = _Step(gradient, smooth.hessian(), falling)
-        while damping < _MOST_DAMPING:
-            better = step.taken(smooth, damping)
-            if better is not None:
-                break
-            damping *= 10.0
-        else:
+        lower = step.taken(damping)
+        if lower is None:
             break
-        smooth, damping = better, max(_LEAST_DAMPING, 0.1 * damping)
+        smooth, damping = lower
     return smooth
 
 
-@dataclass(frozen=True)
 class _Step:
-    """A Newton step, more cautious the more it is damped (Levenberg and Marquardt)."""
+    """A projected Newton step, more cautious the more it is damped (Levenberg, Marquardt).
 
-    gradient: FloatArray
-    hessian: FloatArray
-    falling: NDArray[np.bool_]
+    Attributes:
+        missed: how far the prices are from optimal: the largest move of a gradient step.
+    """
 
-    def taken(self, smooth: _Smooth, damping: float) -> _Smooth | None:
-        """Where the step leads, or None when that is not lower enough (Armijo's rule)."""
-        free = np.flatnonzero(~self.falling)
-        curvature = self.hessian[np.ix_(free, free)] + damping * np.eye(len(free))
-        prices = np.where(self.falling, 0.0, smooth.prices)
-        prices[free] -= np.linalg.solve(curvature, self.gradient[free])
-        prices = np.maximum(0.0, prices)
-        there = _Smooth(smooth.limits, smooth.temperature, prices)
-        expected = float(self.gradient @ (prices - smooth.prices))
-        return there if there.height < smooth.height + 1e-4 * expected else None
+    def __init__(self, smooth: _Smooth) -> None:
+        self._from = smooth
+        self._gradient = smooth.gradient()
+        prices = smooth.prices
+        self.missed = float(np.abs(prices - np.maximum(0.0, prices - self._gradient)).max())
+        # A price that is nearly 0 and wants to fall goes there, apart from the Newton step.
+        self._falling = (prices <= min(_NEARLY_ZERO, self.missed)) & (self._gradient > 0.0)
+
+    def taken(self, damping: float) -> tuple[_Smooth, float] | None:
+        """Where the dual is lower (by Armijo's rule), and how to damp next; None if nowhere."""
+        hessian = self._from.hessian()
+        while damping < _MOST_DAMPING:
+            there = _Smooth(self._from.limits, self._from.temperature, self._to(hessian, damping))
+            expected = float(self._gradient @ (there.prices - self._from.prices))
+            if there.height < self._from.height + 1e-4 * expected:
+                return there, max(_LEAST_DAMPING, 0.1 * damping)
+            damping *= 10.0
+        return None
+
+    def _to(self, hessian: FloatArray, damping: float) -> FloatArray:
+        free = np.flatnonzero(~self._falling)
+        curvature = hessian[np.ix_(free, free)] + damping * np.eye(len(free))
+        prices = np.where(self._falling, 0.0, self._from.prices)
+        prices[free] -= np.linalg.solve(curvature, self._gradient[free])
+        return np.maximum(0.0, prices)

@@ -90,35 +90,49 @@ class Exchange:
 
     def save(self, usd: float) -> None:
         """Downgrade, least loss per saved USD first, until at least ``usd`` is saved."""
-        self._step(self._down_rate, self._down_to, self._cost, usd, past=True)
+        self._downgrade(self._cost, usd, past=True)
 
     def gain(self, successes: float) -> None:
         """Upgrade, most gain per USD first, until at least so many ``successes`` are gained."""
-        self._step(-self._up_rate, self._up_to, self._p, successes, past=True)
+        self._upgrade(self._p, successes, past=True)
 
     def spend(self, usd: float) -> None:
         """Upgrade, most gain per USD first, for at most ``usd``."""
-        self._step(-self._up_rate, self._up_to, self._cost, usd, past=False)
+        self._upgrade(self._cost, usd, past=False)
 
     def forgo(self, successes: float) -> None:
         """Downgrade, least loss per saved USD first, losing at most so many ``successes``."""
-        self._step(self._down_rate, self._down_to, self._p, successes, past=False)
+        self._downgrade(self._p, successes, past=False)
 
-    def _step(
+    def _upgrade(self, values: FloatArray, amount: float, *, past: bool) -> None:
+        done = 1.0
+        while amount > 0.0 and done > 0.0:
+            done = self._follow(-self._up_rate, self._up_to, values, amount, past=past)
+            amount -= done
+
+    def _downgrade(self, values: FloatArray, amount: float, *, past: bool) -> None:
+        done = 1.0
+        while amount > 0.0 and done > 0.0:
+            done = self._follow(self._down_rate, self._down_to, values, amount, past=past)
+            amount -= done
+
+    def _follow(
         self, order: FloatArray, to: IntArray, values: FloatArray, amount: float, *, past: bool
-    ) -> None:
-        """Follow one kind of move in order until the change in ``values`` reaches an amount."""
-        for _ in range(_ROUNDS):
-            change = np.abs(self._at(values, to) - self._now(values))
-            query = np.flatnonzero((to != self.allocation) & ((change <= amount) | past))
-            query = query[np.argsort(order[query], kind="stable")]
-            total = np.cumsum(change[query])
-            count = int(np.searchsorted(total, amount, side="left" if past else "right")) + past
-            query = query[:count]
-            if amount <= 0.0 or not len(query):
-                break
-            amount -= float(total[len(query) - 1])
-            self._assign(query, to)
+    ) -> float:
+        """Make moves of one kind, lowest ``order`` first; returns by how much ``values`` changed.
+
+        Until the change reaches ``amount`` (``past``), or as far as it stays within it.
+        """
+        change = np.abs(self._at(values, to) - self._now(values))
+        query = np.flatnonzero((to != self.allocation) & ((change <= amount) | past))
+        query = query[np.argsort(order[query], kind="stable")]
+        total = np.cumsum(change[query])
+        count = int(np.searchsorted(total, amount, side="left" if past else "right")) + past
+        query = query[:count]
+        if not len(query):
+            return 0.0
+        self._assign(query, to)
+        return float(total[len(query) - 1])
 
     def _destroy(self, to: IntArray, change: FloatArray, amount: float) -> None:
         query = np.argsort(-change, kind="stable")

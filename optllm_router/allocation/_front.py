@@ -20,7 +20,7 @@ from optllm_router.allocation._fill import Trade, spend
 from optllm_router.allocation._hull import Hulls, upper_hulls
 from optllm_router.allocation._limits import payable, reachable
 from optllm_router.allocation._solution import FrontPoint, Solution
-from optllm_router.allocation._sums import exact_sum, running_totals
+from optllm_router.allocation._sums import RunningTotal, exact_sum
 from optllm_router.allocation._validation import (
     check_amount,
     check_instance,
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from optllm_router._types import FloatArray, IntArray
+
+_BLOCK_MOVES = 32_768  # moves whose working arrays fit a core's cache
 
 
 def exact_front(p: ArrayLike, cost: ArrayLike) -> ParetoFront:
@@ -288,8 +290,14 @@ class ParetoFront:
 
     def _totals(self, at_vertex: FloatArray) -> FloatArray:
         """Totals at every point of a quantity known at every vertex."""
-        before, after = at_vertex[self._move - 1], at_vertex[self._move]
-        return running_totals(at_vertex[self._hulls.first], before, after)
+        total = RunningTotal(at_vertex[self._hulls.first])
+        totals = np.empty(len(self._move) + 1)
+        totals[0] = total.initial
+        for start in range(0, len(self._move), _BLOCK_MOVES):
+            move = self._move[start : start + _BLOCK_MOVES]
+            steps = total.replace(at_vertex[move - 1], at_vertex[move])
+            totals[start + 1 : start + 1 + len(move)] = steps
+        return totals
 
     def _sum(self, values: FloatArray, allocation: IntArray) -> float:
         return exact_sum(values[np.arange(len(allocation)), allocation])
@@ -315,9 +323,12 @@ def _steepest_first(slope: FloatArray) -> IntArray:
     differ only in the bits that were cut off are put right by a sort that likes sorted input.
     """
     width = np.uint64(len(slope).bit_length())
-    keys = ~slope.view(np.uint64) >> width << width
+    keys = ~slope.view(np.uint64)
+    keys >>= width
+    keys <<= width
     keys |= np.arange(len(slope), dtype=np.uint64)
     keys.sort()
-    order: IntArray = (keys & ((np.uint64(1) << width) - np.uint64(1))).astype(np.int64)
+    keys &= (np.uint64(1) << width) - np.uint64(1)
+    order: IntArray = keys.view(np.int64)
     repaired: IntArray = order[np.argsort(-slope[order], kind="stable")]
     return repaired

@@ -71,30 +71,37 @@ def upper_hulls(p: FloatArray, cost: FloatArray) -> Hulls:
     """
     n, k = p.shape
     rows = max(1, _BLOCK_ENTRIES // k)
-    starts = range(0, max(n, 1), rows)
-    blocks = [_walk(p[start : start + rows], cost[start : start + rows]) for start in starts]
+    # Room for every candidate; the system gives memory only to what is written.
+    hulls = Hulls(
+        offset=np.zeros(n + 1, dtype=np.int64),
+        candidate=np.empty(n * k, dtype=np.int32),
+        cost=np.empty(n * k),
+        p=np.empty(n * k),
+        slope=np.empty(n * k),
+    )
+    for start in range(0, n, rows):
+        block = slice(start, start + rows)
+        _write(hulls, start, _walk(p[block], cost[block]))
+    used = slice(0, int(hulls.offset[-1]))
     return Hulls(
-        offset=_offsets(np.concatenate([np.diff(block.offset) for block in blocks])),
-        candidate=np.concatenate([block.candidate for block in blocks]),
-        cost=np.concatenate([block.cost for block in blocks]),
-        p=np.concatenate([block.p for block in blocks]),
-        slope=np.concatenate([block.slope for block in blocks]),
+        hulls.offset, hulls.candidate[used], hulls.cost[used], hulls.p[used], hulls.slope[used]
     )
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One vertex more on the hulls of some rows of a block."""
+    """One vertex more on the hulls of some rows of a block; ``top`` is their highest p."""
 
     row: IntArray
     candidate: IndexArray
     cost: FloatArray
     p: FloatArray
     slope: FloatArray
+    top: FloatArray
 
 
-def _walk(p: FloatArray, cost: FloatArray) -> Hulls:
-    """The hulls of one block."""
+def _walk(p: FloatArray, cost: FloatArray) -> list[_Step]:
+    """The hulls of one block, vertex by vertex."""
     # Candidates run along the first axis, so that all arithmetic is over long contiguous rows.
     p_columns, cost_columns = np.ascontiguousarray(p.T), np.ascontiguousarray(cost.T)
     step = _cheapest(p_columns, cost_columns)
@@ -102,7 +109,7 @@ def _walk(p: FloatArray, cost: FloatArray) -> Hulls:
     while len(step.row):
         steps.append(step)
         p_columns, cost_columns, step = _ascend(p_columns, cost_columns, step)
-    return _assemble(steps, p.shape[0])
+    return steps
 
 
 def _cheapest(p: FloatArray, cost: FloatArray) -> _Step:
@@ -110,7 +117,8 @@ def _cheapest(p: FloatArray, cost: FloatArray) -> _Step:
     least = cost.min(axis=0)
     candidate = _most_successful(p, cost == least)
     rows = np.arange(p.shape[1])
-    return _Step(rows, candidate, least, p[candidate, rows], np.full(len(rows), np.inf))
+    reached = p[candidate, rows]
+    return _Step(rows, candidate, least, reached, np.full(len(rows), np.inf), p.max(axis=0))
 
 
 def _ascend(p: FloatArray, cost: FloatArray, at: _Step) -> tuple[FloatArray, FloatArray, _Step]:
@@ -119,18 +127,25 @@ def _ascend(p: FloatArray, cost: FloatArray, at: _Step) -> tuple[FloatArray, Flo
     A candidate with more p than the vertex also costs more: it would otherwise have been
     steeper than the vertex itself one step earlier. Rounding keeps this, as it is monotone.
     """
-    gain = p - at.p
-    climbing = np.flatnonzero((gain > 0.0).any(axis=0))
+    climbing = np.flatnonzero(at.p < at.top)
     if len(climbing) < len(at.row):
-        p, cost, gain = (np.take(a, climbing, axis=1) for a in (p, cost, gain))
+        p, cost = np.take(p, climbing, axis=1), np.take(cost, climbing, axis=1)
+    gain = p - at.p[climbing]
     with np.errstate(all="ignore"):  # candidates that are no higher divide to anything
         slope = np.where(gain > 0.0, gain / (cost - at.cost[climbing]), _NOWHERE)
     steepest = slope.max(axis=0)
     candidate = _most_successful(p, slope == steepest)
     there = candidate, np.arange(len(candidate))
-    # Nearly collinear vertices can round to a slope above the one before: keep them in order.
-    steepest = np.minimum(steepest, at.slope[climbing])
-    return p, cost, _Step(at.row[climbing], candidate, cost[there], p[there], steepest)
+    step = _Step(
+        row=at.row[climbing],
+        candidate=candidate,
+        cost=cost[there],
+        p=p[there],
+        # Nearly collinear vertices can round to a slope above the one before: keep the order.
+        slope=np.minimum(steepest, at.slope[climbing]),
+        top=at.top[climbing],
+    )
+    return p, cost, step
 
 
 def _most_successful(p: FloatArray, allowed: NDArray[np.bool_]) -> IndexArray:
@@ -143,22 +158,18 @@ def _most_successful(p: FloatArray, allowed: NDArray[np.bool_]) -> IndexArray:
     return first
 
 
-def _assemble(steps: list[_Step], n: int) -> Hulls:
-    sizes = np.zeros(n, dtype=np.int64)
+def _write(hulls: Hulls, start: int, steps: list[_Step]) -> None:
+    """Put the hulls of one block, whose first row is ``start``, where they belong."""
+    sizes = np.zeros(len(steps[0].row), dtype=np.int64)
     for step in steps:
         sizes[step.row] += 1
-    offset = _offsets(sizes)
-    total = int(offset[-1])
-    candidate = np.empty(total, dtype=np.int32)
-    cost, p, slope = np.empty(total), np.empty(total), np.empty(total)
+    end = hulls.offset[start + 1 : start + 1 + len(sizes)]
+    np.cumsum(sizes, out=end)
+    end += hulls.offset[start]
+    first = end - sizes
     for depth, step in enumerate(steps):
-        vertex = offset[step.row] + depth
-        candidate[vertex] = step.candidate
-        cost[vertex], p[vertex], slope[vertex] = step.cost, step.p, step.slope
-    return Hulls(offset, candidate, cost, p, slope)
-
-
-def _offsets(sizes: IntArray) -> IntArray:
-    offset = np.zeros(len(sizes) + 1, dtype=np.int64)
-    np.cumsum(sizes, out=offset[1:])
-    return offset
+        vertex = first[step.row] + depth
+        hulls.candidate[vertex] = step.candidate
+        hulls.cost[vertex] = step.cost
+        hulls.p[vertex] = step.p
+        hulls.slope[vertex] = step.slope

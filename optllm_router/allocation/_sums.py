@@ -17,52 +17,45 @@ import numpy as np
 if TYPE_CHECKING:
     from optllm_router._types import FloatArray
 
-_BLOCK = 32_768  # steps whose working arrays fit a core's cache
-
 
 def exact_sum(values: FloatArray) -> float:
     """The correctly rounded sum of a vector."""
     return math.fsum(values.tolist())
 
 
-def running_totals(start: FloatArray, before: FloatArray, after: FloatArray) -> FloatArray:
-    """Totals of a vector whose entries are replaced one at a time.
+class RunningTotal:
+    """The total of a vector whose entries are replaced one at a time.
 
-    Args:
-        start: shape (n,), the entries at first.
-        before: shape (m,), the entry that step i removes.
-        after: shape (m,), the entry that step i puts in its place.
+    Attributes:
+        initial: the total at first.
 
-    Returns:
-        shape (m + 1,): the total at first, and after every step.
-
-    >>> running_totals(np.array([1.0, 2.0]), np.array([2.0]), np.array([5.0]))
-    array([3., 6.])
+    >>> total = RunningTotal(np.array([1.0, 2.0]))
+    >>> total.initial
+    3.0
+    >>> total.replace(np.array([2.0, 1.0]), np.array([5.0, 0.0]))
+    array([6., 5.])
     """
-    entries = start.tolist()
-    head = math.fsum(entries)
-    lost = math.fsum([*entries, -head])  # what rounding took from the first total
-    totals = np.empty(len(before) + 1)
-    totals[0] = carried = head
-    for first in range(0, len(before), _BLOCK):
-        block = slice(first, first + _BLOCK)
-        carried, lost = _accumulate(
-            carried, lost, before[block], after[block], out=totals[1:][block]
-        )
-    return totals
 
+    def __init__(self, entries: FloatArray) -> None:
+        terms = entries.tolist()
+        self.initial = self._plain = math.fsum(terms)
+        self._lost = math.fsum([*terms, -self._plain])
 
-def _accumulate(
-    carried: float, lost: float, before: FloatArray, after: FloatArray, *, out: FloatArray
-) -> tuple[float, float]:
-    """Write the totals of some steps; returns the plain total and what it has lost so far."""
-    terms = after - before
-    plain = np.cumsum(np.concatenate([[carried], terms]))
-    errors = _sum_error(after, -before, terms) + _sum_error(plain[:-1], terms, plain[1:])
-    errors[0] += lost
-    np.cumsum(errors, out=errors)
-    np.add(plain[1:], errors, out=out)
-    return float(plain[-1]), float(errors[-1])
+    def replace(self, before: FloatArray, after: FloatArray) -> FloatArray:
+        """Replace entries one after the other; the total after each, shape (m,).
+
+        Args:
+            before: shape (m,), the entry that step i removes.
+            after: shape (m,), the entry that step i puts in its place.
+        """
+        terms = after - before
+        plain = np.cumsum(np.concatenate([[self._plain], terms]))
+        lost = _sum_error(after, -before, terms) + _sum_error(plain[:-1], terms, plain[1:])
+        lost[0] += self._lost
+        np.cumsum(lost, out=lost)
+        self._plain, self._lost = float(plain[-1]), float(lost[-1])
+        lost += plain[1:]
+        return lost
 
 
 def _sum_error(a: FloatArray, b: FloatArray, total: FloatArray) -> FloatArray:

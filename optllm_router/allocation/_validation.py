@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from optllm_router._types import FloatArray
 
-_LARGEST = float(np.finfo(np.float64).max)
+# Beyond any amount that means something, and far enough from overflow for all sums.
+_LARGEST = 1e200
 
 
 def check_instance(p: ArrayLike, cost: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -41,7 +42,7 @@ def check_instance(p: ArrayLike, cost: ArrayLike) -> tuple[FloatArray, FloatArra
         "cost",
         low=0.0,
         high=_LARGEST,
-        wanted="a finite amount in USD, >= 0",
+        wanted="an amount in USD, >= 0 and finite (at most 1e200)",
     )
     return p_matrix, cost_matrix
 
@@ -57,7 +58,9 @@ def check_values(values: ArrayLike, name: str, shape: tuple[int, int]) -> FloatA
         raise InvalidDataError(
             f"{name} has shape {matrix.shape}: it must be {shape} (queries, candidates)"
         )
-    _check_range(matrix, name, low=-_LARGEST, high=_LARGEST, wanted="a finite number")
+    _check_range(
+        matrix, name, low=-_LARGEST, high=_LARGEST, wanted="a finite number (at most 1e200)"
+    )
     return matrix
 
 

@@ -58,6 +58,11 @@ class TestEverySolver:
         with pytest.raises(InvalidDataError, match=r"p\[0, 0\] is nan"):
             SOLVERS[name]([[math.nan]], [[1.0]])
 
+    def test_no_query_at_all(self, name):
+        answers = SOLVERS[name](np.empty((0, 3)), np.empty((0, 3)))
+        assert answers.at_budget(1.0).allocation.shape == (0,)
+        assert answers.at_success(0.5).cost == 0.0
+
     @given(instance=instances(), fraction=fractions)
     def test_any_instance(self, name, instance, fraction):
         answers, front = SOLVERS[name](*instance), exact_front(*instance)

@@ -4,7 +4,8 @@
 
 Figures: the exact front of that size (median of 5 runs, and the peak memory of a fresh process
 that does nothing else), its growth over 10k, 100k and 1M queries, HiGHS on the same instance of
-5,000 x 10 (its linear bound must be ours), and the paper's OptLLM-M on 31,360 x 8.
+5,000 x 10 (its linear bound must be ours), without and with a capacity per candidate, and the
+paper's OptLLM-M on 31,360 x 8.
 The instances are random: dearer models tend to be better, so that hulls have several vertices.
 """
 
@@ -26,7 +27,7 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 
-from optllm_router.allocation import exact_front, optllm_m
+from optllm_router.allocation import exact_front, optllm_m, solve_with_capacities
 
 Matrix = NDArray[np.float64]
 REPEATS = 5
@@ -93,23 +94,31 @@ def print_own_peak(n: int, k: int, seed: int) -> None:
     print(kilobytes / 1e3 if sys.platform != "darwin" else kilobytes / 1e6)
 
 
+def linear_program(p: Matrix, cost: Matrix, usd: float) -> dict[str, Any]:
+    """The linear relaxation, as ``scipy.optimize.linprog`` takes it."""
+    n, k = p.shape
+    return {
+        "c": -p.ravel(),
+        "A_ub": cost.reshape(1, -1),
+        "b_ub": [usd],
+        "A_eq": scipy.sparse.kron(scipy.sparse.eye(n), np.ones((1, k)), format="csr"),
+        "b_eq": np.ones(n),
+        "bounds": (0.0, 1.0),
+        "method": "highs",
+    }
+
+
 def highs_figures(seed: int, n: int = 5_000, k: int = 10) -> dict[str, Any]:
-    """HiGHS on the linear relaxation and on the integer program, and ours with the same budget."""
+    """HiGHS on the linear relaxation and on the integer program, and ours with the same budget.
+
+    The integer program runs with HiGHS's default tolerance, a relative gap of 1e-4.
+    """
     p, cost = random_instance(n, k, seed)
     front = exact_front(p, cost)
     usd = float(0.7 * front.cost[0] + 0.3 * front.cost[-1])
     ours_seconds = median_seconds(lambda: exact_front(p, cost).at_budget(usd))
     ours = front.at_budget(usd)
-    one_each = scipy.sparse.kron(scipy.sparse.eye(n), np.ones((1, k)), format="csr")
-    program: dict[str, Any] = {
-        "c": -p.ravel(),
-        "A_ub": cost.reshape(1, -1),
-        "b_ub": [usd],
-        "A_eq": one_each,
-        "b_eq": np.ones(n),
-        "bounds": (0.0, 1.0),
-        "method": "highs",
-    }
+    program = linear_program(p, cost, usd)
     linear = scipy.optimize.linprog(**program)
     linear_seconds = median_seconds(lambda: scipy.optimize.linprog(**program))
     start = time.perf_counter()
@@ -127,6 +136,33 @@ def highs_figures(seed: int, n: int = 5_000, k: int = 10) -> dict[str, Any]:
         "milp_seconds": integer_seconds,
         "milp_success": -integer.fun,
         "milp_times_slower": integer_seconds / ours_seconds,
+    }
+
+
+def capacity_figures(seed: int, n: int = 5_000, k: int = 10) -> dict[str, Any]:
+    """A budget and at most 70 % of what each candidate would get without capacities."""
+    p, cost = random_instance(n, k, seed)
+    front = exact_front(p, cost)
+    usd = float(0.6 * front.cost[0] + 0.4 * front.cost[-1])
+    wanted = np.bincount(front.at_budget(usd).allocation, minlength=k)
+    capacities = np.maximum((0.7 * wanted).astype(int), int(1.2 * n / k))
+    ours = solve_with_capacities(p, cost, capacities, usd)
+    program = linear_program(p, cost, usd)
+    each = scipy.sparse.kron(np.ones((1, n)), scipy.sparse.eye(k), format="csr")
+    program["A_ub"] = scipy.sparse.vstack([program["A_ub"], each], format="csr")
+    program["b_ub"] = np.concatenate([program["b_ub"], capacities])
+    start = time.perf_counter()
+    linear = scipy.optimize.linprog(**program)
+    linear_seconds = time.perf_counter() - start
+    return {
+        "queries": n,
+        "models": k,
+        "ours_seconds": median_seconds(lambda: solve_with_capacities(p, cost, capacities, usd)),
+        "ours_success": ours.success,
+        "ours_bound": ours.bound,
+        "ours_relative_gap": ours.gap / ours.bound,
+        "linprog_seconds": linear_seconds,
+        "linprog_bound": -linear.fun,
     }
 
 
@@ -176,6 +212,7 @@ def main() -> None:
             front_figures(n, options.models, options.seed) for n in (10_000, 100_000, 1_000_000)
         ],
         "highs": highs_figures(options.seed),
+        "capacities": capacity_figures(options.seed),
         "optllm_m": optllm_m_figures(options.seed),
         "machine": machine(),
     }
