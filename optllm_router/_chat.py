@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 _MOST_MESSAGES = 10_000
 _MOST_BYTES = 20_000_000
 _MOST_CHOICES = 128
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -133,7 +136,8 @@ def chat_completion(answer: Answer) -> ChatCompletion:
 def _not_given(value: Any) -> bool:
     """Whether this is one of openai's marks for an argument that was left out."""
     kind = type(value)
-    return kind.__module__.startswith("openai.") and kind.__name__ in ("NotGiven", "Omit")
+    from_openai = kind.__module__.partition(".")[0] == "openai"
+    return from_openai and kind.__name__ in ("NotGiven", "Omit")
 
 
 def _checked_messages(messages: Any) -> Messages:
@@ -152,10 +156,16 @@ def _checked_messages(messages: Any) -> Messages:
             raise InvalidRequestError(
                 f"messages[{position}] has role {role!r}; use one of {', '.join(_ROLES)}"
             )
-        if not isinstance(message.get("content"), (str, list, tuple, type(None))):
+        content = message.get("content")
+        if not isinstance(content, (str, list, tuple, type(None))):
             raise InvalidRequestError(
                 f"messages[{position}].content must be text or a list of parts, not "
-                f"{type(message['content']).__name__}"
+                f"{type(content).__name__}"
+            )
+        if isinstance(content, str) and _HALF_CHARACTER.search(content):
+            raise InvalidRequestError(
+                f"messages[{position}].content holds half a surrogate pair, which UTF-8 cannot "
+                "carry; remove it"
             )
     return tuple(messages)
 
@@ -179,6 +189,9 @@ def _own_settings(given: dict[str, Any]) -> Policy | None:
     if not isinstance(body, Mapping):
         raise InvalidRequestError(f"extra_body must be a mapping, not {type(body).__name__}")
     theirs = {key: value for key, value in body.items() if key != "optllm"}
+    for name in ("n", "max_tokens", "max_completion_tokens"):
+        if name in theirs:
+            raise InvalidRequestError(f"extra_body sets {name}; pass {name}= where it is budgeted")
     given.pop("extra_body")
     if theirs:
         given["extra_body"] = theirs
@@ -202,6 +215,7 @@ def _choices(n: Any) -> int:
 def _seconds(timeout: Any, default: float) -> float:
     if timeout is None:
         return default
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-        raise InvalidRequestError(f"timeout {timeout!r} must be a number of seconds over 0")
+    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not number or not 0 < timeout < math.inf:
+        raise InvalidRequestError(f"timeout {timeout!r} must be a finite number of seconds over 0")
     return float(timeout)

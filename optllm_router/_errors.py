@@ -59,7 +59,8 @@ class InfeasibleError(OptLLMError):
 
     Attributes:
         limit: the value of the constraint that was asked for.
-        attainable: the nearest value that can be met (USD for budgets, successes for targets).
+        attainable: the nearest value that can be met, in the same unit: USD for budgets, a
+            success rate for targets.
     """
 
     def __init__(self, message: str, *, limit: float, attainable: float) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from optllm_router._errors import (
@@ -252,12 +253,19 @@ def _failure(
     reservation, refused = refusal
     return BudgetExceededError(
         f"budget {refused.budget!r} has {format_usd(refused.left_nano)} left, and the call could "
-        f"cost {format_usd(reservation.amount_nano)}; nothing was sent. Raise the budget, lower "
-        "max_tokens, or wait for its next window",
+        f"cost {format_usd(reservation.amount_nano)}; nothing was sent. Raise the budget"
+        f"{_next_window(refused)} or lower max_tokens",
         budget=refused.budget,
         needed_nano=reservation.amount_nano,
         left_nano=refused.left_nano,
     )
+
+
+def _next_window(refused: Refusal) -> str:
+    if refused.next_window is None:
+        return ""
+    start = datetime.fromtimestamp(refused.next_window, tz=timezone.utc)
+    return f", wait for its next window ({start:%Y-%m-%d %H:%M} UTC)"
 
 
 T = TypeVar("T")

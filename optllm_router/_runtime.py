@@ -6,15 +6,17 @@ Sync and async clients share this; they only differ in who waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from optllm_router._batching import Batcher
-from optllm_router._errors import ProviderError
+from optllm_router._errors import ProviderError, StoreError
 from optllm_router._flow import (
     Answer,
     Close,
@@ -38,6 +40,8 @@ from optllm_router.store import Database, Records
 from optllm_router.transports import LiteLLMTransport, RetryingTransport
 
 T = TypeVar("T")
+
+_log = logging.getLogger("optllm_router")
 
 _REMEMBERED_USAGES = 5_000
 _REMEMBERED_LABELS = 100_000
@@ -83,7 +87,10 @@ class Runtime:
     def close(self) -> None:
         """Finish what is under way and close the database. May be called twice."""
         self._batcher.close()
-        self._database.close()
+        try:
+            self.router.wait()
+        finally:
+            self._database.close()
 
     def check(self) -> None:
         """Find out, once and before anything is sent, whether all candidates can be called."""
@@ -187,8 +194,9 @@ class Runtime:
                     result = error
                 return Sent(result, time.perf_counter() - start)
             case Close():
-                for write in self._close(step):
-                    write.result()
+                with _paid_answers_survive(step):
+                    for write in self._close(step):
+                        write.result()
             case Pause(seconds):
                 time.sleep(seconds)
 
@@ -204,8 +212,9 @@ class Runtime:
                     result = error
                 return Sent(result, time.perf_counter() - start)
             case Close():
-                for write in self._close(step):
-                    await _done(write)
+                with _paid_answers_survive(step):
+                    for write in self._close(step):
+                        await _done(write)
             case Pause(seconds):
                 await asyncio.sleep(seconds)
 
@@ -230,6 +239,22 @@ class Runtime:
             if outcome.usage is not None and not outcome.usage.estimated:
                 self.router.observe(outcome.candidate, size, outcome.usage)
         return writes
+
+
+@contextlib.contextmanager
+def _paid_answers_survive(step: Close) -> Iterator[None]:
+    """An answer is not withheld because its cost cannot be recorded; it stays reserved in full."""
+    try:
+        yield
+    except StoreError as error:
+        if step.how != "settle":
+            raise
+        _log.error(
+            "reservation %s stays open: its cost of %d nano-dollars could not be recorded (%s)",
+            step.reservation_id,
+            step.cost_nano,
+            error,
+        )
 
 
 async def _done(future: Future[T]) -> T:

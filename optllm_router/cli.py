@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
 from optllm_router import __version__
+from optllm_router._display import (
+    console,
+    print_balances,
+    print_demo,
+    print_models,
+    print_replay,
+    progress_bar,
+)
 from optllm_router._errors import OptLLMError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from optllm_router.config import Settings
-    from optllm_router.evaluation.demo import Demo
-    from optllm_router.evaluation.replay import Replay
     from optllm_router.ledger import Balance
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Report = Callable[[str, int, int], None]
 
-_WIDTH_OF_FILES = 140
 _DEFAULT_STORE = "sqlite:///optllm.db"
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -73,12 +75,12 @@ def _seed_option(command: Command) -> Command:
 
 @commands.command()
 @click.option(
-    "--prompts", type=click.IntRange(1, 100_000), default=700, show_default=True, help="To answer."
+    "--prompts", type=click.IntRange(4, 100_000), default=700, show_default=True, help="To answer."
 )
 @click.option("--budget-usd", type=float, default=0.40, show_default=True, help="The hard cap.")
 @click.option(
     "--figure",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
     default=Path("front.svg"),
     show_default=True,
     help="Where to draw cost against success, .svg or .png.",
@@ -92,9 +94,11 @@ def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool
     grader as it goes, and keeps to a hard cap. The models are simulated: the figures say how
     the router works, and nothing about real models.
     """
+    from optllm_router.evaluation import check_figure
     from optllm_router.evaluation.demo import run_demo
 
-    with _progress() as report:
+    check_figure(figure)
+    with progress_bar() as report:
         done = run_demo(
             prompts=prompts,
             budget_usd=budget_usd,
@@ -105,7 +109,7 @@ def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool
     if as_json:
         _print_json({**done.to_dict(), "figure": str(figure)})
     else:
-        _print_demo(done, figure)
+        print_demo(done, figure)
 
 
 @commands.command()
@@ -126,7 +130,7 @@ def replay(
     from optllm_router.evaluation import load_recorded
     from optllm_router.evaluation.replay import replay as run_replay
 
-    with _progress() as report:
+    with progress_bar() as report:
         report("reading", 0, 0)
         done = run_replay(
             load_recorded(folder),
@@ -139,7 +143,7 @@ def replay(
     if as_json:
         _print_json(done.to_dict())
     else:
-        _print_replay(done)
+        print_replay(done)
 
 
 @commands.command()
@@ -152,17 +156,21 @@ def replay(
     show_default=True,
     help="Which costs to allocate with; the recorded ones are paid.",
 )
-@click.option(
-    "--dump",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the predictions to this .npz, so that anyone can rescore.",
-)
-@click.option(
-    "--figure",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw accuracy against cost, .svg or .png.",
-)
+@click.option("--dump", type=_FILE, help="Write the predictions to this .npz, to rescore them.")
+@click.option("--figure", type=_FILE, help="Draw accuracy against cost, .svg or .png.")
 @_seed_option
+@click.option(
+    "--baselines",
+    metavar="NAMES",
+    help="Compare with these methods, separated by commas, or 'all'; with 95 % intervals.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    help="Compare over so many splits, from --seed on.  [default: 1, or 5 with --baselines]",
+)
+@click.option("--report", type=_FILE, help="Write the comparison as one self-contained HTML page.")
+@click.option("--keep", type=_FILE, help="Keep finished parts here, and go on from them.")
 @_json_option
 def evaluate(
     folder: Path,
@@ -171,18 +179,53 @@ def evaluate(
     dump: Path | None,
     figure: Path | None,
     seed: int,
+    baselines: str | None,
+    seeds: int | None,
+    report: Path | None,
+    keep: Path | None,
     as_json: bool,
 ) -> None:
     """Predictor and allocation on recorded outcomes, against baselines and the oracle.
 
-    DIR holds queries.csv and outcomes.csv. Nothing is sent.
+    DIR holds queries.csv and outcomes.csv. Nothing is sent. Ctrl-C stops a comparison and shows
+    what is finished.
     """
+    _check_outputs(figure, dump, report, keep)
+    if baselines is None and seeds is None and report is None and keep is None:
+        _evaluate_once(folder, labels, cost, seed, dump, figure, as_json)
+        return
+    if dump is not None:
+        raise click.UsageError("--dump is for one split; leave out --baselines, --seeds, --report")
+    wanted = range(seed, seed + (seeds or 5))
+    _compare(folder, labels, cost, wanted, baselines or "optllm", figure, report, keep, as_json)
+
+
+def _check_outputs(figure: Path | None, *others: Path | None) -> None:
+    """Nobody should learn after minutes of work that its result cannot be written."""
+    from optllm_router.evaluation import check_figure
+
+    if figure is not None:
+        check_figure(figure)
+    for path in others:
+        if path is not None and not path.parent.is_dir():
+            raise click.UsageError(f"{str(path)!r}: there is no folder {str(path.parent)!r}")
+
+
+def _evaluate_once(
+    folder: Path,
+    labels: float,
+    cost: Literal["recorded", "predicted"],
+    seed: int,
+    dump: Path | None,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
     from optllm_router import evaluation
 
-    with _progress() as report:
-        report("reading", 0, 0)
+    with progress_bar() as progress:
+        progress("reading", 0, 0)
         recorded = evaluation.load_recorded(folder)
-        done = evaluation.evaluate(recorded, labels=labels, seed=seed, cost=cost, progress=report)
+        done = evaluation.evaluate(recorded, labels=labels, seed=seed, cost=cost, progress=progress)
     if dump is not None:
         evaluation.write_dump(done, dump)
     if figure is not None:
@@ -190,13 +233,54 @@ def evaluate(
     if as_json:
         click.echo(done.to_json())
     else:
-        _console().print(evaluation.evaluation_table(done))
+        console().print(evaluation.evaluation_table(done))
+
+
+def _compare(
+    folder: Path,
+    labels: float,
+    cost: Literal["recorded", "predicted"],
+    seeds: range,
+    baselines: str,
+    figure: Path | None,
+    report: Path | None,
+    keep: Path | None,
+    as_json: bool,
+) -> None:
+    from optllm_router import evaluation
+
+    methods = evaluation.methods_named(baselines)
+    setting = evaluation.Setting(labels=labels, cost=cost)
+    parts = []
+    with progress_bar() as progress:
+        progress("reading", 0, 0)
+        recorded = evaluation.load_recorded(folder)
+        kept = evaluation.KeptParts(keep, recorded, setting) if keep is not None else None
+        running = evaluation.compare(
+            recorded, methods, setting, seeds=seeds, kept=kept, progress=progress
+        )
+        try:
+            for part in running:
+                parts.append(part)
+        except KeyboardInterrupt:
+            if not parts:
+                raise
+            click.echo(f"interrupted: {len(parts)} parts are finished", err=True)
+    comparison = evaluation.summarise(recorded.name, setting, parts)
+    if figure is not None:
+        evaluation.draw_comparison(comparison, figure)
+    if report is not None:
+        evaluation.write_report(comparison, report)
+    if as_json:
+        click.echo(comparison.to_json())
+    else:
+        console().print(evaluation.comparison_table(comparison))
 
 
 def _settings_options(command: Command) -> Command:
     config = click.option(
         "--config",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=_FILE,
         help="A LiteLLM config.yaml with our settings under router:.",
     )
     store = click.option(
@@ -226,9 +310,10 @@ def budget(config: Path | None, store: str | None, verify: bool, as_json: bool) 
         database.close()
     if as_json:
         rows = [_balance_as_dict(balance) for balance in balances]
-        _print_json({"store": url, "budgets": rows, "differences": differences})
+        shown = database.url.render_as_string(hide_password=True)
+        _print_json({"store": shown, "budgets": rows, "differences": differences})
     else:
-        _print_balances(balances)
+        print_balances(balances)
         for difference in differences:
             click.echo(difference, err=True)
     if differences:
@@ -239,7 +324,7 @@ def budget(config: Path | None, store: str | None, verify: bool, as_json: bool) 
 @click.argument("names", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
     help="A LiteLLM config.yaml; its models are shown.",
 )
 @_json_option
@@ -269,7 +354,7 @@ def models(names: tuple[str, ...], config: Path | None, as_json: bool) -> None:
     if as_json:
         _print_json({"models": rows})
     else:
-        _print_models(rows)
+        print_models(rows)
 
 
 def _settings(config: Path) -> Settings:
@@ -299,139 +384,3 @@ def _balance_as_dict(balance: Balance) -> dict[str, Any]:
 
 def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, allow_nan=False))
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False)
-    if not console.is_terminal:
-        console.width = _WIDTH_OF_FILES
-    return console
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """A progress bar on standard error, where that is a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    console = _console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("starting", total=None)
-
-        def report(doing: str, done: int, of: int) -> None:
-            progress.update(task, description=doing, completed=done, total=of or None)
-
-        yield report
-
-
-def _print_demo(demo: Demo, figure: Path) -> None:
-    from rich.table import Table
-
-    from optllm_router._money import format_usd
-
-    console = _console()
-    table = Table(
-        title=f"{demo.prompts} prompts to simulated models over HTTP, in {demo.seconds:.0f} s",
-        title_justify="left",
-    )
-    table.add_column("")
-    table.add_column("success", justify="right")
-    table.add_column("USD", justify="right")
-    table.add_column("share of each model")
-    for i, row in enumerate(demo.rows):
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in row.shares.items())
-        style = "bold" if i == 0 else None
-        table.add_row(row.name, f"{row.success:.1%}", f"{row.cost_usd:.4f}", shares, style=style)
-    console.print(table)
-    parts = " → ".join(f"{part:.0%}" for part in demo.success_by_part)
-    console.print(f"success by quarter, learning from no label on: {parts}")
-    console.print(f"cap   {format_usd(demo.cap_nano)}")
-    console.print(
-        f"spent {format_usd(demo.spent_nano)}, as the providers billed it"
-        if demo.spent_nano == demo.billed_nano
-        else f"spent {format_usd(demo.spent_nano)}, billed {format_usd(demo.billed_nano)}"
-    )
-    console.print("books " + ("verified" if not demo.books else "; ".join(demo.books)))
-    console.print(f"wrote {figure}")
-
-
-def _print_replay(replay: Replay) -> None:
-    from rich.table import Table
-
-    from optllm_router._money import format_usd
-
-    best = replay.best_single
-    table = Table(
-        title=f"{replay.dataset}: {replay.n_queries:,} queries, {replay.n_train:,} labelled before",
-        title_justify="left",
-    )
-    for heading in ("", "accuracy", "USD"):
-        table.add_column(heading, justify="right" if heading else "left")
-    offline = replay.offline
-    spent = f"{replay.spent_nano / 1e9:.6f}"
-    table.add_row("sent and graded", f"{replay.accuracy:.4f}", spent, style="bold")
-    on_paper = (f"{offline.accuracy:.4f}", f"{offline.cost_usd:.6f}")
-    table.add_row("the same allocation offline", *on_paper)
-    table.add_row("promised by the plan", f"{offline.promised:.4f}", f"{offline.expected_usd:.6f}")
-    table.add_section()
-    table.add_row(f"always {best['model']}", f"{best['accuracy']:.4f}", f"{best['cost_usd']:.6f}")
-    console = _console()
-    console.print(table)
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in replay.shares.items())
-    console.print(f"shares: {shares}")
-    console.print(f"cap   {format_usd(replay.cap_nano)}")
-    console.print(f"spent {format_usd(replay.spent_nano)}")
-    console.print(
-        f"{replay.diverted} diverted to another model than planned, {replay.refused} refused, "
-        f"{replay.failed} failed"
-    )
-    console.print("books " + ("verified" if not replay.books else "; ".join(replay.books)))
-
-
-def _print_balances(balances: Sequence[Balance]) -> None:
-    from rich.table import Table
-
-    from optllm_router._money import format_usd
-
-    if not balances:
-        click.echo("no budgets in this store")
-        return
-    table = Table()
-    for heading in ("budget", "window", "limit", "spent", "reserved", "left"):
-        table.add_column(heading, justify="left" if heading in ("budget", "window") else "right")
-    for balance in balances:
-        amounts = (balance.limit_nano, balance.spent_nano, balance.reserved_nano, balance.left_nano)
-        table.add_row(balance.budget, balance.window, *(format_usd(amount) for amount in amounts))
-    _console().print(table)
-
-
-def _print_models(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    table = Table(caption="USD per million tokens", caption_justify="left")
-    for heading in ("name", "prompt", "completion", "max output tokens", "price from"):
-        table.add_column(heading, justify="left" if heading in ("name", "price from") else "right")
-    for row in rows:
-        table.add_row(
-            row["name"],
-            f"{row['usd_per_million_prompt_tokens']:g}",
-            f"{row['usd_per_million_completion_tokens']:g}",
-            f"{row['max_output_tokens']:,}",
-            row["price_source"],
-        )
-    _console().print(table)

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +73,16 @@ class Settings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least("expected_queries", self.expected_queries or 1, 1)
+        if self.expected_queries is not None:
+            _at_least("expected_queries", self.expected_queries, 1, Integral)
+        if self.seed is not None:
+            _at_least("seed", self.seed, 0, Integral)
+        _at_least("max_retries", self.max_retries, 0, Integral)
         _at_least("explore", self.explore, 0)
-        _at_least("max_retries", self.max_retries, 0)
         _at_least("batch_window_ms", self.batch_window_ms, 0)
-        if not self.timeout_seconds > 0:
-            raise ConfigurationError(f"timeout_seconds {self.timeout_seconds!r} must be over 0")
+        _at_least("timeout_seconds", self.timeout_seconds, 0)
+        if self.timeout_seconds == 0:
+            raise ConfigurationError("timeout_seconds 0 must be over 0")
 
 
 def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **router: Any) -> Settings:
@@ -89,8 +95,7 @@ def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **route
     Raises:
         ConfigurationError: names the value that is wrong and the remedy.
     """
-    known = {field.name for field in dataclasses.fields(Settings)} - {"candidates"}
-    _no_others(router, sorted(known), "router setting")
+    _check_router(router)
     values = {name: value for name, value in router.items() if value is not None}
     if "budget" in values:
         values["budget"] = Budget.parse(values["budget"])
@@ -124,6 +129,7 @@ def load_settings(path: str | Path, **overrides: Any) -> Settings:
     router = document.get("router") or {}
     if not isinstance(router, dict):
         raise ConfigurationError(f"config {str(path)!r}: router must hold settings, not {router!r}")
+    _check_router(router)
     given = {name: value for name, value in overrides.items() if value is not None}
     return read_settings(document["model_list"], **{**router, **given})
 
@@ -135,6 +141,8 @@ def read_policy(value: str | Policy) -> Policy:
         ConfigurationError: no such policy, or a number that is missing, wrong or too many.
     """
     if not isinstance(value, str):
+        if not callable(getattr(value, "aim", None)):
+            raise ConfigurationError(f"policy {value!r} is neither a name nor a policy")
         return value
     name, colon, number = value.partition(":")
     if name not in _POLICIES:
@@ -165,7 +173,7 @@ def read_candidates(
         ConfigurationError: an entry is not a model, or there is none.
         UnpricedModelError: nobody knows what a model costs.
     """
-    if isinstance(models, str) or not models:
+    if not isinstance(models, Sequence) or isinstance(models, str) or not models:
         raise ConfigurationError(
             f"models is {models!r}; give a list, like ['openai/gpt-4o', 'openai/gpt-4o-mini']"
         )
@@ -177,9 +185,10 @@ def read_candidates(
         else:
             catalogue = catalogue or PriceCatalogue.bundled()
             candidate = _candidate(entry, catalogue)
-        copies = sum(name.partition("#")[0] == candidate.name for name in found)
-        if copies:
-            candidate = dataclasses.replace(candidate, name=f"{candidate.name}#{copies + 1}")
+        name, copies = candidate.name, 1
+        while candidate.name in found:
+            copies += 1
+            candidate = dataclasses.replace(candidate, name=f"{name}#{copies}")
         found[candidate.name] = candidate
     return tuple(found.values())
 
@@ -195,7 +204,7 @@ def unknown_model(name: str, candidates: Sequence[str]) -> UnknownModelError:
 def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Candidate:
     if isinstance(entry, str):
         entry = {"model_name": entry, "litellm_params": {"model": entry}}
-    parameters = dict(entry.get("litellm_params") or {}) if isinstance(entry, Mapping) else {}
+    parameters = _section(entry, "litellm_params")
     model = parameters.pop("model", None)
     if not isinstance(model, str) or not model:
         raise ConfigurationError(
@@ -208,12 +217,15 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         )
     _no_others(entry, _MODEL_KEYS, f"setting of model {name!r}")
     parameters = {key: _from_environment(value, name) for key, value in parameters.items()}
-    info = {**(entry.get("model_info") or {}), **parameters}
+    info = {**_section(entry, "model_info"), **parameters}
     facts = catalogue.facts(model)
     longest = min(facts.max_output_tokens or DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
-    bound = parameters.pop("max_tokens", None) or longest
+    bounds = [parameters.pop(key, None) for key in ("max_completion_tokens", "max_tokens")]
+    bound = next((bound for bound in bounds if bound is not None), longest)
     if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
         raise ConfigurationError(f"max_tokens {bound!r} of model {name!r} must be 1 or more")
+    if "n" in parameters:
+        raise ConfigurationError(f"model {name!r} sets n; set it per call, where it is budgeted")
     api_key = parameters.pop("api_key", None)
     for key in ("input_cost_per_token", "output_cost_per_token"):
         parameters.pop(key, None)
@@ -225,6 +237,11 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         parameters=parameters,
         api_key=api_key,
     )
+
+
+def _section(entry: Any, name: str) -> dict[str, Any]:
+    section = entry.get(name) if isinstance(entry, Mapping) else None
+    return dict(section) if isinstance(section, Mapping) else {}
 
 
 def _own_price(name: str, info: Mapping[str, Any]) -> Price | None:
@@ -250,6 +267,11 @@ def _from_environment(value: Any, model: str) -> Any:
     return os.environ[variable]
 
 
+def _check_router(router: Mapping[str, Any]) -> None:
+    known = {field.name for field in dataclasses.fields(Settings)} - {"candidates"}
+    _no_others(router, sorted(known), "router setting")
+
+
 def _no_others(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     for name in given:
         if name not in known:
@@ -258,9 +280,11 @@ def _no_others(given: Mapping[str, Any], known: Sequence[str], what: str) -> Non
             raise ConfigurationError(f"{what} {name!r} is unknown; {hint}")
 
 
-def _at_least(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= least:
-        raise ConfigurationError(f"{name} {value!r} must be a number, {least} or more")
+def _at_least(name: str, value: Any, least: int, kind: type = Real) -> None:
+    number = isinstance(value, kind) and not isinstance(value, bool)
+    if not number or not least <= value < math.inf:
+        what = "whole number" if kind is Integral else "finite number"
+        raise ConfigurationError(f"{name} {value!r} must be a {what}, {least} or more")
 
 
 def _shown(entry: Any) -> str:

@@ -22,7 +22,7 @@ _log = logging.getLogger("optllm_router")
 MOST_TEXTS = 20_000
 """How many texts, the most recently graded ones, a refit learns from."""
 _FIRST_FIT = 20
-_GROWTH = 1.25
+_GROWTH = 1.1
 
 
 class Labels:
@@ -91,40 +91,42 @@ class Learner:
             self._labels.add(text, candidate, score)
             self._since_fit.append((text, candidate, score))
             self._predictor.learn_one(text, candidate, score)
-            if self._labels.count >= max(_FIRST_FIT, self._fitted_on * _GROWTH):
+            if self._due():
                 self._refit_in_background()
 
     def learn_many(self, scored: Iterable[tuple[str, int, float]]) -> None:
         """Learn many scores by a refit in the background; :meth:`wait` for it if need be."""
+        many = list(scored)  # all or nothing, should one of them raise
         with self._lock:
-            for one in scored:
+            for one in many:
                 self._labels.add(*one)
                 self._since_fit.append(one)
             if self._since_fit:
                 self._refit_in_background()
 
     def wait(self) -> None:
-        """Wait for a refit that is under way; raises what it raised."""
-        refit = self._refit
-        if refit is not None:
+        """Wait until no refit is under way; raises what one raised."""
+        while (refit := self._refit) is not None:
             refit.result()
+
+    def _due(self) -> bool:
+        return self._labels.count >= max(_FIRST_FIT, self._fitted_on * _GROWTH)
 
     def _refit_in_background(self) -> None:
         if self._refit is None:
             refit = self._refit = Future()
-            threading.Thread(
-                target=self._fit_and_tell, args=(refit,), name="optllm-refit", daemon=True
-            ).start()
+            # Not a daemon: one that dies in the middle of an import hangs the interpreter's exit.
+            threading.Thread(target=self._fit_and_tell, args=(refit,), name="optllm-refit").start()
 
     def _fit_and_tell(self, refit: Future[None]) -> None:
         try:
             self._fit()
         except Exception as error:  # noqa: BLE001 - logged, and handed to whoever waits
             _log.exception("the refit of the predictor failed; the last one stays in use")
-            self._refit = None
+            with self._lock:
+                self._refit = None
             refit.set_exception(error)
         else:
-            self._refit = None
             refit.set_result(None)
 
     def _fit(self) -> None:
@@ -138,3 +140,6 @@ class Learner:
             for scored in self._since_fit:
                 fresh.learn_one(*scored)
             self._predictor, self._fitted_on = fresh, known
+            self._refit = None  # under the same lock: what comes next starts a new one
+            if self._due():
+                self._refit_in_background()

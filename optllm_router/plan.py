@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from optllm_router._chat import Prepared, chat_completion
-from optllm_router._errors import OptLLMError
-from optllm_router._openai_errors import as_openai_error
+from optllm_router._errors import InvalidRequestError, OptLLMError
+from optllm_router._openai_errors import as_openai_error, openai_errors
 from optllm_router._runtime import Runtime
 from optllm_router._types import Decision
 from optllm_router.allocation import ParetoFront
@@ -38,6 +39,13 @@ class _Planned:
     front: ParetoFront
     _prepared: Sequence[Prepared]
     _runtime: Runtime
+    _unapplied: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def _begin(self, concurrency: int) -> None:
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+            raise InvalidRequestError(f"concurrency {concurrency!r} must be 1 or more")
+        if not self._unapplied.acquire(blocking=False):
+            raise InvalidRequestError("this plan was applied already; make a new one")
 
 
 class Plan(_Planned):
@@ -53,8 +61,13 @@ class Plan(_Planned):
         Args:
             concurrency: calls under way at once, 1 or more.
             on_result: called with each query's position and result as it arrives.
+
+        Raises:
+            InvalidRequestError: the plan was applied already, or ``concurrency`` is under 1.
         """
-        self._runtime.check()
+        with openai_errors():
+            self._runtime.check()
+            self._begin(concurrency)
 
         def one(position: int) -> Result:
             query = self._prepared[position].query
@@ -78,7 +91,9 @@ class AsyncPlan(_Planned):
         self, *, concurrency: int = 16, on_result: OnResult | None = None
     ) -> list[Result]:
         """As :meth:`Plan.apply`, without blocking the event loop."""
-        await self._runtime.acheck()
+        with openai_errors():
+            await self._runtime.acheck()
+            self._begin(concurrency)
         room = asyncio.Semaphore(concurrency)
 
         async def one(position: int) -> Result:

@@ -21,6 +21,10 @@ from optllm_router.allocation import Solution, exact_front
 if TYPE_CHECKING:
     from optllm_router._types import FloatArray, IntArray
 
+_CORRELATION = 0.1
+"""Between the errors of a predictor on two queries. Measured as the least at which ``match_best``
+lost nothing on three recorded data sets; see docs/evaluation.md."""
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -138,9 +142,13 @@ class MinCost:
 class MatchBest:
     """The least cost at which success is, with confidence, no worse than the best single model's.
 
-    The value of a candidate is ``p - z * std``, that of the best single model its plain ``p``:
-    together the switches away from it have to earn their own uncertainty. Where nothing does,
-    every query stays with the best model.
+    The value of a candidate is ``p - z * u * std``, that of the best single model its plain
+    ``p``: together the switches away from it have to earn their own uncertainty. Where nothing
+    does, every query stays with the best model.
+
+    ``u`` is what remains of the uncertainty in a sum over n queries whose errors correlate by
+    ``r``: ``sqrt(r + (1 - r) / n)``, the root of Kish's design effect over n. The correlation
+    is that of one fitted predictor's errors, taken as 0.1.
 
     Attributes:
         confidence: one-sided confidence, 0.5..0.999, that no success is lost.
@@ -157,7 +165,8 @@ class MatchBest:
     def aim(self, forecast: Forecast, usd: float) -> Aim:
         """The cheapest point whose robust success is that of the best single model."""
         best = int(np.argmax(forecast.p.mean(axis=0)))
-        margin = NormalDist().inv_cdf(self.confidence) * forecast.std
+        shared = math.sqrt(_CORRELATION + (1.0 - _CORRELATION) / len(forecast))
+        margin = NormalDist().inv_cdf(self.confidence) * shared * forecast.std
         value = np.clip(forecast.p - margin, 0.0, 1.0)
         value[:, best] = forecast.p[:, best]
         solution = exact_front(value, forecast.cost).at_success(float(value[:, best].mean()))

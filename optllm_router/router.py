@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 _TRAFFIC = 256
 """How many recent queries stand for those still to come."""
-_EXPLORED_PER_CANDIDATE = 8.0
+_EXPLORED_PER_CANDIDATE = 2.0
 """About this many decisions per candidate, times ``explore``, are made at random at first."""
-_PLAN_ROUNDS = 4
-"""How often a plan is made cheaper until what it keeps back is enough; twice nearly always is."""
+_PLAN_ROUNDS = 8
+"""Bisections for the most that a plan may spend: to within 1/256 of the unrestricted plan."""
 _PRIOR_SUCCESS = (0.4, 0.6)
 """Success taken for granted before any label, of the cheapest and of the dearest candidate."""
 
@@ -129,7 +129,7 @@ class Router:
         expected_queries: queries expected per window of the budget; ``None`` to extrapolate
             the traffic of the window so far.
         explore: scale of exploration. The n-th decision is random with probability
-            ``c / (c + n)``, where ``c`` is 8 per candidate times this; 0 for never.
+            ``c / (c + n)``, where ``c`` is 2 per candidate times this; 0 for never.
         seed: of all random choices; ``None`` for fresh ones.
     """
 
@@ -245,14 +245,7 @@ class Router:
         if not queries:
             raise InvalidRequestError("there is nothing to plan: pass at least one query")
         forecast = self.forecast(queries)
-        policy = policy or self._policy
-        choice = choose(policy, forecast, left_usd=usd)
-        for _ in range(_PLAN_ROUNDS):
-            over = self._needed(queries, forecast, choice.allocation) - usd
-            if over <= 0:
-                break
-            usd_for_choice = max(0.0, _sum(forecast.cost, choice.allocation) - over)
-            choice = choose(policy, forecast, left_usd=usd_for_choice)
+        choice = self._with_reserve(queries, forecast, policy or self._policy, usd)
         front = exact_front(forecast.p, forecast.cost)
         decisions = [
             self._decision(forecast, choice, i, int(choice.allocation[i]), 1.0, False)
@@ -283,6 +276,24 @@ class Router:
     def wait(self) -> None:
         """Wait for a refit that is under way."""
         self._learner.wait()
+
+    def _with_reserve(
+        self, queries: Sequence[Query], forecast: Forecast, policy: Policy, usd: float
+    ) -> Choice:
+        """The best choice that needs no more than ``usd``, by bisection; else the cheapest."""
+        choice = choose(policy, forecast, left_usd=usd)
+        if self._needed(queries, forecast, choice.allocation) <= usd:
+            return choice
+        low, high = 0.0, _sum(forecast.cost, choice.allocation)
+        choice = choose(policy, forecast, left_usd=low)
+        for _ in range(_PLAN_ROUNDS):
+            middle = (low + high) / 2
+            trial = choose(policy, forecast, left_usd=middle)
+            if self._needed(queries, forecast, trial.allocation) <= usd:
+                low, choice = middle, trial
+            else:
+                high = middle
+        return choice
 
     def _needed(self, queries: Sequence[Query], forecast: Forecast, allocation: IntArray) -> float:
         """USD with which an allocation is almost surely carried out as it stands."""

@@ -11,12 +11,13 @@ from optllm_router.evaluation.dump import write_dump
 from optllm_router.evaluation.figures import (
     Point,
     Series,
+    check_figure,
     draw_comparison,
     draw_evaluation,
     draw_front,
 )
 from optllm_router.evaluation.kept import KeptParts
-from optllm_router.evaluation.methods import METHODS, Method
+from optllm_router.evaluation.methods import METHODS, Method, methods_named
 from optllm_router.evaluation.protocol import Evaluation, evaluate
 from optllm_router.evaluation.report import write_report
 from optllm_router.evaluation.split import Split, split_recorded
@@ -34,6 +35,7 @@ __all__ = [
     "Series",
     "Setting",
     "Split",
+    "check_figure",
     "compare",
     "comparison_table",
     "draw_comparison",
@@ -42,6 +44,7 @@ __all__ = [
     "evaluate",
     "evaluation_table",
     "load_recorded",
+    "methods_named",
     "split_recorded",
     "summarise",
     "write_dump",

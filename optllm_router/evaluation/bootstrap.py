@@ -94,7 +94,7 @@ class Resampler:
             for index in range(resamples)
         ]
 
-    def draws(self, front: Front, deployed: IntArray) -> FloatArray:
+    def draws(self, front: Front, deployed: IntArray | None) -> FloatArray:
         """The headline figures of a method on every resample, shape (resamples, 6)."""
         rows = []
         for index, references in enumerate(self._references):

@@ -39,9 +39,11 @@ __all__ = [
 # dashes differ too, for prints in grey.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("-", (0, (6, 2)), (0, (4, 1.5, 1, 1.5)), (0, (2, 1.5)), (0, (8, 2, 2, 2)), (0, (1, 1)))
-# From the seventh curve on a colour returns with another dash, and thinner.
+# After six curves a colour returns with another dash, and thinner.
 _STYLES = tuple(
-    (_COLOURS[i % 6], _DASHES[(i + 3 * (i // 6)) % 6], 2.0 if i < 6 else 1.3) for i in range(12)
+    (_COLOURS[i], _DASHES[(i + 2 * cycle) % 6], width)
+    for cycle, width in enumerate((2.0, 1.4, 0.9))
+    for i in range(6)
 )
 _REFERENCE = ("#777777", (0, (1, 2)), 1.6)
 _INK = "#222222"
@@ -99,7 +101,7 @@ def draw_front(
 
     Args:
         path: of the picture; its ending decides: ``.svg`` or ``.png``.
-        series: curves, at most twelve besides references; the first is drawn on top.
+        series: curves, at most eighteen besides references; the first is drawn on top.
         points: labelled points; their labels are moved until none overlaps.
         cap_usd: a budget, drawn as a vertical line.
         title: above the picture.
@@ -111,8 +113,7 @@ def draw_front(
             be written, or there is nothing or too much to draw.
     """
     path = Path(path)
-    if path.suffix not in (".svg", ".png"):
-        raise ConfigurationError(f"figure {str(path)!r} must end in .svg or .png")
+    check_figure(path)
     _check(series, points)
     labels = (title, cost_label, success_label)
     picture = _render(path.suffix[1:], series, points, cap_usd, labels)
@@ -124,6 +125,20 @@ def draw_front(
             "writable"
         ) from error
     return path
+
+
+def check_figure(path: Path) -> None:
+    """Find out before long work whether :func:`draw_front` will be able to draw.
+
+    Raises:
+        ConfigurationError: when matplotlib is absent, the ending is not .svg or .png, or the
+            folder does not exist.
+    """
+    if path.suffix not in (".svg", ".png"):
+        raise ConfigurationError(f"figure {str(path)!r} must end in .svg or .png")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"figure {str(path)!r}: there is no folder {str(path.parent)!r}")
+    _matplotlib()
 
 
 def front_svg(
@@ -182,7 +197,12 @@ def _render(
     labels: tuple[str | None, str, str],
 ) -> bytes:
     matplotlib, new_figure = _matplotlib()
-    settings = {"svg.hashsalt": "optllm_router", "font.size": 10.0, "text.color": _INK}
+    settings = {
+        "font.size": 10.0,
+        "svg.hashsalt": "optllm_router",
+        "text.color": _INK,
+        "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    }
     with matplotlib.rc_context(settings):
         figure = new_figure(figsize=(8.0, 5.2), dpi=150, layout="constrained")
         axes = figure.add_subplot()
@@ -266,11 +286,14 @@ def _draw_curves(axes: Any, series: Sequence[Series]) -> None:
     styles = iter(_STYLES)
     for rank, one in enumerate(series):
         colour, dash, width = _REFERENCE if one.reference else next(styles)
+        cost, success = _thinned(axes, one)
         axes.plot(
-            *_thinned(axes, one),
+            cost,
+            success,
             color=colour,
             linestyle=dash,
             linewidth=width,
+            marker="s" if cost.size == 1 else None,  # a single point has no line
             label=one.label,
             zorder=4 - rank / (len(series) + 1),
         )

@@ -123,7 +123,7 @@ class Judge:
         """Pay every point of a front with the recorded costs, and grade it."""
         return Curve(front.along(self._cost), front.along(self._score) / self._size)
 
-    def headline(self, curve: Curve, deployed: IntArray, references: References) -> Headline:
+    def headline(self, curve: Curve, deployed: IntArray | None, references: References) -> Headline:
         """The figures of a front and of the allocation (n,) that was deployed without labels."""
         auc = self._auc(curve)
         return Headline(
@@ -153,8 +153,8 @@ class Judge:
             parity_cost=self.best.cost_usd,
         )
 
-    def _deployed(self, allocation: IntArray) -> Deployed | None:
-        if self.best.cost_usd == 0:
+    def _deployed(self, allocation: IntArray | None) -> Deployed | None:
+        if allocation is None or self.best.cost_usd == 0:
             return None
         row = np.arange(len(allocation))
         accuracy = float(self._score[row, allocation].sum()) / self._size

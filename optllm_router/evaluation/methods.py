@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,17 +10,19 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from optllm_router._errors import ConfigurationError
 from optllm_router._types import Prediction
-from optllm_router.allocation import exact_front
+from optllm_router.allocation import EvolutionaryAlgorithm, evolve, exact_front, optllm_m
 from optllm_router.predictor import PREDICTORS, make_predictor
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     from optllm_router._types import FloatArray, IntArray
+    from optllm_router.allocation import Archive
     from optllm_router.evaluation.split import Split
 
-__all__ = ["METHODS", "Front", "Method", "TimedPrediction"]
+__all__ = ["METHODS", "Front", "Method", "TimedPrediction", "methods_named"]
 
 
 class Front(Protocol):
@@ -68,16 +71,18 @@ class Method:
         predict: success probabilities of the test set, from the labelled part.
         solve: the front, from a prediction and the costs to allocate with.
         about: one line for people.
+        deployable: whether the policy ``match_best``, which needs an exact front, applies.
     """
 
     name: str
     predict: Predicting
     solve: FrontSolver = _exact
     about: str = ""
+    deployable: bool = True
 
 
 def learnt(predictor: str) -> Predicting:
-    """TimedPrediction with a named predictor, fitted on the labelled part."""
+    """Predict with a named predictor, fitted on the labelled part."""
 
     def predict(split: Split) -> TimedPrediction:
         started = time.perf_counter()
@@ -121,18 +126,92 @@ def random_guess(split: Split) -> TimedPrediction:
     return TimedPrediction(Prediction(p, np.zeros_like(p)), claims=False)
 
 
+class _Listed:
+    """A front that is a list of allocations, shape (points, n)."""
+
+    def __init__(self, allocations: IntArray) -> None:
+        self._allocations = allocations
+        self._row = np.arange(allocations.shape[1])
+
+    def along(self, values: FloatArray) -> FloatArray:
+        """Sum of an (n, k) matrix over the allocation at every point."""
+        return np.asarray(values[self._row, self._allocations].sum(axis=1), dtype=np.float64)
+
+    def allocation(self, index: int) -> IntArray:
+        """The allocation at this point."""
+        chosen: IntArray = self._allocations[index]
+        return chosen
+
+
+def _listed(archive: Archive) -> Front:
+    return _Listed(np.array([archive.allocation(index) for index in range(len(archive))]))
+
+
+def _paper(prediction: Prediction, cost: FloatArray) -> Front:
+    return _listed(optllm_m(prediction.p, cost, std=prediction.std))
+
+
+def _evolved(algorithm: EvolutionaryAlgorithm) -> FrontSolver:
+    def solve(prediction: Prediction, cost: FloatArray) -> Front:
+        return _listed(evolve(prediction.p, cost, algorithm=algorithm, std=prediction.std))
+
+    return solve
+
+
+# Methods with the same predictor share the callable, hence (in a comparison) its prediction.
+_LEARNT = {name: learnt(name) for name in PREDICTORS}
+_PAPERS_PREDICTOR = _LEARNT["bagged_forest"]
+_RIVALS: dict[EvolutionaryAlgorithm, str] = {
+    "nsga2": "NSGA-II",
+    "rnsga2": "R-NSGA-II",
+    "sms_emoa": "SMS-EMOA",
+    "moead": "MOEA/D",
+    "mopso": "multi-objective particle swarm",
+}
+
+
+def _heuristic(name: str, solve: FrontSolver, about: str) -> Method:
+    return Method(name, _PAPERS_PREDICTOR, solve, about, deployable=False)
+
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("optllm", learnt("auto"), about="default predictor, exact front"),
-        Method("static", static, about="base rates alone, blind to the query"),
+        Method("optllm", _LEARNT["auto"], about="default predictor, exact front"),
+        Method("static", static, about="base rates alone, blind to the query; exact front"),
         Method("oracle", oracle, about="true scores; nothing can beat it"),
         Method("random", random_guess, about="probabilities drawn at random, exact front"),
         *(
-            Method(name, learnt(name), about=f"predictor {name}, exact front")
-            for name in PREDICTORS
+            Method(name, predict, about=f"predictor {name}, exact front")
+            for name, predict in _LEARNT.items()
             if name != "auto"
+        ),
+        _heuristic("optllm_m", _paper, "the paper: bagged forest, OptLLM-M"),
+        *(
+            _heuristic(name, _evolved(name), f"bagged forest, {title} (pymoo)")
+            for name, title in _RIVALS.items()
         ),
     )
 }
 """Every method that ``optllm evaluate`` knows, by name."""
+
+
+def methods_named(names: str) -> list[Method]:
+    """The methods of a list like ``"knn,optllm_m"``, or of ``"all"``; ``optllm`` comes first.
+
+    ``all`` leaves out the pymoo solvers when pymoo is not installed; asked for by name they
+    raise an error that says how to install it.
+
+    Raises:
+        ConfigurationError: naming what is no method.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if wanted == ["all"]:
+        installed = importlib.util.find_spec("pymoo") is not None
+        return [method for name, method in METHODS.items() if installed or name not in _RIVALS]
+    for name in wanted:
+        if name not in METHODS:
+            raise ConfigurationError(
+                f"no method is called {name!r}; choose from {', '.join(METHODS)}, or 'all'"
+            )
+    return [METHODS[name] for name in dict.fromkeys(["optllm", *wanted])]

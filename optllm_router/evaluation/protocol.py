@@ -79,14 +79,15 @@ class Run:
         method: which.
         timed: its prediction for the test set.
         front: the front it built with the costs it knew.
-        deployed: shape (n_test,), the allocation that ``match_best`` picked.
+        deployed: shape (n_test,), the allocation that ``match_best`` picked; None where that
+            policy does not apply.
         solve_seconds: to build the front.
     """
 
     method: Method
     timed: TimedPrediction
     front: Front
-    deployed: IntArray
+    deployed: IntArray | None
     solve_seconds: float
 
 
@@ -167,7 +168,7 @@ def evaluate(
     report = progress or _silent
     split = split_recorded(recorded, labels=labels, seed=seed)
     test = split.test
-    known = predict_costs(split.train, test.queries) if cost == "predicted" else test.cost
+    known = _known_costs(split, cost)
     wanted = {method.name: method for method in methods} | REFERENCES
     runs: dict[str, Run] = {}
     for step, (name, method) in enumerate(wanted.items()):
@@ -189,13 +190,21 @@ def evaluate(
     )
 
 
+def _known_costs(split: Split, cost: CostSource) -> FloatArray:
+    if cost == "recorded":
+        return split.test.cost
+    return predict_costs(split.train, split.test.queries, seed=split.seed)
+
+
 def _run(method: Method, split: Split, cost: FloatArray, confidence: float) -> Run:
     timed = method.predict(split)
     prediction = timed.prediction
     started = time.perf_counter()
     front = method.solve(prediction, cost)
     solve_seconds = time.perf_counter() - started
-    deployed = match_best_allocation(prediction.p, prediction.std, cost, confidence)
+    deployed = None
+    if method.deployable:
+        deployed = match_best_allocation(prediction.p, prediction.std, cost, confidence)
     return Run(method, timed, front, deployed, solve_seconds)
 
 

@@ -13,6 +13,7 @@ from optllm_router._errors import ConfigurationError
 from optllm_router.evaluation.figures import front_svg, fronts_of
 from optllm_router.evaluation.tables import (
     INTERVALS,
+    best_single_texts,
     comparison_caption,
     interval_text,
     mean_text,
@@ -20,6 +21,9 @@ from optllm_router.evaluation.tables import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from optllm_router.evaluation.bootstrap import Estimate
     from optllm_router.evaluation.comparison import Comparison, Row
 
 __all__ = ["report_html", "write_report"]
@@ -30,7 +34,7 @@ _MEANINGS = {
     "gap closed": "how far the AUC is on the way from the static mixture (0: base rates alone, "
     "blind to the query) to the oracle (1: every true score known)",
     "saved at parity": "share of the best single model's cost that is saved at its accuracy; "
-    "none when its accuracy is not reached",
+    "a dash when its accuracy is not reached",
     "max accuracy": "highest true accuracy of any point of the front",
     "match_best": "what the policy of that name picks without seeing a test label: its accuracy "
     "minus the best single model's, and its cost over the best single model's",
@@ -105,7 +109,7 @@ def _setting(comparison: Comparison) -> str:
     setting = comparison.setting
     seeds = ", ".join(map(str, comparison.best_single))
     return (
-        f"{comparison.n_train:,} labelled queries ({setting.labels:.3g} of all), "
+        f"{comparison.n_train:,} labelled queries ({100 * setting.labels:g} % of all), "
         f"{comparison.n_test:,} to test on; seeds {seeds}; allocated with {setting.cost} costs, "
         f"paid with the recorded ones; match_best with confidence {setting.confidence:g}."
     )
@@ -128,6 +132,11 @@ def _table(comparison: Comparison) -> str:
     rows = "".join(
         _row(name, row, len(comparison.best_single)) for name, row in comparison.rows.items()
     )
+    best = "".join(f"<td>{escape(text)}</td>" for text in best_single_texts(comparison))
+    rows += (
+        '<tr><th scope="row">best single<small>the best model, chosen in hindsight</small></th>'
+        f"{best}{'<td></td>' * len(_PLAIN)}</tr>"
+    )
     return (
         f"<table><caption>{escape(comparison_caption(comparison))}</caption>"
         f'<thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
@@ -139,11 +148,16 @@ def _row(name: str, row: Row, seeds: int) -> str:
     if len(row.seeds) < seeds:
         about += f" ({len(row.seeds)} of {seeds} seeds finished)"
     cells = [
-        f"<td>{escape(mean_text(row.estimates[figure], show, len(row.seeds)))}"
-        f"<small>{escape(interval_text(row.estimates[figure], show))}</small></td>"
+        _estimate(row.estimates[figure], show, len(row.seeds))
         for figure, (_, show) in INTERVALS.items()
     ]
     cells += [f"<td>{number_text(row.means[figure], digits)}</td>" for _, figure, digits in _PLAIN]
     ours = ' class="ours"' if name == "optllm" else ""
     heading = f'<th scope="row">{escape(name)}<small>{escape(about)}</small></th>'
     return f"<tr{ours}>{heading}{''.join(cells)}</tr>"
+
+
+def _estimate(estimate: Estimate, show: Callable[[float], str], seeds: int) -> str:
+    interval = interval_text(estimate, show)
+    below = f"<small>{escape(interval)}</small>" if interval else ""
+    return f"<td>{escape(mean_text(estimate, show, seeds))}{below}</td>"

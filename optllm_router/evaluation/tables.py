@@ -98,6 +98,7 @@ def comparison_table(comparison: Comparison) -> Table:
             for figure, (_, show) in INTERVALS.items()
         ]
         table.add_row(name + mark, *cells, *_plain_cells(row), style=_style(name))
+    table.add_row("best single", *best_single_texts(comparison))
     return table
 
 
@@ -117,6 +118,20 @@ def comparison_caption(comparison: Comparison) -> str:
     return caption + dropped_sentence(comparison.n_dropped)
 
 
+def best_single_texts(comparison: Comparison) -> list[str]:
+    """What the best single model has under the headings of :data:`INTERVALS`."""
+    accuracies = [single.accuracy for single in comparison.best_single.values()]
+    own = {
+        "savings_at_parity": 0.0,
+        "max_accuracy": sum(accuracies) / len(accuracies),
+        "accuracy_delta": 0.0,
+        "cost_ratio": 1.0,
+    }
+    return [
+        show(own[figure]) if figure in own else ABSENT for figure, (_, show) in INTERVALS.items()
+    ]
+
+
 def dropped_sentence(n_dropped: int) -> str:
     """Says what was left out of the test set; empty when nothing was."""
     if not n_dropped:
@@ -131,14 +146,14 @@ def interval_text(estimate: Estimate, show: Callable[[float], str]) -> str:
     """The interval as ``low..high``, empty when there is none."""
     if estimate.high is None:
         return ""
-    low = "none" if estimate.low is None else show(estimate.low)
+    low = ABSENT if estimate.low is None else show(estimate.low)
     return f"{low}..{show(estimate.high)}"
 
 
 def mean_text(estimate: Estimate, show: Callable[[float], str], seeds: int) -> str:
     """The mean, and in how many seeds it exists when not in all."""
     if estimate.mean is None:
-        return "none"
+        return ABSENT
     partly = "" if estimate.exists == seeds else f" ({estimate.exists}/{seeds})"
     return show(estimate.mean) + partly
 
@@ -170,7 +185,7 @@ def _cells(figures: Figures) -> list[str]:
     return [
         f"{figures.auc:.4f}",
         number_text(figures.gap_closed, 3),
-        "none" if savings is None else _share(savings),
+        ABSENT if savings is None else _share(savings),
         f"{figures.max_accuracy:.3f}",
         _deployed(figures.deployed),
         number_text(figures.brier, 3),

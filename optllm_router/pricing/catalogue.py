@@ -20,6 +20,8 @@ from optllm_router._money import NANO_PER_USD
 from optllm_router._types import Price
 
 _MAP_FILE = "model_prices_and_context_window_backup.json"
+_MOST_USD_PER_TOKEN = 1000
+"""Far over any real price: a higher one is a mistake of units."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ def _nano(usd: float | str, what: str) -> Decimal:
         amount = Decimal(str(usd))
     except InvalidOperation:
         amount = Decimal("NaN")
-    if not amount.is_finite() or amount < 0:
+    if not amount.is_finite() or not 0 <= amount <= _MOST_USD_PER_TOKEN:
         raise ConfigurationError(
-            f"{what} {usd!r} must be a finite number of USD per token, 0 or more"
+            f"{what} {usd!r} must be a number of USD per token from 0 to {_MOST_USD_PER_TOKEN}"
         )
     return (amount * NANO_PER_USD).normalize() + 0

@@ -29,6 +29,8 @@ from optllm_router._errors import (
 from optllm_router._types import Call, Candidate, Completion, Usage
 
 _MOST_ERROR_CHARACTERS = 300
+_MOST_TOKENS = 10**9
+"""A count over this is not believed: it would not fit the ledger either."""
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_]?[A-Za-z0-9_\-*]{12,}")
 _import_lock = threading.Lock()
 
@@ -113,7 +115,7 @@ def _usage(block: Any) -> Usage | None:
     prompt, completion = block.get("prompt_tokens"), block.get("completion_tokens")
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return None
-    if prompt < 0 or completion < 0 or prompt + completion == 0:
+    if prompt < 0 or completion < 0 or not 0 < prompt + completion <= _MOST_TOKENS:
         return None
     return Usage(prompt, completion)
 

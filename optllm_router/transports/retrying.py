@@ -45,12 +45,16 @@ class RetryingTransport:
         import tenacity
 
         return {
-            "retry": tenacity.retry_if_exception_type(
-                (ProviderRateLimitedError, ProviderUnavailableError)
-            ),
+            "retry": tenacity.retry_if_exception(_costs_nothing),
             "stop": tenacity.stop_after_attempt(1 + self._max_retries),
             "wait": tenacity.wait_exponential_jitter(
                 multiplier=self._first_wait, max=8.0, jitter=self._first_wait
             ),
             "reraise": True,
         }
+
+
+def _costs_nothing(error: BaseException) -> bool:
+    if not isinstance(error, (ProviderRateLimitedError, ProviderUnavailableError)):
+        return False
+    return not error.maybe_billed

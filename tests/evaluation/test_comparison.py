@@ -281,7 +281,7 @@ def test_the_report_is_one_page_that_loads_nothing(comparison, tmp_path):
     assert page.addresses == []
     assert "script" not in page.tags
     assert page.tags.count("svg") == 1
-    assert page.tags.count("tr") == 4  # a heading and three methods
+    assert page.tags.count("tr") == 5  # a heading, three methods, the best single model
     assert "a <method> & more" in text  # escaped, hence read back as it was
     assert f"{comparison.rows['static'].estimates['auc'].mean:.3f}" in text
 
@@ -298,6 +298,7 @@ def test_the_table_has_means_and_intervals(comparison):
     assert f"{auc.mean:.3f}" in text
     assert f"{auc.low:.3f}..{auc.high:.3f}" in text
     assert "mean of 2 seeds" in text
+    assert "best single" in text
 
 
 def test_a_comparison_is_drawn(comparison, tmp_path):

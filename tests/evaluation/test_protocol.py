@@ -3,12 +3,15 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router._types import Prediction
 from optllm_router.evaluation import (
     METHODS,
     Method,
+    RecordedOutcomes,
     evaluate,
     load_recorded,
     split_recorded,
@@ -182,6 +185,39 @@ def test_progress_names_every_step(toy_folder):
     ]
 
 
+@given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_nothing_beats_the_oracle_and_every_figure_is_finite(n, k, seed):
+    rng = np.random.default_rng(seed)
+    unknown = np.full((n, k), np.nan)
+    recorded = RecordedOutcomes(
+        name="drawn",
+        ids=[f"q{i}" for i in range(n)],
+        tasks=["t"] * n,
+        queries=["x"] * n,
+        references=None,
+        models=tuple(f"m{j}" for j in range(k)),
+        score=rng.integers(0, 3, (n, k)) / 2,
+        cost=rng.choice([0.0, 0.1, 0.2, 1.0], (n, k)),
+        prompt_tokens=unknown,
+        completion_tokens=unknown,
+        answers=None,
+    )
+    told = foretelling({id_: rng.random(k) for id_ in recorded.ids})
+    heuristic = Method("heuristic", told.predict, METHODS["optllm_m"].solve)
+    run = evaluate(recorded, labels=0.2, seed=seed % 100, methods=[told, heuristic])
+    json.dumps(run.to_dict(), allow_nan=False)
+    oracle = run.methods["oracle"].figures
+    assert oracle.max_accuracy == pytest.approx(run.split.test.score.max(axis=1).mean())
+    assert oracle.max_accuracy >= run.best_single.accuracy - 1e-9
+    for result in run.methods.values():
+        figures = result.figures
+        assert figures.max_accuracy <= oracle.max_accuracy + 1e-9
+        assert figures.auc <= oracle.auc + 1e-9
+        if figures.savings_at_parity is not None:
+            assert figures.savings_at_parity <= oracle.savings_at_parity + 1e-9
+
+
 # ------------------------------------------------------------------- predicted costs
 
 
@@ -197,6 +233,24 @@ def test_costs_follow_the_size_of_the_query_in_bytes(write_folder):
     recorded = load_recorded(folder)
     predicted = predict_costs(recorded, ["x" * 10, "", "xxx"])
     assert predicted[:, 0] == pytest.approx([11, 3, 4])  # 1 + size; never below the least seen
+
+
+def test_costs_follow_what_is_asked_where_size_does_not_tell(write_folder):
+    # Equally long: a choice is answered by a letter, a proof by a page.
+    texts = [f"choose a or b: {i:03}" if i % 2 else f"prove statement {i:03}" for i in range(60)]
+    folder = write_folder(
+        [["id", "task", "query"], *[[f"q{i}", "t", text] for i, text in enumerate(texts)]],
+        [
+            ["id", "model", "score", "cost_usd"],
+            *[[f"q{i}", "m", 1, 1 if i % 2 else 9] for i in range(60)],
+        ],
+    )
+    recorded = load_recorded(folder)
+    predicted = predict_costs(recorded, ["choose a or b: 999", "prove statement 999"])
+    assert predicted[:, 0] == pytest.approx([1, 9], abs=0.5)
+    assert (
+        predicted == predict_costs(recorded, ["choose a or b: 999", "prove statement 999"])
+    ).all()
 
 
 def test_predicted_costs_need_a_labelled_cost_of_every_model(toy_folder):

@@ -1,0 +1,145 @@
+"""How the command shows things to people: tables and progress. Nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from optllm_router._money import format_usd
+
+if TYPE_CHECKING:
+    from optllm_router.evaluation.demo import Demo
+    from optllm_router.evaluation.replay import Replay
+    from optllm_router.ledger import Balance
+
+Report = Callable[[str, int, int], None]
+"""What is being done, how many steps are done, and of how many."""
+
+_WIDTH_OF_FILES = 140
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that is wide where its output goes to a file or a pipe."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal:
+        made.width = _WIDTH_OF_FILES
+    return made
+
+
+@contextmanager
+def progress_bar() -> Iterator[Report]:
+    """A progress bar on standard error, where that is a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    out = console(stderr=True)
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
+        task = progress.add_task("starting", total=None)
+
+        def report(doing: str, done: int, of: int) -> None:
+            progress.update(task, description=doing, completed=done, total=of or None)
+
+        yield report
+
+
+def print_demo(demo: Demo, figure: Path) -> None:
+    """The demo's table, cap and spend."""
+    out = console()
+    table = Table(
+        title=f"{demo.prompts} prompts to simulated models over HTTP, in {demo.seconds:.0f} s",
+        title_justify="left",
+    )
+    table.add_column("")
+    table.add_column("success", justify="right")
+    table.add_column("USD", justify="right")
+    table.add_column("share of each model")
+    for i, row in enumerate(demo.rows):
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in row.shares.items())
+        style = "bold" if i == 0 else None
+        table.add_row(row.name, f"{row.success:.1%}", f"{row.cost_usd:.4f}", shares, style=style)
+    out.print(table)
+    parts = " → ".join(f"{part:.0%}" for part in demo.success_by_part)
+    out.print(f"success by quarter, learning from no label on: {parts}")
+    out.print(f"cap   {format_usd(demo.cap_nano)}")
+    out.print(
+        f"spent {format_usd(demo.spent_nano)}, as the providers billed it"
+        if demo.spent_nano == demo.billed_nano
+        else f"spent {format_usd(demo.spent_nano)}, billed {format_usd(demo.billed_nano)}"
+    )
+    out.print("books " + ("verified" if not demo.books else "; ".join(demo.books)))
+    out.print(f"wrote {figure}")
+
+
+def print_replay(replay: Replay) -> None:
+    """What was sent beside what was promised."""
+    best = replay.best_single
+    table = Table(
+        title=f"{replay.dataset}: {replay.n_queries:,} queries, {replay.n_train:,} labelled before",
+        title_justify="left",
+    )
+    for heading in ("", "accuracy", "USD"):
+        table.add_column(heading, justify="right" if heading else "left")
+    offline = replay.offline
+    spent = f"{replay.spent_nano / 1e9:.6f}"
+    table.add_row("sent and graded", f"{replay.accuracy:.4f}", spent, style="bold")
+    on_paper = (f"{offline.accuracy:.4f}", f"{offline.cost_usd:.6f}")
+    table.add_row("the same allocation offline", *on_paper)
+    table.add_row("promised by the plan", f"{offline.promised:.4f}", f"{offline.expected_usd:.6f}")
+    table.add_section()
+    table.add_row(f"always {best['model']}", f"{best['accuracy']:.4f}", f"{best['cost_usd']:.6f}")
+    out = console()
+    out.print(table)
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in replay.shares.items())
+    out.print(f"shares: {shares}")
+    out.print(f"cap   {format_usd(replay.cap_nano)}")
+    out.print(f"spent {format_usd(replay.spent_nano)}")
+    out.print(
+        f"{replay.diverted} diverted to another model than planned, {replay.refused} refused, "
+        f"{replay.failed} failed"
+    )
+    out.print("books " + ("verified" if not replay.books else "; ".join(replay.books)))
+
+
+def print_balances(balances: Sequence[Balance]) -> None:
+    """One row per budget."""
+    if not balances:
+        console().print("no budgets in this store")
+        return
+    table = Table()
+    for heading in ("budget", "window", "limit", "spent", "reserved", "left"):
+        table.add_column(heading, justify="left" if heading in ("budget", "window") else "right")
+    for balance in balances:
+        amounts = (balance.limit_nano, balance.spent_nano, balance.reserved_nano, balance.left_nano)
+        table.add_row(balance.budget, balance.window, *(format_usd(amount) for amount in amounts))
+    console().print(table)
+
+
+def print_models(rows: Sequence[dict[str, Any]]) -> None:
+    """One row per model."""
+    table = Table(caption="USD per million tokens", caption_justify="left")
+    for heading in ("name", "prompt", "completion", "max output tokens", "price from"):
+        table.add_column(heading, justify="left" if heading in ("name", "price from") else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['usd_per_million_prompt_tokens']:g}",
+            f"{row['usd_per_million_completion_tokens']:g}",
+            f"{row['max_output_tokens']:,}",
+            row["price_source"],
+        )
+    console().print(table)

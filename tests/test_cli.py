@@ -1,0 +1,223 @@
+"""The command, as a person or a script runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from optllm_router import Budget
+from optllm_router.cli import commands
+from optllm_router.ledger import Ledger, Reservation
+from optllm_router.store import Database
+
+CONFIG = """
+model_list:
+  - model_name: small
+    litellm_params: {model: openai/gpt-4o-mini}
+  - model_name: own
+    litellm_params: {model: openai/own, input_cost_per_token: 1e-6, output_cost_per_token: 2.5e-6}
+litellm_settings: {drop_params: true}
+router:
+  budget: 5 USD per day
+  policy: match_best
+"""
+
+
+def optllm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", "from optllm_router.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=120,
+    )
+
+
+def write_recorded(folder: Path, n: int = 60) -> Path:
+    """Two kinds of questions; each of two cheap models knows one kind, a dear one both."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    with (folder / "queries.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "task", "query", "reference"])
+        for i in range(n):
+            kind = ("sum", "add the numbers") if i % 2 else ("poem", "write a verse about")
+            rows.writerow([i, kind[0], f"{kind[1]} {rng.integers(1000)} {i}", "right"])
+    with (folder / "outcomes.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            ["id", "model", "score", "prompt_tokens", "completion_tokens", "cost_usd", "answer"]
+        )
+        for i in range(n):
+            for name, knows, price in (("a", {0}, 1e-6), ("b", {1}, 1e-6), ("c", {0, 1}, 1e-5)):
+                right = i % 2 in knows
+                prompt, completion = int(rng.integers(20, 30)), int(rng.integers(5, 9))
+                cost = f"{(prompt + completion) * price:.10f}"
+                answer = "right" if right else "wrong"
+                rows.writerow([i, name, float(right), prompt, completion, cost, answer])
+    return folder
+
+
+def test_every_command_has_help_and_takes_json() -> None:
+    for name, command in commands.commands.items():
+        assert command.help, name
+        assert "--json" in {option for param in command.params for option in param.opts}, name
+
+
+def test_demo_learns_within_its_cap(tmp_path: Path) -> None:
+    done = optllm(
+        "demo", "--prompts", "60", "--budget-usd", "0.03", "--figure", "front.png", "--json",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    demo = json.loads(done.stdout)
+    assert demo["spent_nano"] == demo["billed_nano"]
+    assert 0 < demo["spent_nano"] <= demo["cap_nano"] == 30_000_000
+    assert demo["books"] == []
+    assert [row["name"] for row in demo["rows"]][1:] == [
+        "always the best model",
+        "always the cheapest",
+    ]
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_for_people(tmp_path: Path) -> None:
+    done = optllm("demo", "--prompts", "20", "--budget-usd", "0.02", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "always the best model" in done.stdout
+    assert "cap   0.02 USD" in done.stdout
+    assert "books verified" in done.stdout
+    assert "<svg" in (tmp_path / "front.svg").read_text()
+
+
+def test_replay_does_what_its_plan_promised(tmp_path: Path) -> None:
+    folder = write_recorded(tmp_path / "recorded", n=200)
+    done = optllm(
+        "replay", str(folder), "--labels", "0.3", "--budget-usd", "0.02", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    replay = json.loads(done.stdout)
+    assert replay["n_queries"] == 140
+    assert replay["diverted"] == replay["refused"] == replay["failed"] == 0
+    assert replay["accuracy"] == pytest.approx(replay["offline"]["accuracy"])
+    assert replay["spent_usd"] == pytest.approx(replay["offline"]["cost_usd"], abs=1e-6)
+    assert replay["spent_nano"] <= replay["cap_nano"]
+    assert replay["graded_by"] == "exact match"
+    assert replay["books"] == []
+    assert replay["accuracy"] > 0.9
+
+
+def test_replay_within_a_cap_that_pays_for_a_part(tmp_path: Path) -> None:
+    folder = write_recorded(tmp_path / "recorded")
+    done = optllm(
+        "replay", str(folder), "--labels", "0.3", "--budget-usd", "0.0005", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    replay = json.loads(done.stdout)
+    assert 0 < replay["refused"] < replay["n_queries"]
+    assert replay["spent_nano"] <= replay["cap_nano"]
+
+
+def test_evaluate_writes_what_is_needed_to_rescore(tmp_path: Path) -> None:
+    folder = write_recorded(tmp_path / "recorded", n=200)
+    outputs = ("--dump", "d.npz", "--figure", "f.svg")
+    done = optllm("evaluate", str(folder), "--labels", "0.3", *outputs, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads(done.stdout)
+    assert {"optllm", "static", "oracle"} <= evaluation["methods"].keys()
+    with np.load(tmp_path / "d.npz", allow_pickle=False) as dump:
+        assert dump["p"].shape == (evaluation["n_test"], 3)
+    assert "<svg" in (tmp_path / "f.svg").read_text()
+
+
+def test_evaluate_compares_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    folder = write_recorded(tmp_path / "recorded", n=200)
+    arguments = (
+        "evaluate", str(folder), "--labels", "0.3", "--baselines", "base_rates,random",
+        "--seeds", "2", "--report", "r.html", "--keep", "parts.json", "--json",
+    )  # fmt: skip
+    done = optllm(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"base_rates", "random", "oracle"} <= json.loads(done.stdout)["methods"].keys()
+    assert "<html" in (tmp_path / "r.html").read_text()
+    again = optllm(*arguments, cwd=tmp_path)
+    assert json.loads(again.stdout) == json.loads(done.stdout)
+
+
+def test_models_are_shown_with_their_prices(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    done = optllm("models", "--config", "config.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["models"]}
+    assert rows["own"]["usd_per_million_completion_tokens"] == 2.5
+    assert rows["small"]["price_source"].startswith("litellm ")
+    table = optllm("models", "openai/gpt-4o-mini", cwd=tmp_path)
+    assert "gpt-4o-mini" in table.stdout
+
+
+def test_budget_shows_and_verifies(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/optllm.db"
+    database = Database(url)
+    ledger = Ledger(database)
+    ledger.set_budget(Budget("0.5"))
+    one = Reservation("r", "d", "c", 1_000, ("default",), "test", 60.0)
+    assert ledger.reserve(one).result() is None
+    database.close()
+    shown = optllm("budget", "--verify", "--json", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["budgets"][0]["reserved_nano"] == 1_000
+    assert "0.50 USD" in optllm("budget", cwd=tmp_path).stdout
+
+    database = Database(url)
+    with database._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE balances SET spent_nano = 7")
+    database.close()
+    wrong = optllm("budget", "--verify", cwd=tmp_path)
+    assert wrong.returncode == 1
+    assert "spent and reserved are (7, 1000)" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["models", "no/such-model"], "no price is known for model 'no/such-model'"),
+        (["models"], "name a model"),
+        (["models", "--config", "absent.yaml"], "absent.yaml"),
+        (["budget"], "no store at 'optllm.db'"),
+        (["budget", "--store", "mysql://x/y"], "only sqlite and postgresql"),
+        (["demo", "--budget-usd", "-1"], "-1"),
+        (["demo", "--budget-usd", "much"], "'much' is not a valid float"),
+        (["demo", "--figure", "front.gif"], "front.gif"),
+        (["demo", "--figure", "absent/front.svg"], "no folder 'absent'"),
+        (["demo", "--prompts", "3"], "3 is not in the range"),
+        (["evaluate", "recorded", "--dump", "absent/d.npz"], "no folder 'absent'"),
+        (["evaluate", "recorded", "--seeds", "2", "--dump", "d.npz"], "--dump is for one split"),
+        (["evaluate", "recorded", "--baselines", "magic"], "magic"),
+        (["replay", "absent", "--budget-usd", "1"], "absent"),
+        (["replay", "absent"], "--budget-usd"),
+        (["evaluate", "absent"], "absent"),
+        (["evaluate", "recorded", "--labels", "1.5"], "1.5"),
+        (["evaluate", "recorded", "--labels", "nan"], "nan"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_code_2(
+    tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    write_recorded(tmp_path / "recorded", n=10)
+    done = optllm(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recorded"]
