@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
 import socket
 import uuid
 
+import litellm_clients
 import pytest
 
 from optllm_router.simulation import SIMULATED_MODELS, SimulationServer
@@ -72,8 +73,13 @@ def store_url(request) -> str:
     return request.getfixturevalue(f"{request.param}_url")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _leaks_belong_to_their_module():
-    """Collect what a module left behind while its name is still in the report."""
+@pytest.fixture(autouse=True, scope="session")
+def _no_event_loop_of_litellm_s_own():
+    """Without a decision about the main thread's event loop, litellm makes one and leaves it."""
+    asyncio.set_event_loop(None)
+
+
+@pytest.fixture(autouse=True)
+def _no_clients_left_open():
     yield
-    gc.collect()
+    litellm_clients.close()

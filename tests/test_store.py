@@ -92,9 +92,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
         connection.execute(text("INSERT INTO nowhere VALUES (1)"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            migrations, "MIGRATIONS", (*migrations.MIGRATIONS, ("9999_breaks", breaks))
-        )
+        patch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, ("9999_breaks", breaks)))
         with pytest.raises(StoreError, match="nowhere"):
             Database(store_url)
     database = Database(store_url)
@@ -271,7 +269,11 @@ def test_a_write_that_fails_does_not_harm_its_neighbours(database):
     writes[7] = database.submit(put(7))
     go.set()
     assert {n: write.result() for n, write in writes.items()} == {n: n for n in writes}
-    for broken, error in ((twice, StoreError), (no_sql, StoreError), (no_database, ArithmeticError)):
+    for broken, error in (
+        (twice, StoreError),
+        (no_sql, StoreError),
+        (no_database, ArithmeticError),
+    ):
         assert isinstance(broken.exception(), error)
     assert kept(database) == [0, 1, 2, 3, 4, 7]
 
@@ -315,7 +317,7 @@ def test_nobody_waits_forever_for_a_database_that_closes(sqlite_url):
     """Whoever writes while another thread closes is served or refused."""
 
     def keep_writing(database: Database) -> None:
-        for n in range(10_000):
+        for _ in range(10_000):
             try:
                 write = database.submit(lambda connection: None)
             except StoreError:
@@ -400,5 +402,3 @@ def test_any_text_can_be_kept(records, query):
     records.add_outcome(outcome("d"), attempt=0, prompt_bytes=1)
     labelled = records.add_feedback("d", 1.0).result()
     assert labelled.query == query[:MOST_QUERY_CHARACTERS].replace("\0", " ")
-
-

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from optllm_router._batching import Batcher
+from optllm_router._errors import InvalidRequestError
+
+
+class Recorder:
+    """Doubles numbers, and keeps the batches in which they came."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def __call__(self, items):
+        self.batches.append(list(items))
+        self.entered.set()
+        assert self.go.wait(10)
+        if -1 in items:
+            raise LookupError("unlucky")
+        return [2 * item for item in items]
+
+
+@pytest.fixture
+def work() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def batcher(work):
+    batcher = Batcher(work)
+    yield batcher
+    work.go.set()
+    batcher.close()
+
+
+def test_a_lone_item_is_a_batch_of_one(work, batcher):
+    work.go.set()
+    assert [batcher.submit(n).result() for n in (1, 2)] == [2, 4]
+    assert work.batches == [[1], [2]]
+
+
+def test_what_arrives_while_a_batch_is_computed_forms_the_next(work, batcher):
+    first = batcher.submit(1)
+    work.entered.wait()
+    rest = [batcher.submit(n) for n in (2, 3, 4)]
+    work.go.set()
+    assert [first.result(), *(one.result() for one in rest)] == [2, 4, 6, 8]
+    assert work.batches == [[1], [2, 3, 4]]
+
+
+def test_a_window_waits_for_company():
+    work = Recorder()
+    work.go.set()
+    batcher = Batcher(work, window_seconds=0.5)
+    both = [batcher.submit(n) for n in (1, 2)]
+    assert [one.result() for one in both] == [2, 4]
+    assert work.batches == [[1, 2]]
+    batcher.close()
+
+
+def test_an_error_goes_to_the_whole_batch_and_to_no_other(work, batcher):
+    first = batcher.submit(1)
+    work.entered.wait()
+    unlucky = [batcher.submit(n) for n in (2, -1)]
+    work.go.set()
+    assert first.result() == 2
+    for one in unlucky:
+        with pytest.raises(LookupError, match="unlucky"):
+            one.result()
+    assert batcher.submit(5).result() == 10
+
+
+def test_what_was_cancelled_in_time_is_not_computed(work, batcher):
+    batcher.submit(1)
+    work.entered.wait()
+    unwanted, wanted = batcher.submit(2), batcher.submit(3)
+    assert unwanted.cancel()
+    work.go.set()
+    assert wanted.result() == 6
+    assert work.batches == [[1], [3]]
+
+
+def test_closing_finishes_what_is_queued(work, batcher):
+    first = batcher.submit(1)
+    work.entered.wait()
+    rest = [batcher.submit(n) for n in range(2, 50)]
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    work.go.set()
+    closing.join()
+    assert first.result(0) == 2
+    assert [one.result(0) for one in rest] == list(range(4, 100, 2))
+    batcher.close()
+    with pytest.raises(InvalidRequestError, match="closed; create a new one"):
+        batcher.submit(1)
+
+
+def test_nobody_waits_forever_for_a_batcher_that_closes():
+    def keep_asking(batcher) -> None:
+        for n in range(100_000):
+            try:
+                waiting = batcher.submit(n)
+            except InvalidRequestError:
+                return
+            assert waiting.result(timeout=10) == n
+
+    # Threads that switch this often meet in the gap between looking and queueing.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(40):
+            batcher = Batcher(list)
+            with ThreadPoolExecutor(8) as pool:
+                asking = [pool.submit(keep_asking, batcher) for _ in range(8)]
+                batcher.close()
+                for one in asking:
+                    one.result()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_an_abandoned_batcher_ends_its_thread():
+    threads = threading.active_count()
+    assert Batcher(list).submit(1).result() == 1
+    gc.collect()
+    assert threading.active_count() == threads

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from optllm_router._errors import ConfigurationError, UnpricedModelError
+from optllm_router._money import Budget
+from optllm_router._types import Candidate, Price
+from optllm_router.config import (
+    DEFAULT_OUTPUT_TOKENS,
+    load_settings,
+    read_candidates,
+    read_policy,
+    read_settings,
+    unknown_model,
+)
+from optllm_router.policy import MatchBest, MaxSuccess, MinCost, WillingnessToPay
+
+GPT = "openai/gpt-4o-mini"
+
+
+def entry(name="mine", **params) -> dict:
+    params = {
+        "model": "openai/mine",
+        "input_cost_per_token": 1e-6,
+        "output_cost_per_token": "2e-6",
+        **params,
+    }
+    return {"model_name": name, "litellm_params": params}
+
+
+# Candidates
+
+
+def test_a_model_by_its_litellm_name():
+    (candidate,) = read_candidates([GPT])
+    assert (candidate.name, candidate.model) == (GPT, GPT)
+    assert candidate.price.prompt == 150
+    assert candidate.max_output_tokens <= DEFAULT_OUTPUT_TOKENS
+    assert candidate.api_key is None
+
+
+def test_an_entry_of_a_model_list():
+    (candidate,) = read_candidates(
+        [entry(api_key="sk-1", api_base="http://x", max_tokens=7, temperature=0)]
+    )
+    assert (candidate.name, candidate.model) == ("mine", "openai/mine")
+    assert candidate.price == Price(Decimal(1000), Decimal(2000), "configuration")
+    assert candidate.max_output_tokens == 7
+    assert candidate.api_key == "sk-1"
+    assert candidate.parameters == {"api_base": "http://x", "temperature": 0}
+    assert "sk-1" not in repr(candidate)
+
+
+def test_both_names_of_the_bound_on_an_answer():
+    (candidate,) = read_candidates([entry(max_completion_tokens=9)])
+    assert candidate.max_output_tokens == 9
+    assert candidate.parameters == {}
+
+
+def test_a_price_under_model_info():
+    info = {"input_cost_per_token": 3e-6, "output_cost_per_token": 0}
+    bare = {"model_name": "mine", "litellm_params": {"model": "openai/mine"}, "model_info": info}
+    assert read_candidates([bare])[0].price.prompt == 3000
+
+
+def test_a_candidate_stands_as_it_is():
+    candidate = read_candidates([entry()])[0]
+    assert read_candidates([candidate]) == (candidate,)
+
+
+@pytest.mark.parametrize(
+    ("names", "unique"),
+    [
+        (["a", "a", "a"], ["a", "a#2", "a#3"]),
+        (["a", "b", "a"], ["a", "b", "a#2"]),
+        (["a#b", "a#b"], ["a#b", "a#b#2"]),
+        (["a", "a", "a#2"], ["a", "a#2", "a#2#2"]),
+    ],
+)
+def test_deployments_of_one_name_are_told_apart(names, unique):
+    assert [one.name for one in read_candidates([entry(name) for name in names])] == unique
+
+
+def test_keys_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-from-environment")
+    (candidate,) = read_candidates([entry(api_key="os.environ/MY_KEY")])
+    assert candidate.api_key == "sk-from-environment"
+    monkeypatch.delenv("MY_KEY")
+    with pytest.raises(ConfigurationError, match="MY_KEY, which is not set"):
+        read_candidates([entry(api_key="os.environ/MY_KEY")])
+
+
+@pytest.mark.parametrize(
+    ("models", "shown"),
+    [
+        ([], r"models is \[\]"),
+        (None, "models is None"),
+        (5, "models is 5"),
+        (GPT, f"models is '{GPT}'"),
+        ({"a": 1}, "models is {'a': 1}"),
+        ([None], "model entry None"),
+        ([5], "model entry 5"),
+        ([""], "litellm_params.model"),
+        ([{}], "model entry {}"),
+        ([{"model_name": "a"}], "model entry {'model_name': '...'}"),
+        ([{"model_name": "a", "litellm_params": "gpt"}], "no litellm_params.model"),
+        ([{"model_name": "a", "litellm_params": ["gpt"]}], "no litellm_params.model"),
+        ([{"model_name": "a", "litellm_params": {"model": 5}}], "no litellm_params.model"),
+        ([{**entry(), "modelname": "a"}], "did you mean 'model_name'"),
+        (["openai/*"], "wildcard"),
+        ([entry("all/*")], "wildcard"),
+        ([entry(max_tokens=0)], "max_tokens 0"),
+        ([entry(max_tokens="many")], "max_tokens 'many'"),
+        ([entry(max_tokens=True)], "max_tokens True"),
+        ([entry(n=2)], "sets n"),
+        ([entry(output_cost_per_token=None)], "only one of"),
+        ([entry(input_cost_per_token=-1)], "prompt price -1"),
+        ([entry(input_cost_per_token="cheap")], "prompt price 'cheap'"),
+        ([entry(output_cost_per_token=float("nan"))], "completion price nan"),
+    ],
+)
+def test_what_is_no_model_is_refused(models, shown):
+    with pytest.raises(ConfigurationError, match=shown) as caught:
+        read_candidates(models)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_entry_that_is_refused_does_not_show_its_key():
+    with pytest.raises(ConfigurationError) as caught:
+        read_candidates([{"model_name": "a", "litellm_params": {"api_key": "sk-secret"}}])
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_an_unpriced_model_is_refused_by_name_with_the_setting_that_would_price_it():
+    with pytest.raises(UnpricedModelError, match="'openai/nobody-knows'") as caught:
+        read_candidates([GPT, "openai/nobody-knows"])
+    assert "input_cost_per_token" in str(caught.value)
+
+
+def test_an_unknown_model_gets_the_nearest_names():
+    assert "did you mean 'gpt-4o'" in str(unknown_model("gpt-4", ["gpt-4o", "claude"]))
+    listed = str(unknown_model("zzzzzz", ["gpt-4o", "claude"]))
+    assert "the models are 'gpt-4o', 'claude'; 'auto' chooses among them" in listed
+
+
+# Policies
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("max_success", MaxSuccess()),
+        ("match_best", MatchBest()),
+        ("match_best:0.8", MatchBest(0.8)),
+        ("min_cost:0.9", MinCost(0.9)),
+        ("willingness_to_pay:0.01", WillingnessToPay(0.01)),
+        (MinCost(0.5), MinCost(0.5)),
+    ],
+)
+def test_policies_by_name(text, policy):
+    assert read_policy(text) == policy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "best", "MAX_SUCCESS", "MaxSuccess", "max_success:1", 5, None),
+        *("min_cost", "min_cost:", "min_cost:a", "min_cost:0", "min_cost:1.1", "min_cost:nan"),
+        *("match_best:0.2", "match_best:nan", "willingness_to_pay", "willingness_to_pay:0"),
+        *("willingness_to_pay:inf", "willingness_to_pay:nan"),
+    ],
+)
+def test_what_is_no_policy_is_refused(text):
+    with pytest.raises(ConfigurationError):
+        read_policy(text)
+
+
+# Settings
+
+
+def test_settings_from_plain_values():
+    settings = read_settings([entry()], budget="5 USD per day", policy="min_cost:0.9", store=None)
+    assert settings.budget == Budget(Decimal(5), "day")
+    assert settings.policy == MinCost(0.9)
+    assert settings.store == "sqlite:///optllm.db"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("expected_queries", value) for value in (0, -1, 2.5, "many", True, float("nan"))],
+        *[("explore", value) for value in (-1, float("nan"), float("inf"), "much", True)],
+        *[("max_retries", value) for value in (-1, 1.5, "two", True)],
+        *[("timeout_seconds", value) for value in (0, -1, float("nan"), float("inf"), "1m", [1])],
+        *[("batch_window_ms", value) for value in (-1, float("nan"), "1", True)],
+        *[("seed", value) for value in (-1, 1.5, "x", True)],
+        *[("budget", value) for value in (-1, "lots", [1], True, float("nan"))],
+        *[("policy", value) for value in ("best", 5)],
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_with_its_value(name, value):
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings([entry()], **{name: value})
+    assert name in str(caught.value)
+    assert str(value).strip("[]") in str(caught.value)
+
+
+def test_a_setting_that_does_not_exist_gets_the_nearest():
+    with pytest.raises(ConfigurationError, match="'bugdet' is unknown; did you mean 'budget'"):
+        read_settings([entry()], bugdet=5)
+
+
+# Files
+
+LITELLM = """
+model_list:
+  - model_name: mine
+    litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/SOME_KEY, rpm: 5}
+  - model_name: other
+    litellm_params:
+      model: anthropic/claude-unheard-of
+      input_cost_per_token: 0.000001
+      output_cost_per_token: 1e-6
+    model_info: {mode: chat}
+litellm_settings: {drop_params: true, success_callback: [langfuse]}
+router_settings: {routing_strategy: simple-shuffle}
+general_settings: {master_key: sk-1234}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+
+    def write(content: str | bytes):
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def test_a_litellm_configuration_loads_unchanged(config, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "sk-1")
+    settings = load_settings(config(LITELLM))
+    assert [candidate.name for candidate in settings.candidates] == ["mine", "other"]
+    assert settings.candidates[1].price.completion == 1000
+    assert settings.budget is None
+
+
+def test_our_settings_live_under_router_and_arguments_win(config, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "sk-1")
+    path = config(LITELLM + "router: {budget: 5 USD per day, policy: match_best, seed: 3}\n")
+    settings = load_settings(path, policy="max_success", seed=None)
+    assert settings.budget == Budget(Decimal(5), "day")
+    assert (settings.policy, settings.seed) == (MaxSuccess(), 3)
+
+
+MODELS = "model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ("", "no model_list"),
+        ("just text", "no model_list"),
+        ("- a\n- b", "no model_list"),
+        ("model_list:", "no model_list"),
+        ("model_list: gpt-4o", "no model_list"),
+        ("model_list: []", "models is"),
+        ("model_list: [", "line 1 is not YAML"),
+        ("model_list:\n  - model_name: a\n    litellm_params: {mod", "line 3 is not YAML"),
+        ("model_list:\n\t- a", "not YAML"),
+        ("a: &a [*a]", "no model_list"),
+        ("model_list: !!python/object/apply:os.system [echo]", "not YAML"),
+        (b"\xff\xfe\x00\xd8", "cannot be read"),
+        (b"model_list: \x00", "not YAML"),
+        (MODELS + "router: cheap", "router must hold settings, not 'cheap'"),
+        (MODELS + "router: [1]", "router must hold settings"),
+        (MODELS + "router: {bugdet: 5}", "did you mean 'budget'"),
+        (MODELS + "router: {models: [a]}", "'models' is unknown"),
+        (MODELS + "router: {candidates: [a]}", "'candidates' is unknown"),
+        (MODELS + "router: {5: 6}", "router setting 5 is unknown"),
+        (MODELS + "router: {budget: -5}", "-5"),
+        (MODELS + "router: {timeout_seconds: soon}", "timeout_seconds 'soon'"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_in_one_sentence(config, content, shown):
+    with pytest.raises(ConfigurationError, match=shown) as caught:
+        load_settings(config(content))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"nowhere\.yaml"):
+        load_settings(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load_settings(tmp_path)
+
+
+def test_candidates_are_values():
+    assert read_candidates([entry()]) == read_candidates([entry()])
+    assert isinstance(read_candidates([entry()])[0], Candidate)

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optllm_router._errors import ConfigurationError
+from optllm_router.policy import (
+    Forecast,
+    MatchBest,
+    MaxSuccess,
+    MinCost,
+    WillingnessToPay,
+    choose,
+    explore,
+    match_best_allocation,
+)
+
+POLICIES = (MaxSuccess(), MinCost(0.7), MatchBest(), WillingnessToPay(2.0))
+
+
+def forecast(p, cost, std=0.0) -> Forecast:
+    p = np.array(p, dtype=float)
+    return Forecast(p, np.full(p.shape, std), np.broadcast_to(np.array(cost, float), p.shape))
+
+
+@st.composite
+def forecasts(draw) -> Forecast:
+    n, k = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    hundredths = st.integers(0, 100).map(lambda value: value / 100)
+
+    def array():
+        values = draw(st.lists(hundredths, min_size=n * k, max_size=n * k))
+        return np.array(values).reshape(n, k)
+
+    return Forecast(array(), array() / 4, array() + 0.01)
+
+
+def success(batch: Forecast, allocation) -> float:
+    return batch.p[np.arange(len(batch)), allocation].sum()
+
+
+def spent(batch: Forecast, allocation) -> float:
+    return batch.cost[np.arange(len(batch)), allocation].sum()
+
+
+def every_allocation(batch: Forecast):
+    n, k = batch.p.shape
+    return map(list, itertools.product(range(k), repeat=n))
+
+
+# What each policy promises
+
+
+@given(forecasts(), st.floats(0, 3))
+def test_max_success_keeps_within_the_money_if_anything_does(batch, usd):
+    choice = choose(MaxSuccess(), batch, left_usd=usd)
+    assert spent(batch, choice.allocation) <= max(usd, batch.cost.min(axis=1).sum()) + 1e-9
+
+
+@given(forecasts(), st.floats(0, 3))
+def test_max_success_is_within_one_query_of_the_best_there_is(batch, usd):
+    affordable = [a for a in every_allocation(batch) if spent(batch, a) <= usd]
+    if affordable:
+        best = max(success(batch, allocation) for allocation in affordable)
+        choice = choose(MaxSuccess(), batch, left_usd=usd)
+        assert success(batch, choice.allocation) >= best - 1
+
+
+def test_max_success_without_a_limit_takes_the_best_and_of_equals_the_cheapest():
+    batch = forecast([[0.5, 0.9, 0.9], [0.8, 0.8, 0.8]], [1, 3, 2])
+    choice = choose(MaxSuccess(), batch)
+    assert choice.allocation.tolist() == [2, 0]
+    assert choice.price == 0
+    assert "does not bind" in choice.reason
+
+
+@given(forecasts(), st.floats(0.01, 1))
+def test_min_cost_reaches_its_target_where_it_can_be_reached(batch, target):
+    choice = choose(MinCost(target), batch)
+    most = batch.p.max(axis=1).sum()
+    reached = success(batch, choice.allocation)
+    if most >= target * len(batch):
+        assert reached >= target * len(batch) - 1e-9
+    else:
+        assert reached == pytest.approx(most)
+        assert "out of reach" in choice.reason
+
+
+def test_min_cost_buys_no_more_than_the_target():
+    batch = forecast([[0.5, 0.9]] * 4, [1, 10])
+    assert choose(MinCost(0.5), batch).allocation.tolist() == [0, 0, 0, 0]
+    assert choose(MinCost(0.6), batch).allocation.tolist().count(1) == 1
+    assert choose(MinCost(0.9), batch).allocation.tolist() == [1, 1, 1, 1]
+
+
+@given(forecasts())
+def test_match_best_predicts_no_less_than_the_best_single_model_and_saves(batch):
+    best = int(np.argmax(batch.p.mean(axis=0)))
+    choice = choose(MatchBest(), batch)
+    assert success(batch, choice.allocation) >= batch.p[:, best].sum() - 1e-9
+    # The point of the front overshoots by one query at most.
+    assert spent(batch, choice.allocation) <= batch.cost[:, best].sum() + batch.cost.max()
+
+
+def test_match_best_stays_where_nothing_is_certain():
+    batch = forecast([[0.7, 0.8]] * 3, [1, 10], std=0.3)
+    choice = choose(MatchBest(), batch)
+    assert choice.allocation.tolist() == [1, 1, 1]
+    assert "no switch is confident enough" in choice.reason
+
+
+def test_match_best_switches_where_the_cheap_one_is_surely_as_good():
+    batch = forecast([[0.9, 0.8], [0.1, 0.8], [0.8, 0.8]], [1, 10])
+    assert choose(MatchBest(), batch).allocation.tolist() == [0, 1, 0]
+    same = match_best_allocation(batch.p, batch.std, batch.cost, 0.95)
+    assert same.tolist() == [0, 1, 0]
+
+
+@given(forecasts(), st.floats(0.01, 100))
+def test_willingness_to_pay_maximises_worth_query_by_query(batch, usd_per_success):
+    choice = choose(WillingnessToPay(usd_per_success), batch)
+    worth = batch.p * usd_per_success - batch.cost
+    chosen = worth[np.arange(len(batch)), choice.allocation]
+    assert chosen == pytest.approx(worth.max(axis=1))
+    assert choice.price == pytest.approx(1 / usd_per_success)
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        *[(MinCost, value) for value in (0, -1, 1.01, math.nan)],
+        *[(MatchBest, value) for value in (0.4, 1.0, math.nan)],
+        *[(WillingnessToPay, value) for value in (0, -1, math.inf, math.nan)],
+    ],
+)
+def test_parameters_out_of_range_are_refused_with_their_value(make, value):
+    with pytest.raises(ConfigurationError, match=repr(value)):
+        make(value)
+
+
+# What holds for all of them
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@given(data=st.data(), usd=st.floats(0, 3) | st.just(math.inf))
+def test_no_policy_plans_to_spend_more_than_is_left(policy, data, usd):
+    batch = data.draw(forecasts())
+    choice = choose(policy, batch, left_usd=usd)
+    assert spent(batch, choice.allocation) <= max(usd, batch.cost.min(axis=1).sum()) + 1e-9
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@given(data=st.data())
+def test_fallbacks_name_every_candidate_once_and_the_most_worth_first(policy, data):
+    batch = data.draw(forecasts())
+    traffic = data.draw(forecasts().filter(lambda other: other.p.shape[1] == batch.p.shape[1]))
+    choice = choose(policy, batch, left_usd=1.0, traffic=traffic, expected_queries=10)
+    n, k = batch.p.shape
+    assert sorted(map(tuple, np.sort(choice.fallbacks, axis=1).tolist())) == [tuple(range(k))] * n
+    assert choice.allocation.shape == (n,)
+    assert 0 <= choice.price < math.inf
+    assert choice.reason
+
+
+def test_one_request_pays_the_price_that_traffic_sets():
+    """Two like this one fit into the money: the third query has to be cheap."""
+    traffic = forecast([[0.2, 0.9], [0.2, 0.8], [0.2, 0.3]], [0.0, 1.0])
+    for p, chosen in ((0.9, 1), (0.25, 0)):
+        one = forecast([[0.2, p]], [0.0, 1.0])
+        choice = choose(MaxSuccess(), one, left_usd=2.0, traffic=traffic, expected_queries=4)
+        assert choice.allocation.tolist() == [chosen]
+        assert choice.price > 0
+
+
+def test_with_more_to_come_less_is_spent_on_each():
+    traffic = forecast([[0.2, 0.9]] * 20, [0.01, 1.0])
+    one = forecast([[0.2, 0.9]], [0.01, 1.0])
+    rich = choose(MaxSuccess(), one, left_usd=50, traffic=traffic, expected_queries=21)
+    poor = choose(MaxSuccess(), one, left_usd=5, traffic=traffic, expected_queries=1000)
+    assert (rich.allocation.tolist(), poor.allocation.tolist()) == ([1], [0])
+
+
+# Exploration
+
+
+def test_without_exploration_nothing_changes():
+    allocation = np.array([0, 2, 1, 0])
+    drawn, propensity = explore(allocation, 3, 0.0, np.random.default_rng(0))
+    assert drawn.tolist() == allocation.tolist()
+    assert propensity.tolist() == [1.0] * 4
+
+
+def test_propensities_are_the_frequencies_with_which_choices_are_made():
+    n, k, rate = 40_000, 4, 0.3
+    drawn, propensity = explore(np.full(n, 2), k, rate, np.random.default_rng(0))
+    for j in range(k):
+        expected = rate / k + (1 - rate) * (j == 2)
+        assert np.mean(drawn == j) == pytest.approx(expected, abs=0.01)
+        assert np.allclose(propensity[drawn == j], expected)
+    # What importance weighting rests on: the weights of each candidate add up to n.
+    assert np.sum(1 / propensity[drawn == 0]) == pytest.approx(n, rel=0.05)
+
+
+def test_exploration_follows_its_seed():
+    allocation = np.zeros(50, dtype=int)
+    first, again, other = (
+        explore(allocation, 3, 0.5, np.random.default_rng(seed))[0].tolist() for seed in (1, 1, 2)
+    )
+    assert first == again != other

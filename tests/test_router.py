@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from optllm_router._errors import ConfigurationError, InvalidRequestError, UnknownModelError
+from optllm_router._types import Candidate, Price, Usage
+from optllm_router.policy import MaxSuccess, MinCost, WillingnessToPay
+from optllm_router.router import Means, Query, Router
+from optllm_router.simulation import make_tasks
+
+PROMPTS = [task.prompt for task in make_tasks(200, np.random.default_rng(0))]
+PRICES = {"cheap": 100, "middle": 1000, "dear": 10_000}
+CANDIDATES = [
+    Candidate(name, f"x/{name}", Price(Decimal(price), Decimal(price), "test"), 100)
+    for name, price in PRICES.items()
+]
+
+
+def router(policy=None, **settings) -> Router:
+    settings = {"explore": 0.0, "seed": 0, **settings}
+    return Router(CANDIDATES, policy or MaxSuccess(), **settings)
+
+
+def query(text: str = "What is 2 + 2?", **settings) -> Query:
+    return Query.from_messages([{"role": "user", "content": text}], **settings)
+
+
+def test_a_decision_says_who_why_and_at_what_odds():
+    (decision,) = router().decide([query()])
+    assert decision.candidate in PRICES
+    assert sorted([decision.candidate, *decision.fallbacks]) == sorted(PRICES)
+    assert 0 <= decision.p <= 1
+    assert decision.std >= 0
+    assert decision.expected_cost_nano > 0
+    assert decision.propensity == 1.0
+    assert decision.reason
+
+
+def test_ids_are_unique_and_in_order_of_time():
+    one = router()
+    ids = [decision.id for _ in range(5) for decision in one.decide([query()] * 3)]
+    assert len(set(ids)) == 15
+    assert [id[:22] for id in ids] == sorted(id[:22] for id in ids)
+
+
+def test_before_any_label_the_dear_are_taken_to_be_better():
+    assert router().decide([query()])[0].candidate == "dear"
+    assert router(WillingnessToPay(1e-9)).decide([query()])[0].candidate == "cheap"
+
+
+def test_an_empty_purse_takes_the_cheapest():
+    (decision,) = router().decide([query()], Means(left_usd=0.0))
+    assert decision.candidate == "cheap"
+
+
+def test_scores_change_the_next_decision():
+    one = router(WillingnessToPay(1.0))
+    for prompt in PROMPTS[:15]:
+        one.learn(prompt, "cheap", 1.0)
+        one.learn(prompt, "middle", 0.0)
+        one.learn(prompt, "dear", 0.0)
+    one.wait()
+    assert one.decide([query()])[0].candidate == "cheap"
+
+
+def test_texts_that_are_all_alike_teach_without_a_warning():
+    one = router()
+    for n in range(30):
+        one.learn(f"{n} + {n}", "cheap", float(n % 2))
+    one.wait()
+
+
+def test_usage_changes_the_expected_cost():
+    one = router()
+    before = one.forecast([query()]).cost
+    for _ in range(50):
+        one.observe("dear", query().call.prompt_bytes, Usage(20, 2))
+    after = one.forecast([query()]).cost
+    assert after[0, 2] < before[0, 2] / 2
+    assert after[0, :2].tolist() == before[0, :2].tolist()
+
+
+def test_the_policy_of_one_call():
+    (decision,) = router().decide([query()], policy=MinCost(0.01))
+    assert decision.candidate == "cheap"
+
+
+def test_all_settings_that_need_no_label_give_finite_forecasts():
+    forecast = router().forecast([query(""), query("x" * 10_000), query("\0 \ud83d 🚀")])
+    for array in (forecast.p, forecast.std, forecast.cost):
+        assert array.shape == (3, 3)
+        assert np.isfinite(array).all()
+
+
+def test_a_query_is_measured_with_all_that_is_sent():
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    sizes = [
+        query(parameters=parameters).call.prompt_bytes
+        for parameters in (
+            {},
+            {"tools": [tool]},
+            {"tools": [tool], "functions": [tool]},
+            {"tools": [tool], "functions": [tool], "response_format": {"type": "json_object"}},
+        )
+    ]
+    assert sizes == sorted(set(sizes))
+    assert query(parameters={"tools": [tool]}).call.most_prompt_tokens > sizes[1] + 100
+
+
+# Pinning
+
+
+def test_a_named_model_is_not_replaced():
+    decision = router().pin(query(), "middle")
+    assert (decision.candidate, decision.fallbacks, decision.propensity) == ("middle", (), 1.0)
+
+
+@pytest.mark.parametrize("name", ["midle", "", "auto ", "zzz"])
+def test_an_unknown_model_is_refused(name):
+    one = router()
+    for ask in (
+        lambda: one.pin(query(), name),
+        lambda: one.learn("x", name, 1.0),
+        lambda: one.observe(name, 1, Usage(1, 1)),
+        lambda: one.learn_many([("x", "dear", 1.0), ("x", name, 1.0)]),
+    ):
+        with pytest.raises(UnknownModelError, match=repr(name)):
+            ask()
+
+
+def test_nothing_is_learnt_from_triples_of_which_one_is_wrong():
+    one = router()
+    with pytest.raises(UnknownModelError):
+        one.learn_many([("x", "dear", 0.0), ("x", "nobody", 1.0)])
+    one.learn_many([("x", "dear", 1.0)])
+    one.wait()
+    assert one._learner.labels == 1
+
+
+def test_an_unknown_predictor_is_refused():
+    with pytest.raises(ConfigurationError, match="'crystal ball'"):
+        router(predictor="crystal ball")
+
+
+# Exploration
+
+
+def test_exploration_reaches_everyone_and_fades():
+    one = router(explore=1.0)
+    decisions = [one.decide([query(f"{n} + {n}")])[0] for n in range(400)]
+    early, late = decisions[:40], decisions[-100:]
+    assert {decision.candidate for decision in early} == set(PRICES)
+    assert sum(decision.candidate != "dear" for decision in late) < 15
+    assert all(0 < decision.propensity <= 1 for decision in decisions)
+    explored = [one for one in decisions if one.candidate != "dear"]
+    assert all("at random" in decision.reason for decision in explored)
+
+
+def test_a_seed_repeats_every_choice():
+    def choices(seed: int) -> list[str]:
+        one = router(explore=1.0, seed=seed)
+        return [one.decide([query()])[0].candidate for _ in range(30)]
+
+    assert choices(1) == choices(1) != choices(2)
+
+
+# Plans
+
+
+def test_a_plan_promises_what_its_decisions_add_up_to():
+    one = router(WillingnessToPay(1.0))
+    decisions, quote, front = one.plan([query(f"{n} + 1") for n in range(9)], 5.0)
+    assert quote.queries == len(decisions) == 9
+    assert quote.expected_success == pytest.approx(np.mean([d.p for d in decisions]))
+    nano = sum(decision.expected_cost_nano for decision in decisions)
+    assert quote.expected_usd == pytest.approx(nano * 1e-9, abs=2e-8)
+    assert quote.high_usd >= quote.expected_usd
+    assert quote.bound >= quote.expected_success
+    assert sum(quote.shares.values()) == pytest.approx(1)
+    assert set(quote.shares) == set(PRICES)
+    assert len(front) >= 1
+
+
+def test_a_plan_keeps_within_its_money():
+    one = router()
+    queries = [query(f"{n} + 1") for n in range(50)]
+    dearest = one.plan(queries, math.inf)[1].expected_usd
+    cheapest = one.plan(queries, 0.0)[1].expected_usd
+    for usd in np.linspace(3 * cheapest, dearest, 7):
+        assert one.plan(queries, float(usd))[1].expected_usd <= usd
+
+
+def test_a_plan_of_nothing_is_refused():
+    with pytest.raises(InvalidRequestError, match="nothing to plan"):
+        router().plan([], 1.0)
+
+
+def test_threads_decide_and_teach_at_once():
+    one = router(explore=1.0)
+
+    def work(n: int) -> int:
+        for i in range(20):
+            prompt = PROMPTS[20 * n + i]
+            (decision,) = one.decide([query(prompt)], Means(left_usd=1.0))
+            one.learn(prompt, decision.candidate, float(i % 2))
+            one.observe(decision.candidate, 10, Usage(5, 5))
+        return 20
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(work, range(8))) == 160
+    one.wait()
+    assert one._learner.labels == 160

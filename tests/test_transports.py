@@ -1,0 +1,428 @@
+"""Every way in which a provider fails, over real HTTP and through litellm, sync and async."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import litellm_clients
+import pytest
+
+from optllm_router._errors import (
+    ConfigurationError,
+    ProviderAuthenticationError,
+    ProviderConnectionError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderRejectedError,
+    ProviderResponseError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+)
+from optllm_router._types import Call, Candidate, Completion, Price, Usage
+from optllm_router.simulation import SIMULATED_MODELS, Faults
+from optllm_router.transports import LiteLLMTransport, RetryingTransport
+
+KEY = "sk-proj-0123456789abcdefghijSECRET"
+MODEL = SIMULATED_MODELS[-1]
+CALL = Call([{"role": "user", "content": "What is 2 + 3?"}], timeout_seconds=20)
+FREE = Price(Decimal(0), Decimal(0), "test")
+
+
+def candidate(base_url: str, name: str = MODEL.name, key: str | None = KEY, **parameters):
+    parameters = {"api_base": base_url, **parameters}
+    return Candidate("mine", f"openai/{name}", FREE, 100, parameters=parameters, api_key=key)
+
+
+def send(how: str, to: Candidate, call: Call = CALL, transport=None) -> Completion:
+    transport = transport or LiteLLMTransport()
+    if how == "sync":
+        return transport.send(to, call)
+    return litellm_clients.run(transport.asend(to, call))
+
+
+both = pytest.mark.parametrize("how", ["sync", "async"])
+
+
+class Scripted(ThreadingHTTPServer):
+    """A provider that answers each request with the same bytes and keeps what it was sent."""
+
+    daemon_threads = True
+
+    def __init__(self, status: int, body: bytes, content_type: str = "application/json") -> None:
+        self.status, self.body, self.content_type = status, body, content_type
+        self.received: list[dict] = []
+        super().__init__(("127.0.0.1", 0), ScriptedHandler)
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def __exit__(self, *_) -> None:
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class ScriptedHandler(BaseHTTPRequestHandler):
+    server: Scripted
+
+    def do_POST(self) -> None:
+        self.server.received.append(
+            json.loads(self.rfile.read(int(self.headers["content-length"])))
+        )
+        self.send_response(self.server.status)
+        self.send_header("content-type", self.server.content_type)
+        self.send_header("content-length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+        self.close_connection = True
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+def chat(message="5", **changes) -> bytes:
+    body = {
+        "id": "theirs",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": message},
+            }
+        ],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+        **changes,
+    }
+    return json.dumps(body).encode()
+
+
+def error_body(message: str, code: str | None = None) -> bytes:
+    error = {"message": message, "type": "some_error", "param": None, "code": code}
+    return json.dumps({"error": error}).encode()
+
+
+# Answers
+
+
+@both
+def test_an_answer(server, how):
+    expected = MODEL.reply("What is 2 + 3?")
+    completion = send(how, candidate(server.base_url))
+    assert completion.body["choices"][0]["message"]["content"] == expected.text
+    assert completion.usage == Usage(expected.prompt_tokens, expected.completion_tokens)
+    assert server.served == {MODEL.name: (completion.usage,)}
+
+
+@both
+def test_what_is_asked_for_is_sent(how):
+    call = Call(
+        [{"role": "user", "content": "Hi"}],
+        parameters={"temperature": 0.5, "seed": 7},
+        max_output_tokens=11,
+        timeout_seconds=20,
+    )
+    with Scripted(200, chat()) as provider:
+        send(how, candidate(provider.base_url, top_p=0.25), call)
+    (received,) = provider.received
+    assert received["messages"] == [{"role": "user", "content": "Hi"}]
+    assert received["max_tokens"] == 11
+    assert (received["temperature"], received["seed"], received["top_p"]) == (0.5, 7, 0.25)
+
+
+@both
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        [],
+        "seven",
+        pytest.param(
+            {"prompt_tokens": 3},
+            marks=pytest.mark.xfail(strict=True, reason="litellm takes what is missing for 0"),
+        ),
+        {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+        {"prompt_tokens": -3, "completion_tokens": 4, "total_tokens": 1},
+        {"prompt_tokens": 3, "completion_tokens": 10**30, "total_tokens": 10**30},
+    ],
+)
+def test_a_usage_block_that_counts_nothing_is_no_usage(how, usage):
+    body = chat(usage=usage)
+    with Scripted(200, body) as provider, contextlib.suppress(ProviderResponseError):
+        assert send(how, candidate(provider.base_url)).usage is None
+
+
+@both
+def test_an_answer_without_a_usage_block_has_no_usage(how):
+    body = json.loads(chat())
+    del body["usage"]
+    with Scripted(200, json.dumps(body).encode()) as provider:
+        assert send(how, candidate(provider.base_url)).usage is None
+
+
+# Failures
+
+
+@both
+@pytest.mark.parametrize(
+    ("fault", "kind", "status", "maybe_billed"),
+    [
+        ("rate_limit", ProviderRateLimitedError, 429, False),
+        ("server_error", ProviderUnavailableError, 500, False),
+        ("timeout", ProviderTimeoutError, None, True),
+        ("cut", ProviderConnectionError, None, True),
+        ("garbage", ProviderResponseError, None, True),
+    ],
+)
+def test_each_fault_of_the_simulation(server, how, fault, kind, status, maybe_billed):
+    server.faults = Faults(script=(fault,))
+    call = Call(CALL.messages, timeout_seconds=0.5 if fault == "timeout" else 20)
+    with pytest.raises(ProviderError) as caught:
+        send(how, candidate(server.base_url), call)
+    error = caught.value
+    assert type(error) is kind
+    assert (error.status, error.maybe_billed) == (status, maybe_billed)
+    assert error.candidate == "mine"
+    assert "'mine'" in str(error)
+    assert "\n" not in str(error)
+    assert server.requests == {MODEL.name: 1}
+
+
+@both
+@pytest.mark.parametrize(
+    ("status", "kind", "maybe_billed"),
+    [
+        (400, ProviderRejectedError, False),
+        (401, ProviderAuthenticationError, False),
+        (403, ProviderAuthenticationError, False),
+        (404, ProviderRejectedError, False),
+        (413, ProviderRejectedError, False),
+        (422, ProviderRejectedError, False),
+        (429, ProviderRateLimitedError, False),
+        (500, ProviderUnavailableError, False),
+        (502, ProviderUnavailableError, False),
+        (503, ProviderUnavailableError, False),
+        (529, ProviderUnavailableError, False),
+        # Nobody knows what the server behind the gateway did.
+        (408, ProviderTimeoutError, True),
+        (504, ProviderTimeoutError, True),
+    ],
+)
+def test_each_status(how, status, kind, maybe_billed):
+    with Scripted(status, error_body("no")) as provider, pytest.raises(ProviderError) as caught:
+        send(how, candidate(provider.base_url))
+    assert type(caught.value) is kind
+    assert caught.value.maybe_billed is maybe_billed
+    assert len(provider.received) == 1
+
+
+@both
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("context_length_exceeded", "This model's maximum context length is 10 tokens."),
+        ("content_policy_violation", "Your request was rejected by our safety system."),
+    ],
+)
+def test_requests_that_the_provider_refuses_cost_nothing(how, code, message):
+    body = error_body(message, code)
+    with Scripted(400, body) as provider, pytest.raises(ProviderRejectedError) as caught:
+        send(how, candidate(provider.base_url))
+    assert not caught.value.maybe_billed
+
+
+@both
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"[1, 2]",
+        b'"hello"',
+        b"{}",
+        b"{",
+        b"\xff\xfe\x00",
+        b"<html></html>",
+        chat(choices=None),
+        chat(choices=[]),
+        chat(choices=[None]),
+        chat(choices=[{}]),
+        chat(choices=["text"]),
+        chat(choices="text"),
+        chat(choices=[{"index": 0, "message": None}]),
+        chat(choices=[{"index": 0, "message": "text"}]),
+        error_body("an error with status 200"),
+    ],
+    ids=lambda body: repr(body[-40:]),
+)
+def test_garbage_is_no_answer_and_may_have_been_billed(how, body):
+    with Scripted(200, body) as provider, pytest.raises(ProviderError) as caught:
+        send(how, candidate(provider.base_url))
+    assert type(caught.value) is ProviderResponseError
+    assert caught.value.maybe_billed
+
+
+@both
+def test_nobody_is_there(how):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
+        base_url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        with pytest.raises(ProviderConnectionError) as caught:
+            send(how, candidate(base_url))
+    assert not caught.value.maybe_billed
+
+
+@both
+def test_a_connection_closed_without_a_word_may_have_been_billed(how):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(ProviderConnectionError) as caught:
+            send(how, candidate(f"http://127.0.0.1:{listener.getsockname()[1]}/v1"))
+        thread.join()
+    assert caught.value.maybe_billed
+
+
+# Keys
+
+
+@both
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 429, 500])
+@pytest.mark.parametrize("key", [KEY, "a-plain-word"])
+def test_a_key_is_in_no_message(how, status, key):
+    quoted = error_body(f"Incorrect API key provided: {key}. Bearer {key}")
+    with Scripted(status, quoted) as provider, pytest.raises(ProviderError) as caught:
+        send(how, candidate(provider.base_url, key=key))
+    error = caught.value
+    assert key not in str(error)
+    assert key not in repr(error)
+    # A logged traceback prints the cause, too.
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+
+
+def test_a_candidate_does_not_show_its_key():
+    assert KEY not in repr(candidate("http://x"))
+
+
+def test_a_candidate_with_a_key_passes_the_check(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    LiteLLMTransport().check([candidate("http://x")])
+
+
+def test_a_missing_key_is_named(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY") as caught:
+        LiteLLMTransport().check([candidate("http://x"), candidate("http://x", key=None)])
+    assert "'mine'" in str(caught.value)
+    assert "api_key" in str(caught.value)
+    monkeypatch.setenv("OPENAI_API_KEY", "set")
+    LiteLLMTransport().check([candidate("http://x", key=None)])
+
+
+# Retries
+
+
+class Flaky:
+    """A transport that raises what it is given, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.calls = list(errors), 0
+
+    def send(self, candidate, call):
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return Completion({}, None)
+
+    async def asend(self, candidate, call):
+        return self.send(candidate, call)
+
+
+def retrying(flaky: Flaky, max_retries: int = 2) -> RetryingTransport:
+    return RetryingTransport(flaky, max_retries=max_retries, first_wait_seconds=0.001)
+
+
+def of(kind: type[ProviderError]) -> ProviderError:
+    return kind("no", candidate="mine")
+
+
+@both
+@pytest.mark.parametrize("kind", [ProviderRateLimitedError, ProviderUnavailableError])
+def test_faults_that_cost_nothing_are_repeated(how, kind):
+    flaky = Flaky(of(kind), of(kind))
+    assert send(how, candidate("http://x"), transport=retrying(flaky)) == Completion({}, None)
+    assert flaky.calls == 3
+
+
+@both
+def test_after_the_last_repetition_the_fault_is_raised_as_it_came(how):
+    errors = [of(ProviderRateLimitedError) for _ in range(5)]
+    flaky = Flaky(*errors)
+    with pytest.raises(ProviderRateLimitedError) as caught:
+        send(how, candidate("http://x"), transport=retrying(flaky))
+    assert caught.value is errors[2]
+    assert flaky.calls == 3
+
+
+@both
+def test_no_retries(how):
+    flaky = Flaky(of(ProviderUnavailableError))
+    with pytest.raises(ProviderUnavailableError):
+        send(how, candidate("http://x"), transport=retrying(flaky, max_retries=0))
+    assert flaky.calls == 1
+
+
+@both
+@pytest.mark.parametrize(
+    "error",
+    [
+        of(ProviderAuthenticationError),
+        of(ProviderRejectedError),
+        of(ProviderConnectionError),
+        of(ProviderTimeoutError),
+        of(ProviderResponseError),
+        ConfigurationError("no"),
+        ZeroDivisionError(),
+        ProviderUnavailableError("billed", candidate="mine", maybe_billed=True),
+    ],
+    ids=lambda error: f"{type(error).__name__} {error}",
+)
+def test_all_other_faults_are_not_repeated(how, error):
+    flaky = Flaky(error)
+    with pytest.raises(type(error)) as caught:
+        send(how, candidate("http://x"), transport=retrying(flaky))
+    assert caught.value is error
+    assert flaky.calls == 1
+
+
+@both
+def test_a_busy_provider_is_asked_again_over_http(server, how):
+    server.faults = Faults(script=("rate_limit", "server_error"))
+    completion = send(how, candidate(server.base_url), transport=retrying(LiteLLMTransport()))
+    assert completion.usage is not None
+    assert server.requests == {MODEL.name: 3}
+
+
+def test_calls_of_two_event_loops_share_a_transport(server):
+    transport = LiteLLMTransport()
+    for _ in range(3):
+        assert send("async", candidate(server.base_url), transport=transport).usage is not None
