@@ -23,6 +23,7 @@ _MOST_MESSAGES = 10_000
 _MOST_BYTES = 20_000_000
 _MOST_CHOICES = 128
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_PARTS = ("text", "image_url", "refusal")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -157,6 +158,13 @@ def _checked_messages(messages: Any) -> Messages:
                 f"messages[{position}] has role {role!r}; use one of {', '.join(_ROLES)}"
             )
         content = message.get("content")
+        for part in content if isinstance(content, (list, tuple)) else ():
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind not in _PARTS:
+                raise InvalidRequestError(
+                    f"messages[{position}] has a part of type {kind!r}, whose cost cannot be "
+                    f"bounded yet; use {', '.join(_PARTS)}"
+                )
         if not isinstance(content, (str, list, tuple, type(None))):
             raise InvalidRequestError(
                 f"messages[{position}].content must be text or a list of parts, not "

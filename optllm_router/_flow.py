@@ -82,7 +82,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait for other calls to give money back."""
+    """Wait for other calls to give money back, or for their leases to end."""
 
     seconds: float
 

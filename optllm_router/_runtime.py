@@ -198,6 +198,7 @@ class Runtime:
                     for write in self._close(step):
                         write.result()
             case Pause(seconds):
+                self.ledger.recover()
                 time.sleep(seconds)
 
     async def _aperform(self, step: Step) -> Any:
@@ -216,6 +217,7 @@ class Runtime:
                     for write in self._close(step):
                         await _done(write)
             case Pause(seconds):
+                await asyncio.to_thread(self.ledger.recover)
                 await asyncio.sleep(seconds)
 
     def _close(self, step: Close) -> list[Future[Any]]:

@@ -41,6 +41,7 @@ from optllm_router import (
     client,
 )
 from optllm_router._openai_errors import as_openai_error
+from optllm_router.ledger import Reservation
 from optllm_router.pricing import charge_nano
 from optllm_router.simulation import SIMULATED_MODELS, Faults, grade, make_tasks
 
@@ -192,6 +193,18 @@ def test_a_plan_is_quoted_before_anything_is_sent_and_applied_once(make, server)
     with pytest.raises(InvalidRequestError, match="applied"):
         plan.apply()
     assert sum(server.requests.values()) == sent + 12
+
+
+def test_a_plan_waits_for_what_a_dead_process_reserved(make, sqlite_url):
+    client = make(budget="0.01 USD", seed=3)
+    left = client.balance.left_nano
+    dead = Reservation("dead", "d", "c", left, ("default",), "test", lease_seconds=0.5)
+    assert client._runtime.ledger.reserve(dead).result() is None
+    plan = client.plan(["What is 1 + 1?"], budget_usd=0.001)
+    (result,) = plan.apply()
+    assert isinstance(result, BudgetExceededError)  # settled in full, so it stays spent
+    assert client.balance.spent_nano == left
+    assert_books_are_closed(client)
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])

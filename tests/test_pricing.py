@@ -86,9 +86,6 @@ def test_tools_come_with_instructions():
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="pictures cost tokens that are not in the bytes of their address"
-)
 def test_a_picture_costs_more_than_its_address():
     picture = {"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}
     messages = [user([picture])]

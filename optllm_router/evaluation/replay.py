@@ -247,7 +247,8 @@ def _replies(test: RecordedOutcomes) -> Mapping[str, Mapping[str, Reply]]:
             model: Reply(
                 text=test.answers[i].get(model, "") if test.answers is not None else "",
                 prompt_tokens=int(prompt[i, j]),
-                completion_tokens=int(completion[i, j]),
+                # An answer without a count would pass for one that was not counted.
+                completion_tokens=max(1, int(completion[i, j])),
             )
             for j, model in enumerate(test.models)
         }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from optllm_router._types import Candidate, Messages, Price, Usage
+from optllm_router._types import Candidate, Message, Messages, Price, Usage
 
 _TOKENS_PER_MESSAGE = 16
 """Upper bound on what chat templates add around one message (role, separators)."""
@@ -15,6 +15,10 @@ _TOKENS_PER_REQUEST = 64
 """Upper bound on what they add once (preamble, reply header)."""
 _TOKENS_FOR_TOOLS = 1024
 """Upper bound on the instructions that providers add when there are tools."""
+
+_TOKENS_PER_IMAGE = 65_536
+"""Upper bound on one image. gpt-4o-mini is the dearest in tokens: 2,833 plus 5,667 for each of at
+most 8 tiles (OpenAI's vision guide), 48,169 in all."""
 
 
 def charge_nano(price: Price, usage: Usage) -> int:
@@ -25,24 +29,24 @@ def charge_nano(price: Price, usage: Usage) -> int:
 
 
 def size_in_bytes(messages: Messages, extra: Sequence[Any] = ()) -> int:
-    """Bytes of UTF-8 text in the messages, and of ``extra`` (tools, schemas) as JSON."""
-    total = 0
+    """Bytes of UTF-8 text in the messages, and of ``extra`` (tools, schemas) as JSON.
+
+    Images are not text: they count in :func:`most_prompt_tokens`.
+    """
+    total = sum(_json_bytes(item) for item in extra if item is not None)
     for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            total += len(content.encode("utf-8", "surrogatepass"))
+        total += sum(len(part.encode("utf-8", "surrogatepass")) for part in _texts(message))
         rest = {key: value for key, value in message.items() if key not in ("content", "role")}
-        if not isinstance(content, str) and content is not None:
-            rest["content"] = content
         if rest:
             total += _json_bytes(rest)
-    return total + sum(_json_bytes(item) for item in extra if item is not None)
+    return total
 
 
 def most_prompt_tokens(messages: Messages, size: int, *, tools: bool) -> int:
     """An upper bound on the prompt's tokens, with no tokenizer: a token covers a byte or more.
 
-    Holds for text with every byte-level BPE vocabulary, plus what chat templates add.
+    Holds for text with every byte-level BPE vocabulary, plus what chat templates add. An image
+    counts with more than any provider known to us charges for one.
 
     Args:
         messages: the conversation.
@@ -50,7 +54,8 @@ def most_prompt_tokens(messages: Messages, size: int, *, tools: bool) -> int:
         tools: whether the call offers tools.
     """
     template = _TOKENS_PER_MESSAGE * len(messages) + _TOKENS_PER_REQUEST
-    return size + template + (_TOKENS_FOR_TOOLS if tools else 0)
+    images = _TOKENS_PER_IMAGE * sum(map(_images, messages))
+    return size + template + images + (_TOKENS_FOR_TOOLS if tools else 0)
 
 
 def worst_usage(
@@ -75,6 +80,25 @@ def worst_case_nano(
     """The most that a call can cost, in nano-dollars; arguments as for :func:`worst_usage`."""
     usage = worst_usage(candidate, prompt_tokens, max_output_tokens, n)
     return charge_nano(candidate.price, usage)
+
+
+def _texts(message: Message) -> Iterator[str]:
+    content = message.get("content")
+    if isinstance(content, str):
+        yield content
+    for part in _parts(content):
+        if part.get("type") != "image_url":
+            yield json.dumps(part, ensure_ascii=False, default=str)
+
+
+def _images(message: Message) -> int:
+    return sum(part.get("type") == "image_url" for part in _parts(message.get("content")))
+
+
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(content, (list, tuple)):
+        return []
+    return [part for part in content if isinstance(part, Mapping)]
 
 
 def _json_bytes(value: Mapping[str, Any] | Any) -> int:

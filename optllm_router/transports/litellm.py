@@ -106,16 +106,19 @@ def _completion(answer: Any, candidate: Candidate) -> Completion:
             "check its api_base",
             candidate=candidate.name,
         )
-    return Completion(body=body, usage=_usage(body.get("usage")))
+    return Completion(body=body, usage=_usage(body.get("usage"), choices))
 
 
-def _usage(block: Any) -> Usage | None:
+def _usage(block: Any, choices: Sequence[Mapping[str, Any]]) -> Usage | None:
+    """What the provider counted; litellm puts 0 where it counted nothing."""
     if not isinstance(block, Mapping):
         return None
     prompt, completion = block.get("prompt_tokens"), block.get("completion_tokens")
     if not isinstance(prompt, int) or not isinstance(completion, int):
         return None
-    if prompt < 0 or completion < 0 or not 0 < prompt + completion <= _MOST_TOKENS:
+    if prompt <= 0 or completion < 0 or prompt + completion > _MOST_TOKENS:
+        return None
+    if completion == 0 and any(choice["message"].get("content") for choice in choices):
         return None
     return Usage(prompt, completion)
 

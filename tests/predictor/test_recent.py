@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+
+from optllm_router.predictor._recent import CAPACITY, Recent
+
+
+def unit(*values):
+    return np.array(values, dtype=np.float32)
+
+
+def test_nothing_seen_nothing_moves():
+    recent = Recent(np.full(2, 4.0), 3)
+    np.testing.assert_array_equal(recent.shifts(np.zeros((5, 3), dtype=np.float32)), 0.0)
+
+
+def test_similar_queries_move_more_than_others():
+    recent = Recent(np.full(2, 30.0), 2)
+    recent.add(unit(1, 0), 0, -0.8)
+    near, far = recent.shifts(np.array([[1, 0], [0, 1]], dtype=np.float32))
+    assert near[0] < -0.25
+    assert -0.05 < far[0] < 0.0
+    assert near[1] == far[1] == 0.0
+
+
+def test_repeated_evidence_converges_to_the_residual():
+    recent = Recent(np.full(1, 30.0), 2)
+    for _ in range(200):
+        recent.add(unit(1, 0), 0, 0.5)
+    np.testing.assert_allclose(recent.shifts(unit(1, 0)[None]), 0.5, atol=0.01)
+
+
+def test_without_features_only_the_base_rate_moves():
+    recent = Recent(np.full(1, 4.0), 0)
+    recent.add(unit(), 0, 0.5)
+    np.testing.assert_allclose(recent.shifts(np.zeros((2, 0), dtype=np.float32)), 0.1)
+
+
+def test_the_oldest_make_room():
+    recent = Recent(np.full(1, 1.0), 1)
+    for _ in range(CAPACITY):
+        recent.add(unit(1), 0, -1.0)
+    for _ in range(CAPACITY):
+        recent.add(unit(1), 0, 1.0)
+    assert recent.shifts(unit(1)[None])[0, 0] > 0.99
+
+
+def test_arrays_round_trip():
+    recent = Recent(np.full(2, 4.0), 2)
+    for i in range(CAPACITY + 3):
+        recent.add(unit(i % 2, 1), i % 2, 0.1 * (i % 5))
+    restored = Recent.restored(recent.arrays())
+    asked = np.array([[1, 1], [0, 0]], dtype=np.float32)
+    np.testing.assert_array_equal(restored.shifts(asked), recent.shifts(asked))
+    for ring in (recent, restored):
+        ring.add(unit(0, 1), 0, -1.0)
+    np.testing.assert_array_equal(restored.shifts(asked), recent.shifts(asked))

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from optllm_router._errors import InvalidDataError
+from optllm_router.predictor import load_predictor, make_predictor, save_predictor
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "predictor.npz"
+    predictor = make_predictor(n_candidates=2)
+    predictor.fit([f"text {i}" for i in range(30)], np.eye(2)[np.arange(30) % 2])
+    save_predictor(predictor, path)
+    return path
+
+
+def rewrite(path, change):
+    with np.load(path) as file:
+        arrays = dict(file)
+    change(arrays)
+    np.savez(path, **arrays)
+
+
+def test_holds_plain_arrays_only_and_no_text(saved):
+    with np.load(saved, allow_pickle=False) as file:
+        assert all(file[name].dtype.kind in "fiub" for name in file.files)
+    assert b"text 7" not in saved.read_bytes()
+
+
+def test_refuses_other_files(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("hello")
+    with pytest.raises(InvalidDataError, match=r"notes\.txt is not a saved predictor"):
+        load_predictor(path)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1_000, 50_000])
+def test_refuses_a_truncated_file(saved, keep):
+    saved.write_bytes(saved.read_bytes()[:keep])
+    with pytest.raises(InvalidDataError, match="damaged"):
+        load_predictor(saved)
+
+
+def test_refuses_flipped_bytes(saved):
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    saved.write_bytes(content)
+    with pytest.raises(InvalidDataError, match="damaged"):
+        load_predictor(saved)
+
+
+@pytest.mark.parametrize("name", ["header", "base", "features.words.table", "model.values"])
+def test_refuses_a_file_with_a_missing_array(saved, name):
+    rewrite(saved, lambda arrays: arrays.pop(name))
+    with pytest.raises(InvalidDataError, match=name.rpartition(".")[2]):
+        load_predictor(saved)
+
+
+def test_refuses_another_format(saved):
+    def change(arrays):
+        header = json.loads(arrays["header"].tobytes())
+        header["format"] = 99
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+
+    rewrite(saved, change)
+    with pytest.raises(InvalidDataError, match="format 99"):
+        load_predictor(saved)
+
+
+def test_refuses_a_header_that_is_not_json(saved):
+    rewrite(saved, lambda arrays: arrays.update(header=np.zeros(3, dtype=np.uint8)))
+    with pytest.raises(InvalidDataError, match="damaged"):
+        load_predictor(saved)
+
+
+def test_a_missing_file_is_the_systems_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_predictor(tmp_path / "nothing.npz")

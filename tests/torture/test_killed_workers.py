@@ -1,0 +1,193 @@
+"""Workers are killed at random while they spend; the books must be right all the time.
+
+Run the long form with ``pytest tests/torture --long --log-cli-level INFO``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from sqlalchemy import select
+
+from optllm_router._money import Budget
+from optllm_router.ledger import Ledger, Reservation
+from optllm_router.store import Database
+from optllm_router.store.schema import reservations
+
+WORKER = Path(__file__).with_name("torture_worker.py")
+NAMES = ("everything", "tenant")
+CALLER_NANO = 1_500_000
+"""By so much per caller do the limits rise with each kill: about two calls to the dear model."""
+
+_log = logging.getLogger(__name__)
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kill -9 is posix")
+
+
+class Shape(NamedTuple):
+    processes: int
+    callers: int
+    kills: int
+
+
+class Workers:
+    """Running processes; whoever dies is replaced."""
+
+    def __init__(self, url: str, bill: Path, shape: Shape) -> None:
+        self._url, self._bill, self._callers = url, bill, shape.callers
+        self._seeds = iter(range(0, 10**6, 10))
+        self._running = [self._start() for _ in range(shape.processes)]
+
+    def kill(self, which: int) -> None:
+        """Kill the one that has run for so long; 0 is the oldest."""
+        victim = self._running.pop(which)
+        victim.kill()
+        victim.communicate()
+        assert victim.returncode == -9
+        self._running.append(self._start())
+
+    def stop(self) -> Counter[str]:
+        """Let them end in peace; what happened to their callers."""
+        seen: Counter[str] = Counter()
+        endings = []
+        for worker in self._running:
+            assert worker.stdin is not None
+            worker.stdin.close()
+            worker.stdin = None
+        for worker in self._running:
+            printed, complaints = worker.communicate(timeout=60)
+            endings.append((worker.returncode, complaints))
+            seen.update(json.loads(printed) if worker.returncode == 0 else {})
+        assert endings == [(0, "")] * len(endings)
+        return seen
+
+    def end(self) -> None:
+        for worker in self._running:
+            worker.kill()
+            worker.communicate()
+
+    def _start(self) -> subprocess.Popen[str]:
+        arguments = [self._url, self._bill, next(self._seeds), self._callers]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [sys.executable, str(WORKER), *map(str, arguments)],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
+
+
+class Observer:
+    """Polls the balances; ``snapshots`` are the different ones it saw."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.snapshots: set[tuple[int, ...]] = set()
+
+    def watch(self, seconds: float, bill: Path) -> None:
+        """Look for so long, and until somebody has been charged again."""
+        size, start = bill.stat().st_size, time.monotonic()
+        while time.monotonic() < start + seconds or bill.stat().st_size < size + 1_000:
+            assert time.monotonic() < start + 60, "nobody gets anywhere"
+            self.look()
+            time.sleep(0.002)
+
+    def look(self) -> None:
+        found = self._ledger.balances()
+        for balance in found:
+            assert balance.spent_nano + balance.reserved_nano <= balance.limit_nano, balance
+        self.snapshots.add(tuple(n for b in found for n in (b.spent_nano, b.reserved_nano)))
+
+
+@pytest.fixture
+def shape(long) -> Shape:
+    return Shape(8, 32, 50) if long else Shape(3, 8, 5)
+
+
+def test_no_nano_dollar_is_lost_when_workers_are_killed(store_url, shape, tmp_path):
+    bill = tmp_path / "bill"
+    bill.touch()
+    chance = random.Random(7)
+    with closing(Database(store_url)) as database:
+        ledger = Ledger(database)
+        step = CALLER_NANO * shape.processes * shape.callers
+        raise_limits(ledger, step)
+        observer = Observer(ledger)
+        workers = Workers(store_url, bill, shape)
+        try:
+            for kill in range(shape.kills):
+                raise_limits(ledger, (kill + 2) * step)
+                observer.watch(chance.uniform(0.0, 0.5), bill)
+                # Mostly one that has been busy for a while, sometimes one that just starts.
+                workers.kill(min(chance.randrange(shape.processes) for _ in range(2)))
+                ledger.recover()
+            observer.watch(1.5, bill)
+            seen = workers.stop()
+        finally:
+            workers.end()
+        observer.look()
+        assert len(observer.snapshots) > 2 * shape.kills
+        assert seen["answered"] > 10
+        assert seen["cancelled"] > 10
+        assert seen["StoreError"] == 0
+        check_books(database, bill)
+        use_up(ledger)
+    _log.info("%s: %s, %d snapshots", shape, dict(seen), len(observer.snapshots))
+
+
+def raise_limits(ledger: Ledger, nano: int) -> None:
+    """Money is always short, and never gone for good before the end."""
+    for name in NAMES:
+        ledger.set_budget(Budget(f"{nano}e-9", name=name))
+
+
+def check_books(database: Database, bill: Path) -> None:
+    """Every charge was set aside for, and every reservation came to what was charged for it."""
+    later = Ledger(database, lambda: time.time() + 3_600)
+    later.recover()
+    assert later.verify() == []
+    charged = {
+        (id, candidate): int(cost)
+        for id, candidate, cost in map(str.split, bill.read_text().splitlines())
+    }
+    with database.read() as connection:
+        rows = connection.execute(select(reservations)).all()
+    known = {(row.decision_id, row.candidate) for row in rows}
+    assert charged.keys() <= known, "something was sent with nothing set aside"
+    assert Counter(row.state for row in rows).keys() == {"settled", "released", "expired"}
+    for row in rows:
+        cost = charged.get((row.decision_id, row.candidate))
+        if row.state == "released":
+            assert (cost, row.settled_nano) == (None, 0)
+        elif row.estimated:
+            assert (cost or 0) <= row.settled_nano == row.reserved_nano
+        else:
+            assert cost == row.settled_nano <= row.reserved_nano
+    spent = later.balance("everything").spent_nano
+    assert sum(charged.values()) <= spent == sum(row.settled_nano for row in rows)
+
+
+def use_up(ledger: Ledger) -> None:
+    """The last nano-dollar can be spent, and not one more."""
+    for name in NAMES:
+        left = ledger.balance(name).left_nano
+        assert ledger.reserve(reservation(f"last of {name}", left, name)).result() is None
+        refusal = ledger.reserve(reservation(f"beyond {name}", 1, name)).result()
+        assert refusal is not None
+        assert refusal.left_nano == 0
+
+
+def reservation(id: str, amount: int, name: str) -> Reservation:
+    return Reservation(id, id, "m", amount, (name,), "torture", 60.0)

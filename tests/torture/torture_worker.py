@@ -1,0 +1,199 @@
+"""A process full of callers that are out of luck: ``torture_worker.py URL BILL SEED CALLERS``.
+
+Each caller carries request flows out against one ledger, and a provider that answers, fails,
+hangs, and charges for it or not. What the provider charges it appends to the file BILL, one line
+per charge and one ``write`` each, so that a kill cannot tear it. Half of the callers are threads,
+half are tasks, which get cancelled besides. Ends when stdin does, and prints what happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from optllm_router._errors import (
+    OptLLMError,
+    ProviderRateLimitedError,
+    ProviderTimeoutError,
+    ProviderUnavailableError,
+    StoreError,
+)
+from optllm_router._flow import (
+    Close,
+    Pause,
+    Request,
+    Reserve,
+    Send,
+    Sent,
+    Step,
+    arun,
+    request_flow,
+    run,
+)
+from optllm_router._types import Call, Candidate, Completion, Decision, Price, Usage
+from optllm_router.ledger import Ledger
+from optllm_router.pricing import charge_nano
+from optllm_router.store import Database
+
+BUDGETS = ("everything", "tenant")
+LEASE_SECONDS = 1.0
+CANDIDATES = {
+    name: Candidate(name, name, Price(Decimal(price), Decimal(4 * price), "torture"), 100)
+    for name, price in (("dear", 1_000), ("cheap", 10))
+}
+FAILURES = (ProviderRateLimitedError, ProviderUnavailableError, ProviderTimeoutError)
+
+
+class Provider:
+    """Charges what it likes, as long as it is within what the call can cost."""
+
+    def __init__(self, bill: str, chance: random.Random) -> None:
+        self._bill = os.open(bill, os.O_WRONLY | os.O_APPEND)
+        self._chance = chance
+
+    def answer(self, candidate: Candidate, call: Call) -> Completion | Exception:
+        """Charge or not, then answer or not; never fail for free after charging."""
+        fate = self._chance.random()
+        if fate < 0.15:
+            return self._chance.choice(FAILURES[:2])("no", candidate=candidate.name)
+        usage = Usage(
+            self._chance.randint(0, call.most_prompt_tokens),
+            self._chance.randint(0, call.max_output_tokens or 0),
+        )
+        if fate < 0.25:
+            return ProviderTimeoutError("who knows", candidate=candidate.name)
+        cost = charge_nano(candidate.price, usage)
+        os.write(self._bill, f"{call.messages[0]['content']} {candidate.name} {cost}\n".encode())
+        if fate < 0.35:
+            return ProviderTimeoutError("charged", candidate=candidate.name)
+        return Completion({}, usage if fate < 0.95 else None)
+
+    def delay(self) -> float:
+        """Seconds that an answer takes."""
+        return self._chance.random() * 0.02
+
+
+class Callers:
+    """So many callers, until they are told to stop."""
+
+    def __init__(self, ledger: Ledger, provider: Provider, seed: int) -> None:
+        self._ledger = ledger
+        self._provider = provider
+        self._chance = random.Random(seed)
+        self._prefix = f"{os.getpid()}-{time.time_ns():x}"
+        self._numbers = iter(range(10**9))
+        self.stopped = threading.Event()
+        self.seen: Counter[str] = Counter()
+
+    def request(self) -> Request:
+        id = f"{self._prefix}-{next(self._numbers)}"
+        messages = [{"role": "user", "content": id}]
+        call = Call(messages, most_prompt_tokens=self._chance.randint(1, 400))
+        decision = Decision(id, "dear", ("cheap",), 0.5, 0.1, 1, 1.0, 0.0, "torture")
+        return Request(decision, call, CANDIDATES, self._chance.choice((BUDGETS, BUDGETS[:1])))
+
+    def keep_calling(self) -> None:
+        """What a thread does."""
+        while not self.stopped.is_set():
+            try:
+                run(request_flow(self.request()), self.perform)
+                self.seen["answered"] += 1
+            except OptLLMError as error:
+                self.note(error)
+
+    async def keep_calling_impatiently(self) -> None:
+        """What a task does."""
+        while not self.stopped.is_set():
+            patience = self._chance.choice((0.005, 0.05, 5.0))
+            call = asyncio.create_task(arun(request_flow(self.request()), self.aperform))
+            await asyncio.wait([call], timeout=patience)
+            call.cancel()
+            try:
+                await call
+                self.seen["answered"] += 1
+            except asyncio.CancelledError:
+                self.seen["cancelled"] += 1
+            except OptLLMError as error:
+                self.note(error)
+
+    def note(self, error: OptLLMError) -> None:
+        self.seen[type(error).__name__] += 1
+        if isinstance(error, StoreError):
+            sys.stderr.write(f"{error}\n")
+
+    def perform(self, step: Step) -> Any:
+        match step:
+            case Reserve(reservation):
+                return self._ledger.reserve(
+                    replace(reservation, lease_seconds=LEASE_SECONDS)
+                ).result()
+            case Send(candidate, call):
+                time.sleep(self._provider.delay())
+                return Sent(self._provider.answer(candidate, call), 0.0)
+            case Close():
+                return self._close(step).result()
+            case Pause(seconds):
+                time.sleep(seconds)
+
+    async def aperform(self, step: Step) -> Any:
+        match step:
+            case Reserve(reservation):
+                short = replace(reservation, lease_seconds=LEASE_SECONDS)
+                return await asyncio.shield(asyncio.wrap_future(self._ledger.reserve(short)))
+            case Send(candidate, call):
+                if self._chance.random() < 0.5:
+                    await asyncio.sleep(self._provider.delay())
+                answer = self._provider.answer(candidate, call)
+                await asyncio.sleep(self._provider.delay())
+                return Sent(answer, 0.0)
+            case Close():
+                return await asyncio.shield(asyncio.wrap_future(self._close(step)))
+            case Pause(seconds):
+                await asyncio.sleep(seconds)
+
+    def _close(self, step: Close) -> Any:
+        if step.how == "release":
+            return self._ledger.release(step.reservation_id)
+        if step.how == "settle_in_full":
+            return self._ledger.settle_in_full(step.reservation_id)
+        return self._ledger.settle(step.reservation_id, step.cost_nano, estimated=step.estimated)
+
+
+def main() -> None:
+    url, bill, seed, callers = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    with closing(Database(url)) as database:
+        ledger = Ledger(database)
+        ledger.recover()
+        everyone = Callers(ledger, Provider(bill, random.Random(seed + 1)), seed)
+
+        def wait_for_the_end() -> None:
+            sys.stdin.read()
+            everyone.stopped.set()
+
+        async def tasks() -> None:
+            await asyncio.gather(
+                *(everyone.keep_calling_impatiently() for _ in range(callers - callers // 2))
+            )
+
+        with ThreadPoolExecutor(callers // 2 + 1) as pool:
+            waiting = [pool.submit(wait_for_the_end)]
+            waiting += [pool.submit(everyone.keep_calling) for _ in range(callers // 2)]
+            asyncio.run(tasks())
+            for future in waiting:
+                future.result()
+    sys.stdout.write(json.dumps(everyone.seen))
+
+
+if __name__ == "__main__":
+    main()
