@@ -1,7 +1,8 @@
 """Many texts as one array of bytes, so that all of them are featurised by a few numpy calls.
 
-Every text is framed by a zero byte on both sides: an n-gram that touches the frame knows that it
-is at the edge of its text, and no n-gram of interest spans two texts.
+Every text is framed by zero bytes, one before and two after it: an n-gram that touches the frame
+knows that it is at the edge of its text, and no n-gram of up to four bytes that begins inside a
+text, or at its opening zero, reaches into the next.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from optllm_router._types import IntArray
 
 EDGE = 0
+N_CLOSING = 2
+"""Zero bytes after each text."""
+
+N_FRAME = 1 + N_CLOSING
 MAX_BYTES = 16_384
 """Longer texts keep their head and their tail: both say what is asked, and work stays bounded."""
 
@@ -28,7 +33,7 @@ class TextBytes:
     """The UTF-8 bytes of n texts, one after the other.
 
     Attributes:
-        codes: shape (total,), the bytes, every text between two zeros.
+        codes: shape (total,), the bytes, every text in its frame of zeros.
         bounds: shape (n + 1,); text i is ``codes[bounds[i] : bounds[i + 1]]``.
     """
 
@@ -42,12 +47,12 @@ def encode(texts: Sequence[str]) -> TextBytes:
     Examples:
         >>> encoded = encode(["ab", ""])
         >>> encoded.codes.tolist(), encoded.bounds.tolist()
-        ([0, 97, 98, 0, 0, 0], [0, 4, 6])
+        ([0, 97, 98, 0, 0, 0, 0, 0], [0, 5, 8])
     """
     parts = [_bounded(text.encode("utf-8", "replace")) for text in texts]
-    codes = np.frombuffer(b"".join(b"\0%b\0" % part for part in parts), dtype=np.uint8)
+    codes = np.frombuffer(b"".join(b"\0%b\0\0" % part for part in parts), dtype=np.uint8)
     bounds = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(part) + 2 for part in parts], out=bounds[1:])
+    np.cumsum([len(part) + N_FRAME for part in parts], out=bounds[1:])
     return TextBytes(codes, bounds)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from optllm_router.features._bytes import CLASS, EDGE, IN_WORD, LOWER
+from optllm_router.features._bytes import CLASS, EDGE, IN_WORD, LOWER, N_CLOSING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,11 +107,13 @@ def _ngrams(codes: NDArray[np.uint8], bounds: IntArray) -> Bags:
     for size in (2, 3, 4):
         gram = (gram << np.uint32(8)) | wide[size - 1 : size - 1 + n]
         buckets[:, size - 2] = _bucket(gram * np.uint32(2 * size + 1) + np.uint32(size))
+    for closing in range(1, N_CLOSING + 1):
+        buckets[bounds[1:] - closing] = 0  # these n-grams reach into the next text
     return Bags(buckets.ravel(), 3 * bounds)
 
 
 def _bucket(hashes: NDArray[np.uint32]) -> NDArray[np.int32]:
-    return ((hashes * _MIX) >> np.uint32(32 - HASH_BITS)).astype(np.int32)
+    return np.asarray((hashes * _MIX) >> np.uint32(32 - HASH_BITS), dtype=np.int32)
 
 
 def _running(flags: NDArray[np.bool_]) -> IntArray:

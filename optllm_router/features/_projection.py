@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 
 _MAX_KNOWN = 20_000
+"""Buckets that are kept at most, the most frequent: bounds the size of the table."""
+
+_POWER_ITERATIONS = 3
 
 
 class Projection:
@@ -44,43 +47,61 @@ class Projection:
         from scipy import sparse
 
         n = len(bags.bounds) - 1
-        frequency = _document_frequency(bags)
+        everything = _counts(bags.buckets, bags.bounds, N_BUCKETS)
+        frequency = np.bincount(everything.indices, minlength=N_BUCKETS)
         known = _most_frequent(frequency, at_least=min(2, n))
-        self.rows_ = np.zeros(N_BUCKETS, dtype=np.int32)
-        self.rows_[known] = np.arange(1, len(known) + 1)
+        self.rows_ = _rows(known)
         weights = np.log((1 + n) / (1 + frequency[known])) + 1.0
         unknown = np.log(1.0 + n) + 1.0
-        self.table_ = np.zeros((1 + len(known), 1), dtype=np.float32)
-        self.table_[:, -1] = np.concatenate([[unknown], weights]) ** 2
-        counts = self._counts(bags)
-        norms = np.sqrt(counts @ self.table_[:, -1])
-        scaled = sparse.diags_array(1.0 / np.maximum(norms, 1e-9)) @ counts[:, 1:]
-        weighted = scaled @ sparse.diags_array(weights.astype(np.float32))
+        squares = np.concatenate([[unknown], weights]) ** 2
+        counts = _counts(self.rows_[bags.buckets], bags.bounds, len(squares))
+        scales = 1.0 / np.sqrt(np.maximum(counts @ squares, 1e-9))
+        weighted = sparse.diags_array(scales) @ counts[:, 1:] @ sparse.diags_array(weights)
         directions = _directions(weighted.astype(np.float32), self.n_dims, self.seed)
-        table = np.zeros((1 + len(known), self.n_dims + 1), dtype=np.float32)
-        table[1:, : directions.shape[1]] = directions * weights[:, None]
-        table[:, -1] = self.table_[:, -1]
-        self.table_ = table
+        self.table_ = np.zeros((len(squares), self.n_dims + 1), dtype=np.float32)
+        self.table_[1:, : directions.shape[1]] = directions * weights[:, None]
+        self.table_[:, -1] = squares
         return self
 
     def transform(self, bags: Bags) -> NDArray[np.float32]:
         """Project n bags: shape (n, n_dims), float32, norm at most about 1."""
-        sums = self._counts(bags) @ self.table_
+        counts = _counts(self.rows_[bags.buckets], bags.bounds, len(self.table_))
+        sums = counts @ self.table_
         norms = np.sqrt(np.maximum(sums[:, -1:], 1e-9))
         return np.asarray(sums[:, :-1] / norms, dtype=np.float32)
 
-    def _counts(self, bags: Bags) -> Any:
-        from scipy import sparse
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything learnt: the known buckets in ascending order, and their rows."""
+        return {"known": np.flatnonzero(self.rows_).astype(np.int32), "table": self.table_}
 
-        ones = np.ones(len(bags.buckets), dtype=np.float32)
-        shape = (len(bags.bounds) - 1, len(self.table_))
-        counts = sparse.csr_array((ones, self.rows_[bags.buckets], bags.bounds), shape=shape)
-        counts.sum_duplicates()
-        np.sqrt(counts.data, out=counts.data)
-        return counts
+    def restore(self, known: NDArray[Any], table: NDArray[Any]) -> Projection:
+        """Become the projection that the arrays came from."""
+        self.rows_ = _rows(known)
+        self.table_ = table
+        return self
 
 
-def _most_frequent(frequency: FloatArray, *, at_least: int) -> IntArray:
+def _counts(columns: NDArray[np.int32], bounds: IntArray, n_columns: int) -> Any:
+    """Square roots of how often each column occurs in each text: a sparse (n, n_columns)."""
+    from scipy import sparse
+
+    ones = np.ones(len(columns), dtype=np.float32)
+    shape = (len(bounds) - 1, n_columns)
+    parts = (ones, columns, bounds.astype(np.int32))
+    counts = sparse.csr_array(parts, shape=shape, copy=True)
+    counts.sum_duplicates()  # in place, and the bags are not ours
+    np.sqrt(counts.data, out=counts.data)
+    return counts
+
+
+def _rows(known: NDArray[Any]) -> NDArray[np.int32]:
+    """Each bucket's row of the table, given the known buckets in ascending order."""
+    rows = np.zeros(N_BUCKETS, dtype=np.int32)
+    rows[known] = np.arange(1, len(known) + 1)
+    return rows
+
+
+def _most_frequent(frequency: IntArray, *, at_least: int) -> IntArray:
     """The buckets to keep, at most ``_MAX_KNOWN``, in ascending order."""
     known = np.flatnonzero(frequency >= at_least)
     if len(known) > _MAX_KNOWN:
@@ -89,20 +110,12 @@ def _most_frequent(frequency: FloatArray, *, at_least: int) -> IntArray:
     return known
 
 
-def _document_frequency(bags: Bags) -> FloatArray:
-    """In how many bags each bucket occurs."""
-    lengths = np.diff(bags.bounds)
-    keys = np.repeat(np.arange(len(lengths), dtype=np.int64) * N_BUCKETS, lengths) + bags.buckets
-    distinct = np.unique(keys) % N_BUCKETS
-    return np.bincount(distinct, minlength=N_BUCKETS).astype(np.float64)
-
-
 def _directions(matrix: Any, n_dims: int, seed: int) -> FloatArray:
     """The leading right singular vectors, shape (columns, at most n_dims)."""
-    from sklearn.decomposition import TruncatedSVD
+    from sklearn.utils.extmath import randomized_svd
 
     limit = min(n_dims, min(matrix.shape) - 1)
     if limit < 1:
         return np.zeros((matrix.shape[1], 0))
-    svd = TruncatedSVD(limit, n_iter=3, random_state=seed).fit(matrix)
-    return np.asarray(svd.components_.T, dtype=np.float64)
+    _, _, directions = randomized_svd(matrix, limit, n_iter=_POWER_ITERATIONS, random_state=seed)
+    return np.asarray(directions.T, dtype=np.float64)

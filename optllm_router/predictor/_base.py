@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from optllm_router._types import FloatArray, Prediction
 
     Features = NDArray[np.float32]
-    Arrays = Mapping[str, NDArray[np.generic]]
+    Arrays = Mapping[str, NDArray[Any]]
 
 PRIOR_STRENGTH = 4.0
 """How many labels the prior success rate counts for."""
@@ -37,7 +37,7 @@ class Model(Protocol):
         """Predict for n rows."""
         ...
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything learnt, as arrays by name."""
         ...
 

@@ -1,99 +1,121 @@
-"""Forests of extremely randomised trees over partial labels."""
+"""A forest that suits recurring and scattered traffic alike.
+
+Three groups of extremely randomised trees look at the same labels in different ways, and err
+differently: on all features; on the coarse features only (few labels cannot tell a hundred
+directions apart); and on the differences between candidates, which is what routing needs. The
+leaves are computed by :mod:`._pruning`, from the scores that are there.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optllm_router._types import Prediction
-from optllm_router.predictor._trees import Trees, grow, walk
+from optllm_router.features import coarse_features
+from optllm_router.predictor._pruning import Caution, node_values, tally
+from optllm_router.predictor._trees import Trees, collapse, grow, join, walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from optllm_router._types import FloatArray
+    from optllm_router._types import FloatArray, IntArray
     from optllm_router.predictor._base import Arrays, Features
+
+_CHUNK_CELLS = 1 << 19
+"""Numbers gathered from the leaves at once; keeps them in the caches."""
+
+_TOLERANCE = 0.004
+"""Success probabilities closer than this are the same, at first."""
+
+_MAX_VALUE_BYTES = 24_000_000
+"""Bytes of what the nodes say; larger forests are coarsened until they fit."""
 
 
 class Forest:
-    """Extra-trees whose leaves average the labels that are there.
+    """Extra-trees over partial labels, averaged over their prunings.
 
     Args:
-        n_trees: how many trees.
-        min_leaf: rows in a leaf at least.
-        strength: labels that the base rate counts for in each leaf.
+        n_trees: trees in each of the three groups.
         seed: of the trees.
     """
 
-    def __init__(
-        self, *, n_trees: int = 100, min_leaf: int = 2, strength: float = 0.3, seed: int = 0
-    ) -> None:
+    def __init__(self, *, n_trees: int, seed: int = 0) -> None:
         self.n_trees = n_trees
-        self.min_leaf = min_leaf
-        self.strength = strength
         self.seed = seed
 
     def fit(self, x: Features, scores: FloatArray, base: FloatArray) -> Forest:
-        """Grow trees on imputed scores, then fill their leaves with the true ones."""
-        self.trees_ = grow(
-            x, impute(scores, base), n_trees=self.n_trees, min_leaf=self.min_leaf, seed=self.seed
+        """Grow the trees and count which labels reach which node."""
+        complete = impute(scores, base)
+        differences = complete - complete.mean(axis=1, keepdims=True)
+        coarse = coarse_features(x.shape[1])
+        on_coarse = grow(
+            np.ascontiguousarray(x[:, coarse]), complete, n_trees=self.n_trees, seed=self.seed + 1
         )
-        self.values_ = leaf_values(walk(self.trees_, x), self.trees_, scores, base, self.strength)
+        on_coarse = on_coarse._replace(feature=coarse[on_coarse.feature])
+        self.trees_ = join(
+            [
+                grow(x, complete, n_trees=self.n_trees, seed=self.seed),
+                on_coarse,
+                grow(x, differences, n_trees=self.n_trees, seed=self.seed + 2),
+            ]
+        )
+        self.base_ = base
+        self.seen_ = tally(self.trees_, walk(self.trees_, x), scores)
         return self
 
-    def predict(self, x: Features) -> Prediction:
-        """Mean and standard deviation of what the trees say."""
-        leaves = walk(self.trees_, x)
-        p = np.empty((len(x), self.values_.shape[1]))
-        std = np.empty_like(p)
-        for j in range(p.shape[1]):
-            said = np.ascontiguousarray(self.values_[:, j]).take(leaves)
-            p[:, j] = said.mean(axis=1)
-            std[:, j] = said.std(axis=1)
-        return Prediction(np.clip(p, 0.0, 1.0), std)
+    def settle(self, caution: Caution) -> Forest:
+        """Fix what the leaves say, and forget what is not needed to say it."""
+        values, tolerance = self.values(caution), _TOLERANCE
+        self.trees_, self.values_ = collapse(self.trees_, values, tolerance)
+        while self.values_.nbytes > _MAX_VALUE_BYTES:
+            tolerance *= 2.0
+            self.trees_, self.values_ = collapse(self.trees_, self.values_, tolerance)
+        del self.seen_
+        return self
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Everything learnt, as arrays by name."""
-        trees = self.trees_._replace(depth=np.array(self.trees_.depth))._asdict()
-        return {**trees, "values": self.values_}
+    def values(self, caution: Caution) -> NDArray[np.float32]:
+        """What each node says under ``caution``, shape (nodes, k)."""
+        return node_values(self.trees_, self.seen_, self.base_, caution)
+
+    def predict(self, x: Features) -> Prediction:
+        """Mean and standard deviation over the trees."""
+        return average(walk(self.trees_, x), self.values_)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What prediction needs, as arrays by name."""
+        return {**self.trees_.arrays(), "values": self.values_}
 
     def restore(self, arrays: Arrays) -> Forest:
         """Become the forest that ``arrays`` came from."""
-        self.trees_ = Trees(
-            arrays["roots"], arrays["feature"], arrays["threshold"], arrays["child"],
-            int(arrays["depth"]),
-        )
-        self.values_ = arrays["values"]
+        self.trees_ = Trees.restored(arrays)
+        self.values_ = arrays["values"].astype(np.float32)
         return self
+
+
+def average(leaves: IntArray, values: NDArray[np.float32]) -> Prediction:
+    """Mean and standard deviation, over the trees, of what the leaves (n, trees) say."""
+    n, n_trees = leaves.shape
+    p = np.empty((n, values.shape[1]))
+    std = np.empty_like(p)
+    step = max(_CHUNK_CELLS // (n_trees * values.shape[1]), 1)
+    for start in range(0, n, step):
+        said = values.take(leaves[start : start + step], axis=0)
+        mean = said.mean(axis=1)
+        square = np.einsum("ntk,ntk->nk", said, said) / n_trees
+        p[start : start + step] = mean
+        std[start : start + step] = np.sqrt(np.maximum(square - mean**2, 0.0))
+    return Prediction(p, std)
 
 
 def impute(scores: FloatArray, base: FloatArray) -> FloatArray:
     """Fill unknown scores with the base rate, moved by how the row's known scores differ from it.
 
-    A query on which the graded candidates did badly is probably hard for the others too.
+    A query on which the graded candidates did badly is probably hard for the others too. Imputed
+    scores shape the trees only; what leaves say comes from known scores.
     """
     residuals = scores - base
     known = ~np.isnan(residuals)
     common = np.where(known, residuals, 0.0).sum(axis=1) / (known.sum(axis=1) + 1.0)
     return np.where(known, scores, np.clip(base + common[:, None], 0.0, 1.0))
-
-
-def leaf_values(
-    leaves: NDArray[np.int32],
-    trees: Trees,
-    scores: FloatArray,
-    base: FloatArray,
-    strength: float,
-) -> NDArray[np.float32]:
-    """What each node says: shape (nodes, k), float32; only leaves are ever asked."""
-    n_nodes = len(trees.feature)
-    values = np.empty((n_nodes, scores.shape[1]), dtype=np.float32)
-    for j, rate in enumerate(base):
-        known = np.flatnonzero(~np.isnan(scores[:, j]))
-        reached = leaves[known].ravel()
-        weights = np.repeat(scores[known, j] - rate, leaves.shape[1])
-        sums = np.bincount(reached, weights=weights, minlength=n_nodes)
-        counts = np.bincount(reached, minlength=n_nodes)
-        values[:, j] = rate + sums / (counts + strength)
-    return values

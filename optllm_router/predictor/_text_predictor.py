@@ -3,78 +3,145 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optllm_router._errors import InvalidDataError
 from optllm_router._types import Prediction
-from optllm_router.features import TextFeaturizer
-from optllm_router.predictor._base import base_rates, checked_scores
+from optllm_router.features import N_DIRECTIONS, TextFeaturizer
+from optllm_router.predictor._base import PRIOR_STRENGTH, base_rates, checked_scores
+from optllm_router.predictor._recent import CAPACITY, Recent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from optllm_router._types import FloatArray
-    from optllm_router.predictor._base import Model
+    from optllm_router.predictor._base import Features, Model
+
+_MAX_INERTIA = 30.0
+"""However many labels were fitted, so many new ones move a base rate half-way."""
 
 
 class TextPredictor:
-    """Predicts from texts with one of the named models; see :func:`make_predictor`."""
+    """Predicts from texts with one of the named models; see :func:`make_predictor`.
+
+    Two speeds: ``fit`` learns from everything, ``learn_one`` makes one new score count in the
+    very next prediction. Safe to use from several threads, except while ``fit`` runs: fit a new
+    predictor and swap.
+
+    Args:
+        name: what the model is called.
+        model: what learns from features.
+        n_candidates: how many candidates there are, k.
+        prior: shape (k,), success rates to expect before any label, 0..1; default 0.5.
+        seed: of the features.
+
+    Attributes:
+        base_: shape (k,), success rates over all labels of the last fit, shrunk to the prior.
+        base_std_: shape (k,), their standard deviations.
+        featurizer_: learnt features; None before anything was fitted.
+    """
 
     def __init__(
         self,
+        name: str,
         model: Model,
         *,
         n_candidates: int,
         prior: FloatArray | None = None,
         seed: int = 0,
     ) -> None:
+        self.name = name
         self.model = model
         self.n_candidates = n_candidates
         self.prior = prior
         self.seed = seed
+        self._start(np.empty((0, n_candidates)), None)
 
     def fit(self, texts: Sequence[str], scores: FloatArray) -> TextPredictor:
-        """Learn from n texts and their scores, shape (n, k) in 0..1, NaN where unknown."""
+        """Learn from n texts.
+
+        Args:
+            texts: any strings; those without a score still teach what texts look like.
+            scores: shape (n, k) in 0..1, NaN where a pair was never graded.
+
+        Raises:
+            InvalidDataError: when shapes do not match or a score is outside 0..1.
+        """
         scores = checked_scores(scores, len(texts), self.n_candidates)
-        graded = np.flatnonzero(~np.isnan(scores).all(axis=1))
-        texts = [texts[i] for i in graded]
-        self.base_, self.base_std_ = base_rates(scores, self._prior())
-        self.recent_ = np.zeros((2, self.n_candidates))
-        if texts:
-            self.featurizer_ = TextFeaturizer(self.seed).fit(texts)
-            self.model.fit(self.featurizer_.transform(texts), scores[graded], self.base_)
+        graded = np.flatnonzero(~np.isnan(scores).all(axis=1)).tolist()
+        if not graded:
+            self._start(scores, None)
+            return self
+        featurizer = TextFeaturizer(self.seed).fit(texts)
+        self._start(scores, featurizer)
+        x = featurizer.transform([texts[i] for i in graded])
+        self.model.fit(x, scores[graded], self.base_)
         return self
 
     def predict(self, texts: Sequence[str]) -> Prediction:
-        """Success probabilities and their uncertainty for n texts, shape (n, k) each."""
-        if hasattr(self, "featurizer_"):
-            said = self.model.predict(self.featurizer_.transform(texts))
-        else:
-            base, std = base_rates(np.empty((0, self.n_candidates)), self._prior())
-            shape = (len(texts), self.n_candidates)
-            said = Prediction(np.tile(base, (shape[0], 1)), np.tile(std, (shape[0], 1)))
-        recent = getattr(self, "recent_", None)
-        if recent is None:
-            return said
-        shift = recent[0] / (recent[1] + 20.0)
-        return Prediction(np.clip(said.p + shift, 0.0, 1.0), said.std)
+        """Success probabilities in 0..1 and their uncertainty, shape (n, k) each; never NaN."""
+        n = len(texts)
+        with self._lock:
+            news = [self._news.popleft() for _ in range(len(self._news))]
+            x = self._features([*texts, *(text for text, _, _ in news)])
+            said = self._model_says(x)
+            for row, (_, candidate, score) in enumerate(news, start=n):
+                self.recent_.add(x[row, :N_DIRECTIONS], candidate, score - said.p[row, candidate])
+            p = said.p[:n]
+            if self.recent_.n_seen:
+                p = np.clip(p + self.recent_.shifts(x[:n, :N_DIRECTIONS]), 0.0, 1.0)
+        return Prediction(p, np.hypot(said.std[:n], self.base_std_))
 
     def learn_one(self, text: str, candidate: int, score: float) -> None:
-        """Let one new score change the next predictions at once."""
+        """Let one new score change the next predictions at once; costs microseconds.
+
+        Args:
+            text: what was asked.
+            candidate: index of who answered.
+            score: how good the answer was, 0..1.
+
+        Raises:
+            InvalidDataError: when there is no such candidate or the score is outside 0..1.
+        """
         if not 0 <= candidate < self.n_candidates:
             raise InvalidDataError(
-                f"candidate {candidate} does not exist; there are {self.n_candidates}"
+                f"candidate {candidate} does not exist; choose 0..{self.n_candidates - 1}"
             )
         if not (math.isfinite(score) and 0.0 <= score <= 1.0):
-            raise InvalidDataError(f"score {score} is outside 0..1; rescale it to 0..1")
-        if not hasattr(self, "recent_"):
-            self.recent_ = np.zeros((2, self.n_candidates))
-        p = self.predict([text]).p[0, candidate]
-        self.recent_[:, candidate] += (score - p, 1.0)
+            raise InvalidDataError(f"score {score} is outside 0..1; rescale scores to 0..1")
+        self._news.append((text, int(candidate), float(score)))
 
-    def _prior(self) -> FloatArray:
+    def _start(self, scores: FloatArray, featurizer: TextFeaturizer | None) -> None:
+        """Base rates, and nothing learnt since."""
+        self.base_, self.base_std_ = base_rates(scores, self._checked_prior())
+        self.featurizer_ = featurizer
+        inertia = np.minimum(PRIOR_STRENGTH + np.sum(~np.isnan(scores), axis=0), _MAX_INERTIA)
+        self.recent_ = Recent(inertia, N_DIRECTIONS if featurizer else 0)
+        self._news: deque[tuple[str, int, float]] = deque(maxlen=CAPACITY)
+        self._lock = threading.Lock()
+
+    def _features(self, texts: Sequence[str]) -> Features:
+        if self.featurizer_ is None:
+            return np.zeros((len(texts), 0), dtype=np.float32)
+        return self.featurizer_.transform(texts)
+
+    def _model_says(self, x: Features) -> Prediction:
+        if self.featurizer_ is None:
+            p = np.tile(self.base_, (len(x), 1))
+            return Prediction(p, np.zeros_like(p))
+        return self.model.predict(x)
+
+    def _checked_prior(self) -> FloatArray:
         if self.prior is None:
             return np.full(self.n_candidates, 0.5)
-        return np.asarray(self.prior, dtype=np.float64)
+        prior = np.asarray(self.prior, dtype=np.float64)
+        if prior.shape != (self.n_candidates,) or not np.all((prior >= 0.0) & (prior <= 1.0)):
+            raise InvalidDataError(
+                f"prior {prior.tolist()} is not {self.n_candidates} success rates in 0..1; "
+                "give one per candidate"
+            )
+        return prior

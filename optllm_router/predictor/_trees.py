@@ -1,9 +1,9 @@
-"""Extremely randomised trees whose leaves know their labels, flattened for fast prediction.
+"""Extremely randomised trees, flattened for fast prediction.
 
-scikit-learn grows the trees (Geurts et al., 2006, "Extremely randomized trees"). What a leaf says
-is computed here, because labels are partial: per candidate, the mean of the scores that are
-there, shrunk towards the base rate. All trees are kept in a few flat arrays with siblings side by
-side, so that one numpy step moves every query down every tree by one level.
+scikit-learn grows the trees (Geurts et al., 2006, "Extremely randomized trees"); what their leaves
+say is computed elsewhere, from labels that may be partial. All trees are kept in a few flat
+arrays with siblings side by side, so that one numpy step moves every query down every tree by one
+level. scikit-learn's own prediction costs milliseconds of overhead for a single query.
 """
 
 from __future__ import annotations
@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-    from optllm_router._types import FloatArray
+    from optllm_router._types import FloatArray, IntArray
+    from optllm_router.predictor._base import Arrays
 
 _CHUNK_PATHS = 1 << 18
 """Pairs of query and tree that are walked at once; keeps the working set in the caches."""
+
+_MAX_ROWS = 5_000
+"""Rows that one group of trees is grown on at most."""
+
+_STEPS_BETWEEN_SIEVES = 6
+"""Levels after which paths that have reached their leaf are set aside: most are short."""
 
 
 class Trees(NamedTuple):
@@ -27,34 +36,83 @@ class Trees(NamedTuple):
     A leaf is its own child: its threshold is infinite, so that walking on stays where it is.
 
     Attributes:
-        roots: shape (T,), int32, where each tree begins.
-        feature: shape (nodes,), int32, the feature that is compared.
+        roots: shape (T,), where each tree begins.
+        feature: shape (nodes,), the feature that is compared.
         threshold: shape (nodes,), float32.
-        child: shape (nodes,), int32; the left child, the right one is next to it.
+        child: shape (nodes,); the left child, the right one is next to it.
         depth: steps that reach every leaf.
     """
 
-    roots: NDArray[np.int32]
-    feature: NDArray[np.int32]
+    roots: IntArray
+    feature: IntArray
     threshold: NDArray[np.float32]
-    child: NDArray[np.int32]
+    child: IntArray
     depth: int
 
+    def levels(self) -> list[IntArray]:
+        """The inner nodes of all trees, level by level, from the roots down."""
+        levels = []
+        level = self.roots
+        while len(level := level[self.child[level] != level]):
+            levels.append(level)
+            level = np.concatenate([self.child[level], self.child[level] + 1])
+        return levels
 
-def grow(
-    x: NDArray[np.float32], targets: FloatArray, *, n_trees: int, min_leaf: int, seed: int
-) -> Trees:
-    """Grow trees on complete targets, shape (n, outputs)."""
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The trees as compact arrays by name."""
+        return {
+            "roots": self.roots.astype(np.int32),
+            "feature": self.feature.astype(np.int16),
+            "threshold": self.threshold,
+            "child": self.child.astype(np.int32),
+            "depth": np.array(self.depth),
+        }
+
+    @classmethod
+    def restored(cls, arrays: Arrays) -> Trees:
+        """The trees that ``arrays`` came from."""
+        return cls(
+            arrays["roots"].astype(np.int64),
+            arrays["feature"].astype(np.int64),
+            arrays["threshold"].astype(np.float32),
+            arrays["child"].astype(np.int64),
+            int(arrays["depth"]),
+        )
+
+
+def join(parts: list[Trees]) -> Trees:
+    """Several groups of trees as one."""
+    offsets = np.cumsum([0, *(len(part.child) for part in parts[:-1])])
+    return Trees(
+        np.concatenate([p.roots + o for p, o in zip(parts, offsets, strict=True)]),
+        np.concatenate([part.feature for part in parts]),
+        np.concatenate([part.threshold for part in parts]),
+        np.concatenate([p.child + o for p, o in zip(parts, offsets, strict=True)]),
+        max(part.depth for part in parts),
+    )
+
+
+def grow(x: NDArray[np.float32], targets: FloatArray, *, n_trees: int, seed: int) -> Trees:
+    """Grow trees to the end on complete targets, shape (n, outputs).
+
+    More than ``_MAX_ROWS`` rows are sampled: they refine what leaves say, hardly where to split.
+    """
     from sklearn.ensemble import ExtraTreesRegressor
 
-    forest = ExtraTreesRegressor(
-        n_trees, min_samples_leaf=min_leaf, max_features=1 / 3, random_state=seed
-    )
-    forest.fit(x, targets)
+    if len(x) > _MAX_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(len(x), _MAX_ROWS, replace=False))
+        x, targets = x[rows], targets[rows]
+    forest = ExtraTreesRegressor(n_trees, max_features=1 / 4, random_state=seed)
+    forest.fit(x, outputs(targets))
     return flatten([estimator.tree_ for estimator in forest.estimators_])
 
 
-def flatten(fitted: list[Any]) -> Trees:
+def outputs(targets: FloatArray) -> FloatArray:
+    """Targets as scikit-learn wants them: a single output is one-dimensional."""
+    return targets[:, 0] if targets.shape[1] == 1 else targets
+
+
+def flatten(fitted: Sequence[Any]) -> Trees:
     """Renumber scikit-learn's trees so that siblings are neighbours."""
     roots, features, thresholds, children = [], [], [], []
     offset = 0
@@ -70,32 +128,85 @@ def flatten(fitted: list[Any]) -> Trees:
         children.append(offset + np.where(leaf, np.arange(tree.node_count), place[left]))
         offset += tree.node_count
     return Trees(
-        np.array(roots, dtype=np.int32),
-        np.concatenate(features).astype(np.int32),
+        np.array(roots, dtype=np.int64),
+        np.concatenate(features).astype(np.int64),
         _round_down(np.concatenate(thresholds)),
-        np.concatenate(children).astype(np.int32),
+        np.concatenate(children).astype(np.int64),
         max(tree.max_depth for tree in fitted),
     )
 
 
-def walk(trees: Trees, x: NDArray[np.float32]) -> NDArray[np.int32]:
+def collapse(
+    trees: Trees, values: NDArray[np.float32], tolerance: float
+) -> tuple[Trees, NDArray[np.float32]]:
+    """Cut off subtrees whose leaves all say the same, up to ``tolerance``.
+
+    Args:
+        trees: the trees.
+        values: shape (nodes, k), what each node says; only leaves count.
+        tolerance: values within a subtree that is cut off differ by at most so much.
+
+    Returns:
+        Smaller trees and their values, each off by at most half the tolerance.
+    """
+    low, high = values.copy(), values.copy()
+    child = trees.child.copy()
+    for inner in trees.levels()[::-1]:
+        left = trees.child[inner]
+        low[inner] = np.minimum(low[left], low[left + 1])
+        high[inner] = np.maximum(high[left], high[left + 1])
+        closed = inner[(high[inner] - low[inner]).max(axis=1, initial=0.0) <= tolerance]
+        child[closed] = closed
+    cut = trees._replace(child=child)
+    levels = cut.levels()
+    left = child[np.concatenate([trees.roots[:0], *levels])]
+    kept = np.unique(np.concatenate([trees.roots, left, left + 1]))
+    place = np.zeros(len(child), dtype=np.int64)
+    place[kept] = np.arange(len(kept))
+    leaf = child[kept] == kept
+    smaller = Trees(
+        place[trees.roots],
+        np.where(leaf, 0, trees.feature[kept]),
+        np.where(leaf, np.float32(np.inf), trees.threshold[kept]),
+        place[child[kept]],
+        len(levels),
+    )
+    return smaller, (low[kept] + high[kept]) / np.float32(2)
+
+
+def leaf_outputs(fitted: Sequence[Any]) -> NDArray[np.float32]:
+    """What scikit-learn's own leaves say, in the order of :func:`flatten`: (nodes, outputs)."""
+    values = [
+        tree.value[_breadth_first(tree.children_left, tree.children_right), :, 0] for tree in fitted
+    ]
+    return np.concatenate(values).astype(np.float32)
+
+
+def walk(trees: Trees, x: NDArray[np.float32]) -> IntArray:
     """The leaf that each of n queries reaches in each of T trees: shape (n, T)."""
-    n_rows = max(_CHUNK_PATHS // len(trees.roots), 1)
-    leaves = np.empty((len(x), len(trees.roots)), dtype=np.int32)
+    leaves = np.empty((len(x), len(trees.roots)), dtype=np.int64)
+    n_rows = max(_CHUNK_PATHS // max(len(trees.roots), 1), 1)
     for start in range(0, len(x), n_rows):
         leaves[start : start + n_rows] = _walk(trees, x[start : start + n_rows])
     return leaves
 
 
-def _walk(trees: Trees, x: NDArray[np.float32]) -> NDArray[np.int32]:
+def _walk(trees: Trees, x: NDArray[np.float32]) -> IntArray:
     n, n_features = x.shape
-    flat = np.ascontiguousarray(x).ravel()
-    rows = np.repeat(np.arange(n, dtype=np.int32) * n_features, len(trees.roots))
+    values = np.ascontiguousarray(x).ravel()
+    rows = np.repeat(np.arange(n) * n_features, len(trees.roots))
     nodes = np.tile(trees.roots, n)
-    for _ in range(trees.depth):
-        right = flat.take(rows + trees.feature.take(nodes)) > trees.threshold.take(nodes)
+    leaves = nodes.copy()
+    paths = np.arange(len(nodes))
+    for step in range(trees.depth):
+        right = values.take(rows + trees.feature.take(nodes)) > trees.threshold.take(nodes)
         nodes = trees.child.take(nodes) + right
-    return nodes.reshape(n, -1)
+        if step % _STEPS_BETWEEN_SIEVES == _STEPS_BETWEEN_SIEVES - 1:
+            leaves[paths] = nodes
+            moving = np.flatnonzero(trees.child.take(nodes) != nodes)
+            nodes, rows, paths = nodes[moving], rows[moving], paths[moving]
+    leaves[paths] = nodes
+    return np.asarray(leaves.reshape(n, len(trees.roots)))
 
 
 def _breadth_first(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:

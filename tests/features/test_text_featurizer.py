@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from optllm_router.features import N_DIRECTIONS, TextFeaturizer, coarse_features
 from optllm_router.features._bytes import MAX_BYTES, encode
 from optllm_router.features._ngrams import N_BUCKETS, characters, shapes, words
+from optllm_router.features._projection import Projection
 from optllm_router.features._surface import surface
 
 TRAINING = [
@@ -115,6 +116,23 @@ def test_long_texts_are_judged_by_head_and_tail(featurizer):
     changed = long[:600_000] + "x" * 5 + long[600_000:]
     assert len(encode([long]).codes) <= MAX_BYTES + 3
     np.testing.assert_array_equal(*(featurizer.transform([t]) for t in (long, changed)))
+
+
+def test_learning_leaves_the_bags_alone():
+    bags = characters(encode([text * 3 for text in TRAINING]))
+    buckets, bounds = bags.buckets.copy(), bags.bounds.copy()
+    Projection(4).fit(bags).transform(bags)
+    np.testing.assert_array_equal(bags.buckets, buckets)
+    np.testing.assert_array_equal(bags.bounds, bounds)
+
+
+def test_projected_bags_are_near_when_their_texts_share_fragments():
+    bags = characters(encode(TRAINING))
+    x = Projection(4).fit(bags).transform(bags)
+    similarity = x @ x.T
+    for first in (0, 2, 4):
+        others = np.delete(similarity[first], [first, first + 1])
+        assert similarity[first, first + 1] > others.max() + 0.2
 
 
 def test_no_texts(featurizer):

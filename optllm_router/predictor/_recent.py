@@ -1,0 +1,93 @@
+"""What was learnt since the last fit: corrections near the newest scores, at once.
+
+A new score cannot wait for the next fit. It is kept as a residual, score minus what the model
+said, and predictions move by the residuals of the same candidate: all of them a little (a
+candidate may have become worse), those of similar queries a lot. Means are shrunk by counting
+additional zeros, so that a single score never decides alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from optllm_router._types import FloatArray
+    from optllm_router.predictor._base import Features
+
+CAPACITY = 512
+"""Scores that are kept; the oldest make room. The next fit learns from all of them."""
+
+_NEARBY = 2.0
+"""Zeros added to the residuals of similar queries."""
+
+_SHARPNESS = 6.0
+"""A query at squared distance d weighs ``exp(-_SHARPNESS * d)``."""
+
+
+class Recent:
+    """A ring of residuals.
+
+    Args:
+        inertia: shape (k,), zeros added to each candidate's residuals.
+        n_features: length of the feature vectors; 0 when there are none yet.
+    """
+
+    def __init__(self, inertia: FloatArray, n_features: int) -> None:
+        self.inertia = inertia
+        self.features = np.zeros((CAPACITY, n_features), dtype=np.float32)
+        self.candidates = np.zeros(CAPACITY, dtype=np.int64)
+        self.residuals = np.zeros(CAPACITY)
+        self.n_seen = 0
+
+    def add(self, features: Features, candidate: int, residual: float) -> None:
+        """Remember one residual; ``features`` has shape (n_features,)."""
+        place = self.n_seen % CAPACITY
+        self.features[place] = features
+        self.candidates[place] = candidate
+        self.residuals[place] = residual
+        self.n_seen += 1
+
+    def shifts(self, x: Features) -> FloatArray:
+        """By how much each prediction moves: shape (n, k)."""
+        n_kept = min(self.n_seen, CAPACITY)
+        residuals = self.residuals[:n_kept]
+        chosen = np.eye(len(self.inertia))[self.candidates[:n_kept]]
+        overall = (residuals @ chosen) / (chosen.sum(axis=0) + self.inertia)
+        if x.shape[1] == 0 or n_kept == 0:
+            return np.tile(overall, (len(x), 1))
+        nearness = _nearness(x, self.features[:n_kept])
+        left_over = (residuals[:, None] - overall) * chosen
+        return np.asarray(overall + (nearness @ left_over) / (nearness @ chosen + _NEARBY))
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything remembered, as arrays by name."""
+        n_kept = min(self.n_seen, CAPACITY)
+        return {
+            "inertia": self.inertia,
+            "features": self.features[:n_kept],
+            "candidates": self.candidates[:n_kept],
+            "residuals": self.residuals[:n_kept],
+            "n_seen": np.array(self.n_seen),
+        }
+
+    @classmethod
+    def restored(cls, arrays: dict[str, NDArray[Any]]) -> Recent:
+        """The ring that ``arrays`` came from."""
+        recent = cls(arrays["inertia"], arrays["features"].shape[1])
+        n_kept = len(arrays["features"])
+        recent.features[:n_kept] = arrays["features"]
+        recent.candidates[:n_kept] = arrays["candidates"]
+        recent.residuals[:n_kept] = arrays["residuals"]
+        recent.n_seen = int(arrays["n_seen"])
+        return recent
+
+
+def _nearness(x: Features, known: Features) -> FloatArray:
+    """Similarity in 0..1 of n queries to m remembered ones, shape (n, m)."""
+    squares = np.sum(x**2, axis=1)[:, None] + np.sum(known**2, axis=1)
+    distances = np.maximum(squares - 2.0 * (x @ known.T), 0.0)
+    return np.asarray(np.exp(-_SHARPNESS * distances), dtype=np.float64)
