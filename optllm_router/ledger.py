@@ -4,11 +4,14 @@ The invariant, at every instant and for every budget and window::
 
     spent + reserved <= limit
 
-It holds because the only statement that raises ``spent + reserved`` before a call is one
-conditional ``UPDATE`` (:meth:`Ledger.reserve`), and because a reservation is the most that
-its call can cost. A reservation leaves the state ``open`` exactly once; whatever comes
-second finds it closed and changes nothing. :meth:`Ledger.verify` recomputes every balance
-from the reservations and names each difference.
+It holds because a reservation is the most that its call can cost, and because only
+:func:`_reserve` raises ``spent + reserved`` before a call: it compares with the limit while
+the balance is locked, see :mod:`._books`. A reservation leaves the state ``open`` exactly
+once; whatever comes second finds it closed and changes nothing. :meth:`Ledger.verify`
+recomputes every balance from the reservations and names each difference.
+
+When a connection breaks, nobody knows whether the last commit arrived; the store then runs its
+operations again, and each recognises what it wrote the first time.
 
 A process that dies leaves its reservations open. Once their lease is over,
 :meth:`Ledger.recover` closes them at their full amount (state ``expired``): the provider may
@@ -20,32 +23,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import Connection, Row, case, func, select, text, update
+from sqlalchemy import Connection, Row, case, func, select, update
 
+from optllm_router._books import Books, Entry, State
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import MAX_NANO, Budget, window_bounds
 from optllm_router.store import Database
 from optllm_router.store.schema import balances, budgets, reservation_budgets, reservations
-
-_OPEN, _SETTLED, _RELEASED, _EXPIRED = "open", "settled", "released", "expired"
-
-_OPEN_WINDOW = text(
-    "INSERT INTO balances (budget, window_start, spent_nano, reserved_nano)"
-    " VALUES (:budget, :window_start, 0, 0) ON CONFLICT DO NOTHING"
-)
-_SET_ASIDE = text(
-    "UPDATE balances SET reserved_nano = reserved_nano + :amount"
-    " WHERE budget = :budget AND window_start = :window_start"
-    " AND spent_nano + reserved_nano + :amount"
-    " <= (SELECT limit_nano FROM budgets WHERE name = :budget)"
-)
-_MOVE = text(
-    "UPDATE balances SET reserved_nano = reserved_nano + :reserved,"
-    " spent_nano = spent_nano + :spent"
-    " WHERE budget = :budget AND window_start = :window_start"
-)
 
 
 @dataclass(frozen=True)
@@ -130,7 +117,7 @@ class Ledger:
         """Set money aside in all of its budgets, or in none.
 
         The future holds ``None`` when the money is set aside, else the first refusal. It
-        raises ``ConfigurationError`` when a budget is not known.
+        raises ``ConfigurationError`` when a budget is not known or the id was used before.
         """
         amount = reservation.amount_nano
         if not 0 <= amount <= MAX_NANO:
@@ -138,23 +125,7 @@ class Ledger:
                 f"a call to {reservation.candidate!r} could cost {amount} nano-dollars, outside "
                 f"0..{MAX_NANO}; set a smaller max_tokens"
             )
-        now = self._clock()
-
-        def work(connection: Connection) -> Refusal | None:
-            parts: list[dict[str, object]] = []
-            for name in sorted(reservation.budgets):
-                start, end = window_bounds(_window(connection, name), now)
-                part = {"budget": name, "window_start": start}
-                connection.execute(_OPEN_WINDOW, part)
-                if connection.execute(_SET_ASIDE, {**part, "amount": amount}).rowcount == 0:
-                    for done in parts:
-                        connection.execute(_MOVE, {**done, "reserved": -amount, "spent": 0})
-                    return _refusal(connection, name, start, end)
-                parts.append(part)
-            _insert(connection, reservation, parts, now)
-            return None
-
-        return self._database.submit(work)
+        return self._submit(_Reserving(reservation.id, reservation))
 
     def settle(
         self, reservation_id: str, cost_nano: int, *, estimated: bool = False
@@ -169,24 +140,24 @@ class Ledger:
             cost_nano: true cost in nano-dollars.
             estimated: True when the provider did not say what it charged.
         """
-        return self._close(reservation_id, _SETTLED, cost_nano, estimated)
+        return self._close(reservation_id, "settled", cost_nano, estimated)
 
     def settle_in_full(self, reservation_id: str) -> Future[bool]:
         """Settle at the reserved amount: the provider may have charged up to all of it."""
-        return self._close(reservation_id, _SETTLED, None, True)
+        return self._close(reservation_id, "settled", None, True)
 
     def release(self, reservation_id: str) -> Future[bool]:
         """Give the money back: the call was not billed. As :meth:`settle` for the result."""
-        return self._close(reservation_id, _RELEASED, 0, False)
+        return self._close(reservation_id, "released", 0, False)
 
     def recover(self) -> int:
         """Close, at the full amount, the reservations whose lease is over; returns how many."""
         overdue = select(reservations.c.id).where(
-            reservations.c.state == _OPEN, reservations.c.expires_at < self._clock()
+            reservations.c.state == "open", reservations.c.expires_at < self._clock()
         )
         with self._database.read() as connection:
             ids = list(connection.scalars(overdue))
-        closed = [self._close(overdue_id, _EXPIRED, None, True) for overdue_id in ids]
+        closed = [self._close(overdue_id, "expired", None, True) for overdue_id in ids]
         return sum(future.result() for future in closed)
 
     def balances(self) -> list[Balance]:
@@ -224,15 +195,52 @@ class Ledger:
         ]
 
     def _close(
-        self, reservation_id: str, state: str, cost_nano: int | None, estimated: bool
+        self, reservation_id: str, state: State, cost_nano: int | None, estimated: bool
     ) -> Future[bool]:
         if cost_nano is not None and not 0 <= cost_nano <= MAX_NANO:
             raise ConfigurationError(f"a cost of {cost_nano} nano-dollars is outside 0..{MAX_NANO}")
+        return self._submit(_Closing(reservation_id, state, cost_nano, estimated))
 
-        def work(connection: Connection) -> bool:
-            return _close(connection, reservation_id, state, cost_nano, estimated)
+    def _submit(self, operation: _Reserving | _Closing) -> Future[Any]:
+        return self._database.submit_to(self._apply, operation)
 
-        return self._database.submit(work)
+    def _apply(
+        self, connection: Connection, operations: Sequence[_Reserving | _Closing]
+    ) -> list[Refusal | bool | None]:
+        """Carry operations out in order, in the transaction that ``connection`` is in."""
+        now = self._clock()
+        names = {
+            name
+            for operation in operations
+            if isinstance(operation, _Reserving)
+            for name in operation.reservation.budgets
+        }
+        books = Books(connection, {operation.id for operation in operations}, names, now)
+        results = [
+            _reserve(books, operation, now)
+            if isinstance(operation, _Reserving)
+            else _close(books, operation)
+            for operation in operations
+        ]
+        books.write()
+        return results
+
+
+@dataclass
+class _Reserving:
+    id: str
+    reservation: Reservation
+    written: bool = False
+    """In a transaction before this one, which may have been committed or not."""
+
+
+@dataclass
+class _Closing:
+    id: str
+    state: State
+    cost_nano: int | None
+    estimated: bool
+    written: bool = False
 
 
 _KEPT = select(
@@ -243,74 +251,62 @@ _TRUE = (
         reservation_budgets.c.budget,
         reservation_budgets.c.window_start,
         func.sum(reservations.c.settled_nano),
-        func.sum(case((reservations.c.state == _OPEN, reservations.c.reserved_nano), else_=0)),
+        func.sum(case((reservations.c.state == "open", reservations.c.reserved_nano), else_=0)),
     )
     .join(reservations, reservations.c.id == reservation_budgets.c.reservation_id)
     .group_by(reservation_budgets.c.budget, reservation_budgets.c.window_start)
 )
 
 
-def _insert(
-    connection: Connection, reservation: Reservation, parts: Sequence[dict[str, object]], now: float
-) -> None:
-    connection.execute(
-        reservations.insert(),
-        {
-            "id": reservation.id,
-            "decision_id": reservation.decision_id,
-            "candidate": reservation.candidate,
-            "state": _OPEN,
-            "reserved_nano": reservation.amount_nano,
-            "settled_nano": 0,
-            "estimated": 0,
-            "price_source": reservation.price_source,
-            "created_at": now,
-            "expires_at": now + reservation.lease_seconds,
-        },
-    )
-    for part in parts:
-        connection.execute(reservation_budgets.insert(), {"reservation_id": reservation.id, **part})
+def _reserve(books: Books, operation: _Reserving, now: float) -> Refusal | None:
+    reservation = operation.reservation
+    amount, names = reservation.amount_nano, sorted(set(reservation.budgets))
+    if operation.id in books.entries:
+        if operation.written:
+            return None
+        raise ConfigurationError(
+            f"reservation id {operation.id!r} was used before; every call needs a unique one"
+        )
+    for name in names:
+        if name not in books.limits:
+            raise ConfigurationError(f"no budget {name!r} in this store; create it first")
+        limit = books.limits[name]
+        moved = books.accounts[limit.account]
+        left = limit.nano - moved.spent - moved.reserved
+        if amount > left:
+            return Refusal(name, max(0, left), moved.reserved, limit.next_window)
+    accounts = tuple(books.limits[name].account for name in names)
+    for account in accounts:
+        books.accounts[account].reserved += amount
+    columns = {
+        "decision_id": reservation.decision_id,
+        "candidate": reservation.candidate,
+        "price_source": reservation.price_source,
+        "created_at": now,
+        "expires_at": now + reservation.lease_seconds,
+    }
+    books.enter(operation.id, Entry("open", amount, 0, False, accounts), columns)
+    operation.written = True
+    return None
 
 
-def _close(
-    connection: Connection, reservation_id: str, state: str, cost: int | None, estimated: bool
-) -> bool:
-    mine = reservations.c.id == reservation_id
-    row = connection.execute(select(reservations).where(mine).with_for_update()).first()
-    closable = (_OPEN,) if state == _EXPIRED else (_OPEN, _EXPIRED)
-    if row is None or row.state not in closable:
+def _close(books: Books, operation: _Closing) -> bool:
+    entry = books.entries.get(operation.id)
+    if entry is None:
         return False
-    settled = row.reserved_nano if cost is None else cost
-    connection.execute(
-        update(reservations)
-        .where(mine)
-        .values(state=state, settled_nano=settled, estimated=int(estimated))
-    )
-    parts = select(reservation_budgets).where(
-        reservation_budgets.c.reservation_id == reservation_id
-    )
-    for part in connection.execute(parts).all():
-        move = {
-            "budget": part.budget,
-            "window_start": part.window_start,
-            "reserved": -row.reserved_nano if row.state == _OPEN else 0,
-            "spent": settled - row.settled_nano,
-        }
-        connection.execute(_MOVE, move)
+    cost = entry.reserved if operation.cost_nano is None else operation.cost_nano
+    closed = replace(entry, state=operation.state, settled=cost, estimated=operation.estimated)
+    closable = ("open",) if operation.state == "expired" else ("open", "expired")
+    if entry.state not in closable:
+        return operation.written and entry == closed
+    for account in entry.accounts:
+        moved = books.accounts[account]
+        if entry.state == "open":
+            moved.reserved -= entry.reserved
+        moved.spent += cost - entry.settled
+    books.change(operation.id, closed)
+    operation.written = True
     return True
-
-
-def _window(connection: Connection, name: str) -> str:
-    window = connection.scalar(select(budgets.c.window).where(budgets.c.name == name))
-    if window is None:
-        raise ConfigurationError(f"no budget {name!r} in this store; create it first")
-    return str(window)
-
-
-def _refusal(connection: Connection, name: str, start: int, end: int | None) -> Refusal:
-    limit = connection.scalar(select(budgets.c.limit_nano).where(budgets.c.name == name)) or 0
-    spent, reserved = _moved(connection, name, start)
-    return Refusal(name, max(0, limit - spent - reserved), reserved, end)
 
 
 def _balance(connection: Connection, row: Row[tuple[str, str, int]], now: float) -> Balance:

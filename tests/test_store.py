@@ -10,7 +10,7 @@ from sqlalchemy import inspect, select, text
 
 from optllm_router._errors import InvalidRequestError, OptLLMError, StoreError
 from optllm_router._types import Decision, Outcome, Usage
-from optllm_router.store import Database, Records, migrations, schema
+from optllm_router.store import Database, RecordedUsage, Records, migrations, schema
 from optllm_router.store.records import MOST_QUERY_CHARACTERS
 
 
@@ -385,15 +385,20 @@ def test_the_most_recent_labels_come_oldest_first(records):
         records.add_outcome(outcome(f"d{n}"), attempt=0, prompt_bytes=n)
         records.add_feedback(f"d{n}", n / 10).result()
     assert [one.query for one in records.labelled(3)] == ["q2", "q3", "q4"]
-    assert records.usages(2) == [("m", 3, Usage(3, 4)), ("m", 4, Usage(3, 4))]
+    assert records.usages(2) == [
+        RecordedUsage("q3", "m", 3, Usage(3, 4)),
+        RecordedUsage("q4", "m", 4, Usage(3, 4)),
+    ]
     assert records.decided_since(0) == 5
 
 
 def test_only_counted_usage_teaches_what_calls_consume(records):
+    for id in "abc":
+        records.add_decision(decision(id), f"query {id}")
     records.add_outcome(outcome("a", usage=Usage(1, 2, estimated=True)), attempt=0, prompt_bytes=1)
     records.add_outcome(outcome("b", status="error", usage=None), attempt=0, prompt_bytes=1)
     records.add_outcome(outcome("c"), attempt=0, prompt_bytes=1).result()
-    assert records.usages(10) == [("m", 1, Usage(3, 4))]
+    assert records.usages(10) == [RecordedUsage("query c", "m", 1, Usage(3, 4))]
 
 
 @pytest.mark.parametrize("query", ["", "\0 nul", "x" * 100_000, "naïve 🚀 '; DROP TABLE"])

@@ -1,41 +1,39 @@
 """One database, SQLite (WAL) or PostgreSQL, through SQLAlchemy Core.
 
 All writes of a process go through one thread that commits what is waiting in one
-transaction (group commit): a durable commit costs a disk flush, whether it carries one
-write or sixty-four. A write is a function of a connection. It is run again on its own when
-its group has to be rolled back, so it must not do anything but talk to the database.
+transaction (group commit, see :mod:`.writer`). A write is a function of a connection; writes
+of one kind that wait together can be one call of it (:meth:`Database.submit_to`).
+
+A write can be run more than once, so it must do nothing but talk to the database: with fewer
+others, when one of its group failed and took the group with it; and again, when the connection
+broke and nobody knows whether the commit arrived.
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
+import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from optllm_router._errors import OptLLMError, StoreError
+from optllm_router.store.faults import explained
 from optllm_router.store.migrations import migrate
+from optllm_router.store.writer import Write, Writer
 
+A = TypeVar("A")
 T = TypeVar("T")
 
-_MOST_PER_COMMIT = 64
 _LOCK_TIMEOUT_SECONDS = 5.0
 _READ_ONLY = "optllm_read_only"
-
-
-@dataclass(frozen=True)
-class _Write(Generic[T]):
-    work: Callable[[Connection], T]
-    done: Future[T]
 
 
 class Database:
@@ -52,25 +50,17 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _checked(url)
         self._engine = _engine(self.url)
-        self._waiting: queue.SimpleQueue[_Write[Any] | None] = queue.SimpleQueue()
+        self._name = self.url.render_as_string(hide_password=True)
         try:
-            with self._explained(), self._engine.begin() as connection:
+            with explained(self._name), self._engine.begin() as connection:
                 migrate(connection, time.time())
         except OptLLMError:
             self._engine.dispose()
             raise
-        self._writer = threading.Thread(
-            target=_write_groups,
-            args=(self._engine, self._waiting, self._explained),
-            name="optllm-store",
-            daemon=True,
-        )
-        self._writer.start()
+        self._writer = Writer(self._engine, self._name)
         self._closed = False
         self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(
-            self, _shut_down, self._waiting, self._writer, self._engine
-        )
+        self._finalizer = weakref.finalize(self, _shut_down, self._writer, self._engine)
 
     def submit(self, work: Callable[[Connection], T]) -> Future[T]:
         """Run ``work`` in a durable transaction; the future is done once it is committed.
@@ -78,19 +68,29 @@ class Database:
         Raises:
             StoreError: the database was closed.
         """
+        return self.submit_to(_each, work)
+
+    def submit_to(
+        self, kind: Callable[[Connection, Sequence[A]], Sequence[T]], item: A
+    ) -> Future[T]:
+        """As :meth:`submit`, for many writes at once: ``kind`` gets all items that wait for it.
+
+        It returns a result per item. Writes of one kind are done in the order in which they
+        were submitted; kinds in the order in which they are first seen in a commit.
+        """
         done: Future[T] = Future()
         # From here on it cannot be cancelled: a write whose caller went away is still written.
         done.set_running_or_notify_cancel()
         with self._lock:  # else a write could come after the one that ends the writer
             if self._closed:
                 raise StoreError("the database is closed; create a new client")
-            self._waiting.put(_Write(work, done))
+            self._writer.put(Write(kind, item, done))
         return done
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A read-only snapshot: all statements see the same commits."""
-        with self._explained(), self._engine.connect() as connection:
+        with explained(self._name), self._engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection.execution_options(**{_READ_ONLY: True})
@@ -101,18 +101,14 @@ class Database:
             self._closed = True
         self._finalizer()
 
-    @property
-    def _explained(self) -> Callable[[], contextlib.AbstractContextManager[None]]:
-        name = self.url.render_as_string(hide_password=True)
-        return lambda: _explain(name)
-
 
 def _checked(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
+        shown = str(url).rpartition("@")[2]  # without a password
         raise StoreError(
-            f"store {url!r} is not a database URL; write sqlite:///optllm.db or "
+            f"store {shown!r} is not a database URL; write sqlite:///optllm.db or "
             "postgresql://user@host/database"
         ) from None
     if parsed.drivername == "postgresql":
@@ -140,10 +136,11 @@ def _engine(url: URL) -> Engine:
             return create_engine(url, pool_pre_ping=True)
         arguments = {} if "timeout" in url.query else {"timeout": _LOCK_TIMEOUT_SECONDS}
         engine = create_engine(url, connect_args=arguments)
+        _create_private(url)
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(
             f"store {url.render_as_string()!r} cannot load its driver ({error}); for PostgreSQL: "
-            "pip install 'psycopg[binary]'"
+            "pip install 'optllm-router[postgresql]'"
         ) from error
 
     @event.listens_for(engine, "connect")
@@ -160,79 +157,19 @@ def _engine(url: URL) -> Engine:
     return engine
 
 
-def _write_groups(
-    engine: Engine,
-    waiting: queue.SimpleQueue[_Write[Any] | None],
-    explained: Callable[[], contextlib.AbstractContextManager[None]],
-) -> None:
-    running = True
-    while running:
-        group: list[_Write[Any]] = []
-        first = waiting.get()
-        if first is None:
-            return
-        group.append(first)
-        while len(group) < _MOST_PER_COMMIT:
-            try:
-                write = waiting.get_nowait()
-            except queue.Empty:
-                break
-            if write is None:
-                running = False
-                break
-            group.append(write)
-        _commit(engine, group, explained)
-
-
-def _commit(
-    engine: Engine,
-    group: list[_Write[Any]],
-    explained: Callable[[], contextlib.AbstractContextManager[None]],
-) -> None:
-    try:
-        with explained(), engine.begin() as connection:
-            results = [write.work(connection) for write in group]
-    except Exception as error:  # noqa: BLE001 - it is handed to the caller that waits for it
-        if len(group) == 1:
-            group[0].done.set_exception(error)
-        else:
-            for write in group:
-                _commit(engine, [write], explained)
+def _create_private(url: URL) -> None:
+    """Create the file for its owner only: it holds what people asked."""
+    path = url.database or ""
+    if path.startswith("file:"):
         return
-    for write, result in zip(group, results, strict=True):
-        write.done.set_result(result)
+    with contextlib.suppress(OSError):  # there already; or SQLite will say what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _shut_down(
-    waiting: queue.SimpleQueue[_Write[Any] | None], writer: threading.Thread, engine: Engine
-) -> None:
-    waiting.put(None)
-    writer.join()
+def _each(connection: Connection, works: Sequence[Callable[[Connection], T]]) -> list[T]:
+    return [work(connection) for work in works]
+
+
+def _shut_down(writer: Writer, engine: Engine) -> None:
+    writer.finish()
     engine.dispose()
-
-
-@contextlib.contextmanager
-def _explain(name: str) -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        cause = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else "no reason"
-        raise StoreError(f"store {name}: {cause}; {_remedy(cause)}") from error
-    except SQLAlchemyError as error:
-        raise StoreError(f"store {name}: {error}") from error
-
-
-def _remedy(cause: str) -> str:
-    for sign, remedy in (
-        ("readonly", "make the file and its folder writable, or choose another store"),
-        ("read-only", "make the file and its folder writable, or choose another store"),
-        ("locked", "another program holds it; close that program or wait for it"),
-        ("unable to open", "check that the folder exists and may be written to"),
-        ("not a database", "the file is something else; choose another store"),
-        ("full", "free some disk space; nothing was spent"),
-        ("already exists", "its tables belong to another program; choose another store"),
-        ("connection", "check that the server runs and that the URL is right"),
-    ):
-        if sign in cause:
-            return remedy
-    return "check that the database is intact and may be written to"

@@ -33,6 +33,23 @@ class LabelledAnswer:
     score: float
 
 
+@dataclass(frozen=True)
+class RecordedUsage:
+    """What an answer consumed.
+
+    Attributes:
+        query: text of the query.
+        candidate: name of the candidate that answered.
+        prompt_bytes: size of what was sent.
+        usage: what the provider counted.
+    """
+
+    query: str
+    candidate: str
+    prompt_bytes: int
+    usage: Usage
+
+
 class Records:
     """Writes and reads what happened."""
 
@@ -123,22 +140,27 @@ class Records:
         with self._database.read() as connection:
             return connection.scalar(count) or 0
 
-    def usages(self, limit: int) -> list[tuple[str, int, Usage]]:
-        """Candidate, prompt bytes and usage of recent answers, oldest first."""
+    def usages(self, limit: int) -> list[RecordedUsage]:
+        """What recent answers consumed, as far as the provider counted it, oldest first."""
         recent = (
-            select(
-                outcomes.c.candidate,
-                outcomes.c.prompt_bytes,
-                outcomes.c.prompt_tokens,
-                outcomes.c.completion_tokens,
+            _ANSWERED.add_columns(
+                outcomes.c.prompt_bytes, outcomes.c.prompt_tokens, outcomes.c.completion_tokens
             )
-            .where(outcomes.c.status == "ok", outcomes.c.estimated == 0)
+            .where(outcomes.c.estimated == 0)
             .order_by(outcomes.c.decision_id.desc())
             .limit(limit)
         )
         with self._database.read() as connection:
             rows = connection.execute(recent).all()
-        return [(row[0], row[1], Usage(row[2], row[3])) for row in reversed(rows)]
+        return [
+            RecordedUsage(
+                row.query,
+                row.candidate,
+                row.prompt_bytes,
+                Usage(row.prompt_tokens, row.completion_tokens),
+            )
+            for row in reversed(rows)
+        ]
 
 
 _ANSWERED = select(decisions.c.query, outcomes.c.candidate).join(

@@ -35,7 +35,7 @@ from typing import Any
 import sqlalchemy
 
 from optllm_router import Budget, Candidate, OptLLM, Price
-from optllm_router._flow import Close, Reserve, Step
+from optllm_router._flow import Close, Reserve
 from optllm_router._types import Call, Completion, Usage
 from optllm_router.ledger import Ledger, Reservation
 from optllm_router.store import Database
@@ -265,6 +265,11 @@ def plain_sqlite_figures(options: argparse.Namespace) -> dict[str, float]:
 # Through the client
 
 
+INSTANT_PRICE = Price(Decimal(150), Decimal(600), "benchmark")
+INSTANT_MODELS = [Candidate(name, f"openai/{name}", INSTANT_PRICE, 100) for name in ("a", "b")]
+INSTANT_CALL_NANO = 3 * 150 + 2 * 600
+
+
 class Instant:
     """A transport whose models answer at once."""
 
@@ -290,18 +295,16 @@ class Instant:
 
 def client_run(url: str, requests: int) -> dict[str, float]:
     """What a request takes, and which part of that was waiting for the ledger."""
-    price = Price(Decimal(150), Decimal(600), "test")
-    models = [Candidate(name, f"openai/{name}", price, 100) for name in ("a", "b")]
     whole, ledger = [], []
-    with OptLLM(models, budget=BUDGET, store=url, transport=Instant(), seed=0) as client:
+    with OptLLM(INSTANT_MODELS, budget=BUDGET, store=url, transport=Instant(), seed=0) as client:
         perform = client._runtime._perform
 
-        def timed(step: Step) -> Any:
+        def timed(*arguments: Any) -> Any:
             start = time.perf_counter()
             try:
-                return perform(step)
+                return perform(*arguments)
             finally:
-                if isinstance(step, (Reserve, Close)):
+                if isinstance(arguments[-1], (Reserve, Close)):
                     ledger[-1] += time.perf_counter() - start
 
         client._runtime._perform = timed  # type: ignore[method-assign]
@@ -312,10 +315,9 @@ def client_run(url: str, requests: int) -> dict[str, float]:
             client.chat.completions.create(messages=messages)
             whole.append(time.perf_counter() - start)
         balance, differences = client.balance, client.verify()
-    if balance is None or differences or balance.reserved_nano or not balance.spent_nano:
-        raise AssertionError(f"{balance} {differences}")
-    if balance.spent_nano != requests * (3 * 150 + 2 * 600):
-        raise AssertionError(f"{balance.spent_nano} nano-dollars spent on {requests} requests")
+    spent = requests * INSTANT_CALL_NANO
+    if balance is None or balance.reserved_nano or balance.spent_nano != spent or differences:
+        raise AssertionError(f"{spent} nano-dollars were spent, but: {balance} {differences}")
     parts = {"request": whole, "ledger": ledger}
     return {
         f"{part}_{name}": value

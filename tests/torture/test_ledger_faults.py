@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -93,6 +94,21 @@ def test_a_full_disk_tells_every_caller_of_a_group(small_disk):
         faults = {n: future.exception() for n, future in enumerate(futures)}
         assert {type(fault) for fault in faults.values()} == {type(None), StoreError}
         assert open_ids(database) == {f"r{n}" for n, fault in faults.items() if fault is None}
+        assert ledger.verify() == []
+
+
+def test_a_lock_is_waited_for_once_per_group(tmp_path):
+    """Sixty callers that wait for the same lock are told together, not one timeout each."""
+    with closing(Database(f"sqlite:///{tmp_path}/ledger.db?timeout=0.2")) as database:
+        ledger = ledger_of(database)
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            futures = [ledger.reserve(reservation(f"r{n}")) for n in range(60)]
+            faults = [future.exception() for future in futures]
+        assert all("locked" in str(fault) for fault in faults)
+        assert len({id(fault) for fault in faults}) <= 3
+        assert open_ids(database) == set()
+        assert ledger.reserve(reservation("r0")).result() is None
         assert ledger.verify() == []
 
 

@@ -111,6 +111,7 @@ class Callers:
                 self.seen["answered"] += 1
             except OptLLMError as error:
                 self.note(error)
+                time.sleep(0.01)
 
     async def keep_calling_impatiently(self) -> None:
         """What a task does."""
@@ -126,6 +127,7 @@ class Callers:
                 self.seen["cancelled"] += 1
             except OptLLMError as error:
                 self.note(error)
+                await asyncio.sleep(0.01)
 
     def note(self, error: OptLLMError) -> None:
         self.seen[type(error).__name__] += 1

@@ -1,0 +1,47 @@
+"""What the database complains about, in one sentence: the store, the trouble, the remedy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from optllm_router._errors import StoreError
+
+_READ_ONLY = "make the file and its folder writable, or choose another store"
+_UNREACHABLE = "check that the server runs and that the URL is right"
+_REMEDIES = (
+    ("readonly", _READ_ONLY),
+    ("read-only", _READ_ONLY),
+    ("locked", "another program holds it; close that program or wait for it"),
+    ("unable to open", "check that the folder exists and may be written to"),
+    ("not a database", "the file is something else; choose another store"),
+    ("full", "free some disk space; nothing was spent"),
+    ("No space left", "free some disk space; nothing was spent"),
+    ("disk I/O error", "check that the disk is healthy and not full"),
+    ("already exists", "its tables belong to another program; choose another store"),
+    ("administrator command", _UNREACHABLE),
+    ("connection", _UNREACHABLE),
+)
+"""What a complaint contains, and what helps; the first that fits."""
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what the database raises into ``StoreError``; ``name`` says which one it was."""
+    try:
+        yield
+    except DBAPIError as error:
+        lines = str(error.orig).strip().splitlines()
+        cause = lines[0] if lines else "no reason"
+        raise StoreError(f"store {name}: {cause}; {_remedy(cause)}") from error
+    except SQLAlchemyError as error:
+        raise StoreError(f"store {name}: {error}") from error
+
+
+def _remedy(cause: str) -> str:
+    for sign, remedy in _REMEDIES:
+        if sign in cause:
+            return remedy
+    return "check that the database is intact and may be written to"

@@ -1,0 +1,154 @@
+"""Group commit: one thread writes what is waiting, many writes to a transaction.
+
+A durable commit costs a disk flush, whether it carries one write or two hundred. While one
+transaction is flushed, the next group gathers.
+
+A group can fail in three ways. A write of it fails: the transaction is rolled back, and the
+group's halves are tried apart until the culprit stands alone. The connection breaks: nobody
+knows whether the commit arrived, so the group is written again on a new one. The database
+cannot be used (locked, full, gone): every caller of the group is told.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from optllm_router.store.faults import explained
+
+_MOST_PER_COMMIT = 256
+_TRIES = 3
+"""How often a group is written whose connection breaks."""
+
+Kind: TypeAlias = Callable[[Connection, Sequence[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Write:
+    """Something to write.
+
+    Attributes:
+        kind: carries out all writes of its kind in a group, given their items.
+        item: what this one is about.
+        done: receives its result once it is on disk.
+    """
+
+    kind: Kind
+    item: Any
+    done: Future[Any]
+
+
+class Writer:
+    """The thread that writes.
+
+    Args:
+        engine: of the database.
+        name: of the database, for error messages.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+        self._waiting: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="optllm-store", daemon=True)
+        self._thread.start()
+
+    def put(self, write: Write) -> None:
+        """Write it soon."""
+        self._waiting.put(write)
+
+    def finish(self) -> None:
+        """Write what is waiting, and end. Nothing may be :meth:`put` afterwards."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            group, last = self._gather()
+            if group:
+                self._commit(group)
+                time.sleep(0)  # let who was answered run: a next write may share the next commit
+
+    def _gather(self) -> tuple[list[Write], bool]:
+        """Wait for a write, and take what else is there; True when these are the last ones."""
+        group: list[Write] = []
+        write = self._waiting.get()
+        while write is not None:
+            group.append(write)
+            if len(group) == _MOST_PER_COMMIT:
+                return group, False
+            try:
+                write = self._waiting.get_nowait()
+            except queue.Empty:
+                return group, False
+        return group, True
+
+    def _commit(self, group: list[Write]) -> None:
+        try:
+            with explained(self._name):
+                done = self._transact_surely(group)
+        except _WriteFailedError as failed:
+            if len(group) == 1:
+                group[0].done.set_exception(self._explained(failed.error))
+            else:
+                half = len(group) // 2
+                self._commit(group[:half])
+                self._commit(group[half:])
+        except Exception as error:  # noqa: BLE001 - it is handed to the callers that wait
+            for write in group:
+                write.done.set_exception(error)
+        else:
+            for write, result in done:
+                write.done.set_result(result)
+
+    def _explained(self, error: Exception) -> Exception:
+        try:
+            with explained(self._name):
+                raise error
+        except Exception as explanation:  # noqa: BLE001 - it is handed to the caller that waits
+            return explanation
+
+    def _transact_surely(self, group: list[Write]) -> list[tuple[Write, Any]]:
+        for _ in range(_TRIES - 1):
+            try:
+                return self._transact(group)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+        return self._transact(group)
+
+    def _transact(self, group: list[Write]) -> list[tuple[Write, Any]]:
+        with self._engine.begin() as connection:
+            try:
+                return carry_out(connection, group)
+            except Exception as error:
+                if isinstance(error, DBAPIError) and error.connection_invalidated:
+                    raise
+                raise _WriteFailedError(error) from error
+
+
+class _WriteFailedError(Exception):
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def carry_out(connection: Connection, group: Sequence[Write]) -> list[tuple[Write, Any]]:
+    """Each write of a group with its result; the connection's transaction remains open."""
+    kinds: dict[Kind, list[Write]] = {}
+    for write in group:
+        kinds.setdefault(write.kind, []).append(write)
+    done: list[tuple[Write, Any]] = []
+    for kind, writes in kinds.items():
+        results = kind(connection, [write.item for write in writes])
+        done.extend(zip(writes, results, strict=True))
+    return done
