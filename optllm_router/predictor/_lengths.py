@@ -262,10 +262,15 @@ class _Excess(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """Excess as a line in the size of the text, shared by all candidates."""
+    """Excess as a line in the size of the text, shared by all candidates.
+
+    Beyond the texts that were seen it rises in proportion to their size at most, and does not
+    fall.
+    """
 
     centre: float
     slope: float
+    end: float = np.inf
 
     @classmethod
     def fitted(cls, sizes: FloatArray, excess: _Excess) -> _Line:
@@ -275,11 +280,14 @@ class _Line(NamedTuple):
         away = sizes - centre
         square = float(weights @ away**2) * (1.0 + _RIDGE / float(weights.sum()))
         product = float(away @ (excess.counts * excess.values).sum(axis=1))
-        return cls(centre, product / square if square else 0.0)
+        slope = product / square if square else 0.0
+        if slope < 0:
+            return cls(centre, slope, end=float(sizes.max()))
+        return cls(centre, min(slope, 1.0 / max(centre, 1.0)))
 
     def at(self, sizes: FloatArray) -> FloatArray:
         """The excess expected of texts of these sizes, shape (n,)."""
-        return self.slope * (sizes - self.centre)
+        return self.slope * (np.minimum(sizes, self.end) - self.centre)
 
 
 _FLAT = _Line(0.0, 0.0)

@@ -65,7 +65,7 @@ def test_a_candidate_s_own_way_is_learnt_beside_what_all_have_in_common():
     texts, tokens = traffic(300)
     tokens[:, 2] = 5.0
     lengths = LengthPredictor(K).fit(texts, one_each(tokens))
-    short, long = lengths.predict([kind.format(7) for kind in KINDS])
+    short, long = lengths.predict([kind.format(70_000) for kind in KINDS])
     assert long[0] > 10 * short[0]
     assert long[2] < 3 * short[2] < 30
 
@@ -77,6 +77,12 @@ def test_lengths_follow_the_size_of_the_text_beyond_what_was_seen():
     tokens = np.array([[0.5 * len(text)] for text in texts])
     (forecast,) = LengthPredictor(1).fit(texts, tokens).predict(["river cloud stone " * 100])
     assert forecast[0] == pytest.approx(900, rel=0.25)
+
+
+def test_two_sizes_are_no_reason_to_expect_a_book():
+    texts, tokens = traffic(100)
+    longest = LengthPredictor(K).fit(texts, tokens).predict([" ".join(KINDS) * 100])
+    assert (longest < 200 * tokens.mean(axis=0)).all()
 
 
 def test_noise_is_not_believed():
