@@ -25,7 +25,7 @@ def main() -> None:
             ]
             client.learn((task.prompt, name, grade(task, r.text)) for task, name, r in replies)
             client.observe(
-                (name, len(task.prompt), Usage(r.prompt_tokens, r.completion_tokens))
+                (task.prompt, name, Usage(r.prompt_tokens, r.completion_tokens))
                 for task, name, r in replies
             )
             client.wait_for_refit()

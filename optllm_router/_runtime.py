@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -126,14 +127,14 @@ class Runtime:
     def answer(self, decision: Decision, query: Query, *, patient: bool = False) -> Answer:
         """Carry a decision out."""
         self._records.add_decision(decision, query.text)
-        return run(request_flow(self._request(decision, query.call, patient)), self._perform)
+        flow = request_flow(self._request(decision, query.call, patient))
+        return run(flow, functools.partial(self._perform, query.text))
 
     async def aanswer(self, decision: Decision, query: Query, *, patient: bool = False) -> Answer:
         """Carry a decision out without blocking the event loop."""
         self._records.add_decision(decision, query.text)
-        return await arun(
-            request_flow(self._request(decision, query.call, patient)), self._aperform
-        )
+        flow = request_flow(self._request(decision, query.call, patient))
+        return await arun(flow, functools.partial(self._aperform, query.text))
 
     def score(self, decision_id: str, score: float) -> Future[None]:
         """Keep a score and learn from it."""
@@ -155,9 +156,11 @@ class Runtime:
         return done
 
     def _remember(self) -> None:
-        for name, prompt_bytes, usage in self._records.usages(_REMEMBERED_USAGES):
-            if name in self.candidates:
-                self.router.observe(name, prompt_bytes, usage)
+        self.router.observe_many(
+            (one.query, one.candidate, one.prompt_bytes, one.usage)
+            for one in self._records.usages(_REMEMBERED_USAGES)
+            if one.candidate in self.candidates
+        )
         labelled = self._records.labelled(_REMEMBERED_LABELS)
         self.router.learn_many(
             (one.query, one.candidate, one.score)
@@ -182,7 +185,7 @@ class Runtime:
     def _request(self, decision: Decision, call: Call, patient: bool) -> Request:
         return Request(decision, call, self.candidates, self._budgets, patient)
 
-    def _perform(self, step: Step) -> Any:
+    def _perform(self, text: str, step: Step) -> Any:
         match step:
             case Reserve(reservation):
                 return self.ledger.reserve(reservation).result()
@@ -195,13 +198,13 @@ class Runtime:
                 return Sent(result, time.perf_counter() - start)
             case Close():
                 with _paid_answers_survive(step):
-                    for write in self._close(step):
+                    for write in self._close(text, step):
                         write.result()
             case Pause(seconds):
                 self.ledger.recover()
                 time.sleep(seconds)
 
-    async def _aperform(self, step: Step) -> Any:
+    async def _aperform(self, text: str, step: Step) -> Any:
         match step:
             case Reserve(reservation):
                 return await _done(self.ledger.reserve(reservation))
@@ -214,13 +217,13 @@ class Runtime:
                 return Sent(result, time.perf_counter() - start)
             case Close():
                 with _paid_answers_survive(step):
-                    for write in self._close(step):
+                    for write in self._close(text, step):
                         await _done(write)
             case Pause(seconds):
                 await asyncio.to_thread(self.ledger.recover)
                 await asyncio.sleep(seconds)
 
-    def _close(self, step: Close) -> list[Future[Any]]:
+    def _close(self, text: str, step: Close) -> list[Future[Any]]:
         """Submit all writes at once: they share a commit."""
         writes: list[Future[Any]] = []
         if step.how == "release":
@@ -239,7 +242,7 @@ class Runtime:
             )
             writes.append(kept)
             if outcome.usage is not None and not outcome.usage.estimated:
-                self.router.observe(outcome.candidate, size, outcome.usage)
+                self.router.observe(text, outcome.candidate, size, outcome.usage)
         return writes
 
 

@@ -18,6 +18,7 @@ from optllm_router.config import Settings, load_settings, read_policy, read_sett
 from optllm_router.ledger import Balance
 from optllm_router.plan import AsyncPlan, Plan
 from optllm_router.policy import Policy
+from optllm_router.pricing import size_in_bytes
 from optllm_router.router import Quote, checked_score
 
 if TYPE_CHECKING:
@@ -121,13 +122,17 @@ class _Client:
         """
         self._runtime.router.learn_many(scored)
 
-    def observe(self, usages: Iterable[tuple[str, int, Usage]]) -> None:
-        """Learn recorded (model, prompt bytes, usage) triples, to forecast costs."""
-        for model, prompt_bytes, usage in usages:
-            self._runtime.router.observe(model, prompt_bytes, usage)
+    def observe(self, used: Iterable[tuple[str, str, Usage]]) -> None:
+        """Learn recorded (query text, model, usage) triples, to forecast costs.
+
+        As with :meth:`learn`, for the lifetime of this client.
+        """
+        self._runtime.router.observe_many(
+            (text, model, size_in_bytes(_messages(text)), usage) for text, model, usage in used
+        )
 
     def wait_for_refit(self) -> None:
-        """Wait until what was learnt so far is in the predictor."""
+        """Wait until what was learnt so far is in the predictors."""
         self._runtime.router.wait()
 
     def _prepare(self, messages: Any, model: Any, arguments: Mapping[str, Any]) -> Prepared:

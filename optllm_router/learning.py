@@ -1,7 +1,8 @@
 """Learning online at two speeds.
 
-A score changes the very next predictions (``learn_one``); once enough new scores have come
-in, a fresh predictor is fitted on all of them in the background and takes over atomically.
+A label (how good an answer was, or how long) changes the very next predictions
+(``learn_one``); once enough new ones have come in, a fresh predictor is fitted on all of them in
+the background and takes over atomically.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from optllm_router._types import FloatArray, Prediction, Predictor
+    from optllm_router._types import FloatArray
+
+Said = TypeVar("Said")
+Said_co = TypeVar("Said_co", covariant=True)
 
 _log = logging.getLogger("optllm_router")
 
@@ -26,7 +30,7 @@ _GROWTH = 1.1
 
 
 class Labels:
-    """Scores by text and candidate; a later score of the same pair is averaged in.
+    """Labels by text and candidate; a later label of the same pair is averaged in.
 
     >>> labels = Labels(2)
     >>> labels.add("a", 0, 1.0); labels.add("a", 0, 0.0); labels.add("b", 1, 1.0)
@@ -40,10 +44,10 @@ class Labels:
         self._rows: dict[str, tuple[FloatArray, FloatArray]] = {}
         self.count = 0
 
-    def add(self, text: str, candidate: int, score: float) -> None:
-        """Add one score, 0..1."""
+    def add(self, text: str, candidate: int, label: float) -> None:
+        """Add one label."""
         row = self._rows.pop(text, None) or (np.zeros(self._candidates), np.zeros(self._candidates))
-        row[0][candidate] += score
+        row[0][candidate] += label
         row[1][candidate] += 1
         self._rows[text] = row
         self.count += 1
@@ -51,14 +55,37 @@ class Labels:
             del self._rows[next(iter(self._rows))]
 
     def matrix(self) -> tuple[list[str], FloatArray]:
-        """The texts and their mean scores, shape (n, k), NaN where there is none."""
-        totals = np.array([row[0] for row in self._rows.values()]).reshape(-1, self._candidates)
-        counts = np.array([row[1] for row in self._rows.values()]).reshape(-1, self._candidates)
-        scores = np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
-        return list(self._rows), scores
+        """The texts and their mean labels, shape (n, k), NaN where there is none."""
+        totals, counts = self._column(0), self.counts()
+        means = np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
+        return list(self._rows), means
+
+    def counts(self) -> FloatArray:
+        """Of how many labels each mean is, shape (n, k)."""
+        return self._column(1)
+
+    def _column(self, which: int) -> FloatArray:
+        return np.array([row[which] for row in self._rows.values()]).reshape(-1, self._candidates)
 
 
-class Learner:
+class Learnable(Protocol[Said_co]):
+    """What a learner teaches: a predictor of success, or of length."""
+
+    @property
+    def fit(self) -> Callable[..., object]:
+        """Learn from texts and labels, shape (n, k), as they were handed over."""
+        ...
+
+    def predict(self, texts: Sequence[str]) -> Said_co:
+        """Predict for n texts."""
+        ...
+
+    def learn_one(self, text: str, candidate: int, label: float, /) -> None:
+        """Let one new label change the next predictions at once."""
+        ...
+
+
+class Learner(Generic[Said]):
     """A predictor that keeps learning; thread-safe.
 
     Args:
@@ -66,7 +93,7 @@ class Learner:
         candidates: how many candidates there are.
     """
 
-    def __init__(self, make: Callable[[], Predictor], candidates: int) -> None:
+    def __init__(self, make: Callable[[], Learnable[Said]], candidates: int) -> None:
         self._make = make
         self._predictor = make()
         self._labels = Labels(candidates)
@@ -77,26 +104,26 @@ class Learner:
 
     @property
     def labels(self) -> int:
-        """How many scores were learnt."""
+        """How many labels were learnt."""
         return self._labels.count
 
-    def predict(self, texts: Sequence[str]) -> Prediction:
+    def predict(self, texts: Sequence[str]) -> Said:
         """Predict with all that is known now."""
         with self._lock:
             return self._predictor.predict(texts)
 
-    def learn(self, text: str, candidate: int, score: float) -> None:
-        """Learn one score at once, and refit in the background when many are new."""
+    def learn(self, text: str, candidate: int, label: float) -> None:
+        """Learn one label at once, and refit in the background when many are new."""
         with self._lock:
-            self._labels.add(text, candidate, score)
-            self._since_fit.append((text, candidate, score))
-            self._predictor.learn_one(text, candidate, score)
+            self._labels.add(text, candidate, label)
+            self._since_fit.append((text, candidate, label))
+            self._predictor.learn_one(text, candidate, label)
             if self._due():
                 self._refit_in_background()
 
-    def learn_many(self, scored: Iterable[tuple[str, int, float]]) -> None:
-        """Learn many scores by a refit in the background; :meth:`wait` for it if need be."""
-        many = list(scored)  # all or nothing, should one of them raise
+    def learn_many(self, labelled: Iterable[tuple[str, int, float]]) -> None:
+        """Learn many labels by a refit in the background; :meth:`wait` for it if need be."""
+        many = list(labelled)  # all or nothing, should one of them raise
         with self._lock:
             for one in many:
                 self._labels.add(*one)
@@ -108,6 +135,9 @@ class Learner:
         """Wait until no refit is under way; raises what one raised."""
         while (refit := self._refit) is not None:
             refit.result()
+
+    def _training(self) -> tuple[Any, ...]:
+        return self._labels.matrix()
 
     def _due(self) -> bool:
         return self._labels.count >= max(_FIRST_FIT, self._fitted_on * _GROWTH)
@@ -131,15 +161,22 @@ class Learner:
 
     def _fit(self) -> None:
         with self._lock:
-            texts, scores = self._labels.matrix()
+            training = self._training()
             known = self._labels.count
             self._since_fit = []
         fresh = self._make()
-        fresh.fit(texts, scores)
+        fresh.fit(*training)
         with self._lock:
-            for scored in self._since_fit:
-                fresh.learn_one(*scored)
+            for one in self._since_fit:
+                fresh.learn_one(*one)
             self._predictor, self._fitted_on = fresh, known
             self._refit = None  # under the same lock: what comes next starts a new one
             if self._due():
                 self._refit_in_background()
+
+
+class LengthLearner(Learner["FloatArray"]):
+    """A learner of lengths, which averages: it matters of how many answers each length is."""
+
+    def _training(self) -> tuple[Any, ...]:
+        return (*super()._training(), self._labels.counts())

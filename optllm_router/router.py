@@ -22,9 +22,9 @@ from optllm_router._types import Call, Candidate, Decision, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.config import read_candidates, read_policy, unknown_model
 from optllm_router.features import query_text
-from optllm_router.learning import Learner
+from optllm_router.learning import Learner, LengthLearner
 from optllm_router.policy import Choice, Forecast, Policy, choose, explore
-from optllm_router.predictor import make_predictor
+from optllm_router.predictor import LengthPredictor, make_predictor
 from optllm_router.pricing import (
     CostForecast,
     most_prompt_tokens,
@@ -69,8 +69,8 @@ class Query:
     ) -> Query:
         """Measure a conversation; arguments as the attributes of ``Call``."""
         parameters = parameters or {}
-        tools = parameters.get("tools") or parameters.get("functions")
-        size = size_in_bytes(messages, [tools, parameters.get("response_format")])
+        tools = [parameters.get(name) for name in ("tools", "functions")]
+        size = size_in_bytes(messages, [*tools, parameters.get("response_format")])
         call = Call(
             messages=messages,
             parameters=parameters,
@@ -78,7 +78,7 @@ class Query:
             choices=choices,
             timeout_seconds=timeout_seconds,
             prompt_bytes=size,
-            most_prompt_tokens=most_prompt_tokens(messages, size, tools=bool(tools)),
+            most_prompt_tokens=most_prompt_tokens(messages, size, tools=any(tools)),
         )
         return cls(query_text(messages), call)
 
@@ -159,6 +159,7 @@ class Router:
             return make_predictor(predictor, n_candidates=k, prior=prior, seed=seed or 0)
 
         self._learner = Learner(make, k)
+        self._lengths = LengthLearner(lambda: LengthPredictor(k, seed=seed or 0), k)
 
     @classmethod
     def from_models(
@@ -256,12 +257,28 @@ class Router:
     def forecast(self, queries: Sequence[Query]) -> Forecast:
         """Success probabilities, their uncertainty and expected USD; arrays of shape (n, k)."""
         prediction = self._learner.predict([query.text for query in queries])
-        cost = [self._costs.expected_usd(query.call) for query in queries]
-        return Forecast(prediction.p, prediction.std, np.array(cost))
+        return Forecast(prediction.p, prediction.std, self.expected_usd(queries))
 
-    def observe(self, name: str, prompt_bytes: int, usage: Usage) -> None:
-        """Learn what a call consumed."""
-        self._costs.learn(self.index(name), prompt_bytes, usage)
+    def expected_usd(self, queries: Sequence[Query]) -> FloatArray:
+        """What each candidate is expected to charge for each query, USD, shape (n, k)."""
+        lengths = self._lengths.predict([query.text for query in queries])
+        if np.isnan(lengths).all():
+            return np.array([self._costs.expected_usd(query.call) for query in queries])
+        pairs = zip(queries, lengths.tolist(), strict=True)
+        return np.array([self._costs.expected_usd(query.call, row) for query, row in pairs])
+
+    def observe(self, text: str, name: str, prompt_bytes: int, usage: Usage) -> None:
+        """Learn what a call consumed; the next forecast already knows."""
+        j = self.index(name)
+        self._costs.learn(j, prompt_bytes, usage)
+        self._lengths.learn(text, j, usage.completion_tokens)
+
+    def observe_many(self, used: Iterable[tuple[str, str, int, Usage]]) -> None:
+        """Learn (text, candidate, prompt bytes, usage) in the background; see :meth:`wait`."""
+        many = [(text, self.index(name), size, usage) for text, name, size, usage in used]
+        for _, j, size, usage in many:
+            self._costs.learn(j, size, usage)
+        self._lengths.learn_many((text, j, usage.completion_tokens) for text, j, _, usage in many)
 
     def learn(self, text: str, name: str, score: float) -> None:
         """Learn how good an answer was, 0..1; the next decision already knows."""
@@ -274,8 +291,9 @@ class Router:
         )
 
     def wait(self) -> None:
-        """Wait for a refit that is under way."""
+        """Wait for refits that are under way."""
         self._learner.wait()
+        self._lengths.wait()
 
     def _with_reserve(
         self, queries: Sequence[Query], forecast: Forecast, policy: Policy, usd: float

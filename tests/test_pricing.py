@@ -184,6 +184,12 @@ def test_a_forecast_knows_the_caller_s_bound_and_choices():
     ]
 
 
+def test_who_knows_the_answers_better_is_believed_within_the_bound():
+    forecast = CostForecast([candidate(0, 1000, max_output_tokens=100), candidate(0, 2000)])
+    assert forecast.expected_usd(call(400), [30.0, 40.0]) == pytest.approx([30e-6, 80e-6])
+    assert forecast.expected_usd(call(400), [300.0, 0.0]) == pytest.approx([100e-6, 0.0])
+
+
 @given(st.lists(st.tuples(st.integers(0, 10**6), tokens, tokens), max_size=30), tokens)
 def test_a_forecast_is_never_negative_and_never_nan(history, size):
     forecast = CostForecast([candidate()])

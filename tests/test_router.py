@@ -79,10 +79,30 @@ def test_usage_changes_the_expected_cost():
     one = router()
     before = one.forecast([query()]).cost
     for _ in range(50):
-        one.observe("dear", query().call.prompt_bytes, Usage(20, 2))
+        one.observe(query().text, "dear", query().call.prompt_bytes, Usage(20, 2))
+    one.wait()
     after = one.forecast([query()]).cost
-    assert after[0, 2] < before[0, 2] / 2
-    assert after[0, :2].tolist() == before[0, :2].tolist()
+    assert after[0, 2] == pytest.approx(22 * 10_000e-9, rel=0.1)
+    # Who has not answered yet is taken to be as brief.
+    assert (after < before / 2).all()
+
+
+def test_what_is_asked_changes_the_expected_cost():
+    one = router()
+    short, long = query("Yes or no: is 7 prime?"), query("Prove that 7 is prime.")
+    used = [
+        (text, name, len(text), Usage(8, tokens))
+        for n in range(40)
+        for name in PRICES
+        for text, tokens in ((f"Yes or no: is {n} prime?", 1), (f"Prove that {n} is prime.", 60))
+    ]
+    one.observe_many(used)
+    one.wait()
+    cost = one.expected_usd([short, long])
+    assert (cost[1] > 3 * cost[0]).all()
+    assert cost[1] == pytest.approx([68 * price * 1e-9 for price in PRICES.values()], rel=0.15)
+    bounded = one.expected_usd([query("Prove that 7 is prime.", max_output_tokens=10)])
+    assert bounded[0] == pytest.approx([18 * price * 1e-9 for price in PRICES.values()], rel=0.15)
 
 
 def test_the_policy_of_one_call():
@@ -126,7 +146,8 @@ def test_an_unknown_model_is_refused(name):
     for ask in (
         lambda: one.pin(query(), name),
         lambda: one.learn("x", name, 1.0),
-        lambda: one.observe(name, 1, Usage(1, 1)),
+        lambda: one.observe("x", name, 1, Usage(1, 1)),
+        lambda: one.observe_many([("x", "dear", 1, Usage(1, 1)), ("x", name, 1, Usage(1, 1))]),
         lambda: one.learn_many([("x", "dear", 1.0), ("x", name, 1.0)]),
     ):
         with pytest.raises(UnknownModelError, match=repr(name)):
@@ -208,7 +229,7 @@ def test_threads_decide_and_teach_at_once():
             prompt = PROMPTS[20 * n + i]
             (decision,) = one.decide([query(prompt)], Means(left_usd=1.0))
             one.learn(prompt, decision.candidate, float(i % 2))
-            one.observe(decision.candidate, 10, Usage(5, 5))
+            one.observe(prompt, decision.candidate, 10, Usage(5, 5))
         return 20
 
     with ThreadPoolExecutor(8) as pool:

@@ -1,13 +1,18 @@
-"""Costs of unseen queries, predicted from the labelled ones."""
+"""Costs of recorded calls: as a price per token, and as the router would have forecast them."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optllm_router._errors import InvalidDataError
-from optllm_router.features import TextFeaturizer
+from optllm_router._money import NANO_PER_USD
+from optllm_router._types import Candidate, Price, Usage
+from optllm_router.policy import MaxSuccess
+from optllm_router.pricing import price_per_token
+from optllm_router.router import Query, Router
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,24 +20,25 @@ if TYPE_CHECKING:
     from optllm_router._types import FloatArray
     from optllm_router.evaluation.dataset import RecordedOutcomes
 
-__all__ = ["predict_costs"]
+__all__ = ["fitted_price", "predict_costs"]
 
-_TREES, _LEAF = 100, 3
+_UNEXPLAINED = 1e-3
+"""A price per token leaves at most this share of the recorded costs unexplained."""
+_NANO_AS_TOKEN = Price(Decimal(0), Decimal(1), "recorded cost, one nano-dollar per token")
 
 
 def predict_costs(train: RecordedOutcomes, queries: Sequence[str], *, seed: int = 0) -> FloatArray:
-    """Expected USD of sending each query to each model.
+    """What a router expects to pay for each query, once it has observed the labelled ones.
 
-    Two steps. Prompt tokens are proportional to the size of the text, so each model's cost is
-    first fitted as ``a + b * bytes`` by least squares. What that leaves over is mostly the length
-    of the answer, which depends on what is asked (a letter, a proof): extremely randomised trees
-    (Geurts, Ernst and Wehenkel 2006) on the features of the text predict it for all models at
-    once. Never below the cheapest call that was seen.
+    The forecast is the one that the live router decides with: prompt tokens by a line in the
+    size of the text, completion tokens by the text (``optllm_router.predictor.LengthPredictor``),
+    each times its price, which is taken from the recorded costs. Of a model whose costs do not
+    follow from recorded tokens the cost itself is forecast, like a length.
 
     Args:
         train: the labelled queries; missing costs are skipped.
         queries: n texts.
-        seed: of the features and the trees.
+        seed: of the forecast.
 
     Returns:
         Shape (n, k), USD.
@@ -40,49 +46,60 @@ def predict_costs(train: RecordedOutcomes, queries: Sequence[str], *, seed: int 
     Raises:
         InvalidDataError: when a model has no labelled cost at all.
     """
-    known = ~np.isnan(train.cost)
+    asked = [_query(text) for text in train.queries]
+    candidates, used = [], []
     for column, model in enumerate(train.models):
-        if not known[:, column].any():
-            raise InvalidDataError(
-                f"{train.name}: no labelled query has a cost_usd of {model!r}; label more "
-                "queries, or evaluate with the recorded costs"
-            )
-    seen, unseen = _sizes(train.queries), _sizes(queries)
-    fitted, predicted = np.empty_like(train.cost), np.empty((len(queries), len(train.models)))
-    for column in range(len(train.models)):
-        rows = known[:, column]
-        a, b = _line(seen[rows], train.cost[rows, column])
-        fitted[:, column], predicted[:, column] = a + b * seen, a + b * unseen
-    # As shares of each model's mean cost, or the dearest model would decide every split.
-    scale = np.nanmean(train.cost, axis=0)
-    left_over = np.where(known, train.cost - fitted, 0.0) / np.where(scale > 0, scale, 1.0)
-    predicted += _from_text(train.queries, left_over, queries, seed) * scale
-    least: FloatArray = np.nanmin(train.cost, axis=0)
-    return np.maximum(predicted, least)
+        price, usages = _usages(train, column)
+        longest = max((usage.completion_tokens for usage in usages.values()), default=0)
+        candidates.append(Candidate(model, model, price, max_output_tokens=max(longest, 1)))
+        used += [(asked[i], model, usage) for i, usage in usages.items()]
+    router = Router(candidates, MaxSuccess(), seed=seed)
+    router.observe_many((q.text, model, q.call.prompt_bytes, usage) for q, model, usage in used)
+    router.wait()
+    return router.expected_usd([_query(text) for text in queries])
 
 
-def _line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
-    """Intercept and slope by least squares; flat when all x are equal."""
-    centred = x - x.mean()
-    variance = float(centred @ centred)
-    slope = float(centred @ y) / variance if variance > 0 else 0.0
-    return float(y.mean() - slope * x.mean()), slope
+def fitted_price(
+    prompt_tokens: FloatArray, completion_tokens: FloatArray, cost: FloatArray, *, source: str
+) -> Price | None:
+    """The price per token that reproduces the recorded costs; None where there is none.
+
+    Args:
+        prompt_tokens: shape (n,).
+        completion_tokens: shape (n,); 0 where they were not billed.
+        cost: shape (n,), USD.
+        source: where the costs come from.
+    """
+    tokens = np.column_stack([prompt_tokens, completion_tokens])
+    used = tokens.any(axis=0)
+    per_token = np.zeros(2)
+    if used.any():
+        per_token[used] = np.linalg.lstsq(tokens[:, used], cost, rcond=None)[0]
+    per_token = np.maximum(np.round(per_token, 13), 0.0)
+    if np.abs(tokens @ per_token - cost).sum() > _UNEXPLAINED * cost.sum():
+        return None
+    return price_per_token(f"{per_token[0]:.13f}", f"{per_token[1]:.13f}", source=source)
 
 
-def _from_text(
-    texts: Sequence[str], values: FloatArray, unseen: Sequence[str], seed: int
-) -> FloatArray:
-    if len(set(texts)) < 2 * _LEAF:  # too few to tell anything apart
-        return np.zeros((len(unseen), values.shape[1]))
-    from sklearn.ensemble import ExtraTreesRegressor  # on use: slow to import
+def _usages(train: RecordedOutcomes, column: int) -> tuple[Price, dict[int, Usage]]:
+    """A model's price, and by query what it consumed at that price."""
+    rows = np.flatnonzero(~np.isnan(train.cost[:, column]))
+    if not rows.size:
+        raise InvalidDataError(
+            f"{train.name}: no labelled query has a cost_usd of {train.models[column]!r}; label "
+            "more queries, or evaluate with the recorded costs"
+        )
+    cost, prompt = train.cost[rows, column], train.prompt_tokens[rows, column]
+    completion = np.nan_to_num(train.completion_tokens[rows, column])
+    price = None
+    if not np.isnan(prompt).any():
+        price = fitted_price(prompt, completion, cost, source=f"{train.name}: recorded costs")
+    if price is None:
+        price, prompt = _NANO_AS_TOKEN, np.zeros_like(cost)
+        completion = np.round(cost * NANO_PER_USD)
+    counts = zip(rows.tolist(), prompt.tolist(), completion.tolist(), strict=True)
+    return price, {row: Usage(int(sent), int(got)) for row, sent, got in counts}
 
-    featurizer = TextFeaturizer(seed=seed).fit(texts)
-    trees = ExtraTreesRegressor(_TREES, min_samples_leaf=_LEAF, random_state=seed)
-    # One model is one target: scikit-learn wants that as a vector.
-    trees.fit(featurizer.transform(texts), values if values.shape[1] > 1 else values[:, 0])
-    predicted = trees.predict(featurizer.transform(unseen))
-    return np.asarray(predicted, dtype=np.float64).reshape(len(unseen), values.shape[1])
 
-
-def _sizes(texts: Sequence[str]) -> FloatArray:
-    return np.array([len(text.encode("utf-8", "replace")) for text in texts], dtype=np.float64)
+def _query(text: str) -> Query:
+    return Query.from_messages([{"role": "user", "content": text}])

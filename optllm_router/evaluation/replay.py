@@ -19,11 +19,11 @@ import numpy as np
 
 from optllm_router._errors import ConfigurationError, InvalidDataError, OptLLMError
 from optllm_router._money import Budget
-from optllm_router._types import Candidate, Usage
+from optllm_router._types import Candidate, Price, Usage
 from optllm_router.client import AsyncOptLLM
+from optllm_router.evaluation.costs import fitted_price
 from optllm_router.evaluation.dataset import RecordedOutcomes
 from optllm_router.evaluation.split import split_recorded
-from optllm_router.pricing import price_per_token
 from optllm_router.simulation import Reply, SimulationServer
 
 if TYPE_CHECKING:
@@ -275,10 +275,7 @@ def _candidates(recorded: RecordedOutcomes, base_url: str) -> list[Candidate]:
         Candidate(
             name=name,
             model=f"openai/{name}",
-            price=price_per_token(
-                *_fitted_price(name, prompt[:, j], completion[:, j], known.cost[:, j]),
-                source=f"{recorded.name}: recorded cost by token",
-            ),
+            price=_price(recorded.name, name, prompt[:, j], completion[:, j], known.cost[:, j]),
             max_output_tokens=max(1, int(completion[:, j].max())),
             hidden_prompt_tokens=int(hidden[j]),
             parameters={"api_base": base_url},
@@ -288,22 +285,16 @@ def _candidates(recorded: RecordedOutcomes, base_url: str) -> list[Candidate]:
     ]
 
 
-def _fitted_price(
-    name: str, prompt: FloatArray, completion: FloatArray, cost: FloatArray
-) -> tuple[str, str]:
-    """USD per prompt and per completion token that reproduce the recorded costs."""
-    tokens = np.column_stack([prompt, completion])
-    used = tokens.any(axis=0)
-    per_token = np.zeros(2)
-    per_token[used] = np.linalg.lstsq(tokens[:, used], cost, rcond=None)[0]
-    per_token = np.maximum(np.round(per_token, 13), 0.0)
-    missed = np.abs(tokens @ per_token - cost).sum() / max(cost.sum(), 1e-12)
-    if missed > 1e-3:
+def _price(
+    dataset: str, model: str, prompt: FloatArray, completion: FloatArray, cost: FloatArray
+) -> Price:
+    price = fitted_price(prompt, completion, cost, source=f"{dataset}: recorded cost by token")
+    if price is None:
         raise InvalidDataError(
-            f"the recorded cost_usd of {name!r} is not a price per token ({missed:.1%} is "
-            "unexplained); a replay needs costs that follow from the tokens"
+            f"{dataset}: the recorded cost_usd of {model!r} is not a price per token; a replay "
+            "needs costs that follow from prompt_tokens and completion_tokens"
         )
-    return f"{per_token[0]:.13f}", f"{per_token[1]:.13f}"
+    return price
 
 
 def _learn(client: AsyncOptLLM, train: RecordedOutcomes) -> None:
@@ -313,7 +304,7 @@ def _learn(client: AsyncOptLLM, train: RecordedOutcomes) -> None:
     )
     prompt, completion = train.prompt_tokens, np.nan_to_num(train.completion_tokens, nan=0.0)
     client.observe(
-        (train.models[j], len(train.queries[i].encode()), _usage(prompt[i, j], completion[i, j]))
+        (train.queries[i], train.models[j], _usage(prompt[i, j], completion[i, j]))
         for i, j in np.argwhere(~np.isnan(prompt)).tolist()
     )
 

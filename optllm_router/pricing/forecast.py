@@ -46,7 +46,8 @@ class CostForecast:
     """Forecasts tokens, and so USD, of a call to each candidate; thread-safe.
 
     Prompt and completion tokens each follow a line in the prompt's size in bytes. Before
-    any history a token is four bytes and an answer has 200 tokens.
+    any history a token is four bytes and an answer has 200 tokens. Who knows more about the
+    answers passes their expected tokens.
     """
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
@@ -63,10 +64,20 @@ class CostForecast:
             self._completion[candidate].learn(prompt_bytes, usage.completion_tokens)
             self._learnt[candidate] += 1
 
-    def expected_usd(self, call: Call) -> list[float]:
-        """Expected USD of a call, for each candidate in order."""
+    def expected_usd(
+        self, call: Call, completion_tokens: Sequence[float] | None = None
+    ) -> list[float]:
+        """Expected USD of a call, for each candidate in order.
+
+        Args:
+            call: what would be sent.
+            completion_tokens: of each candidate's answer, before any bound is applied; by
+                default from the line.
+        """
         with self._lock:
-            return [self._expected(j, call) for j in range(len(self._candidates))]
+            if completion_tokens is None:
+                completion_tokens = [line.at(call.prompt_bytes) for line in self._completion]
+            return [self._expected(j, call, n) for j, n in enumerate(completion_tokens)]
 
     def spread_usd(self, calls: Sequence[int]) -> float:
         """Standard deviation, in USD, of what many calls cost together.
@@ -85,11 +96,11 @@ class CostForecast:
             )
         return math.sqrt(total) * 1e-9
 
-    def _expected(self, j: int, call: Call) -> float:
+    def _expected(self, j: int, call: Call, completion_tokens: float) -> float:
         price = self._candidates[j].price
         bound = call.max_output_tokens or self._candidates[j].max_output_tokens
         prompt = self._prompt[j].at(call.prompt_bytes)
-        completion = min(self._completion[j].at(call.prompt_bytes), bound) * call.choices
+        completion = min(completion_tokens, bound) * call.choices
         return (float(price.prompt) * prompt + float(price.completion) * completion) * 1e-9
 
     def _variance(self, j: int) -> float:

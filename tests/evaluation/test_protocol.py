@@ -17,7 +17,6 @@ from optllm_router.evaluation import (
     split_recorded,
     write_dump,
 )
-from optllm_router.evaluation.costs import predict_costs
 from optllm_router.evaluation.methods import TimedPrediction
 
 REFERENCES_ONLY = ()
@@ -221,45 +220,13 @@ def test_nothing_beats_the_oracle_and_every_figure_is_finite(n, k, seed):
 # ------------------------------------------------------------------- predicted costs
 
 
-def test_costs_follow_the_size_of_the_query_in_bytes(write_folder):
-    cost_of = {"xx": 3, "xxxx": 5, "é": 3}  # 2, 4 and 2 bytes
-    folder = write_folder(
-        [["id", "task", "query"], *[[f"of {text}", "t", text] for text in cost_of]],
-        [
-            ["id", "model", "score", "cost_usd"],
-            *[[f"of {text}", "m", 1, cost] for text, cost in cost_of.items()],
-        ],
-    )
-    recorded = load_recorded(folder)
-    predicted = predict_costs(recorded, ["x" * 10, "", "xxx"])
-    assert predicted[:, 0] == pytest.approx([11, 3, 4])  # 1 + size; never below the least seen
-
-
-def test_costs_follow_what_is_asked_where_size_does_not_tell(write_folder):
-    # Equally long: a choice is answered by a letter, a proof by a page.
-    texts = [f"choose a or b: {i:03}" if i % 2 else f"prove statement {i:03}" for i in range(60)]
-    folder = write_folder(
-        [["id", "task", "query"], *[[f"q{i}", "t", text] for i, text in enumerate(texts)]],
-        [
-            ["id", "model", "score", "cost_usd"],
-            *[[f"q{i}", "m", 1, 1 if i % 2 else 9] for i in range(60)],
-        ],
-    )
-    recorded = load_recorded(folder)
-    predicted = predict_costs(recorded, ["choose a or b: 999", "prove statement 999"])
-    assert predicted[:, 0] == pytest.approx([1, 9], abs=0.5)
-    assert (
-        predicted == predict_costs(recorded, ["choose a or b: 999", "prove statement 999"])
-    ).all()
-
-
 def test_predicted_costs_need_a_labelled_cost_of_every_model(toy_folder):
     with pytest.raises(InvalidDataError, match="no labelled query has a cost_usd of 'cheap'"):
         evaluate(load_recorded(toy_folder), labels=0, cost="predicted")
 
 
 def test_allocation_with_predicted_costs_is_paid_with_the_recorded_ones(write_folder):
-    # Two models, equally long texts: predicted costs are each model's mean over the labelled.
+    # Two models, one text: predicted costs are each model's mean over the labelled.
     rng = np.random.default_rng(5)
     n = 40
     cost = rng.uniform(1, 2, (n, 2)) * [1, 4]
@@ -276,7 +243,8 @@ def test_allocation_with_predicted_costs_is_paid_with_the_recorded_ones(write_fo
     method = foretelling({f"q{i}": [0.2, 0.2 + 0.01 * i] for i in range(n)})
     run = evaluate(recorded, labels=0.5, methods=[method], cost="predicted")
     split, told = run.split, run.methods["told"]
-    np.testing.assert_allclose(run.allocation_cost, np.tile(split.train.cost.mean(0), (20, 1)))
+    means = np.tile(split.train.cost.mean(axis=0), (20, 1))
+    np.testing.assert_allclose(run.allocation_cost, means, rtol=0.02)
     last = told.run.front.allocation(len(told.curve.cost) - 1)
     assert told.curve.cost[-1] == pytest.approx(split.test.cost[np.arange(20), last].sum())
     # The references keep the recorded costs, so that both runs share one scale.
