@@ -37,7 +37,7 @@ from optllm_router.config import Settings
 from optllm_router.ledger import Ledger
 from optllm_router.policy import Policy
 from optllm_router.router import Means, Query, Router
-from optllm_router.store import Database, Records
+from optllm_router.store import Database, LabelledAnswer, Records
 from optllm_router.transports import LiteLLMTransport, RetryingTransport
 
 T = TypeVar("T")
@@ -136,24 +136,16 @@ class Runtime:
         flow = request_flow(self._request(decision, query.call, patient))
         return await arun(flow, functools.partial(self._aperform, query.text))
 
-    def score(self, decision_id: str, score: float) -> Future[None]:
-        """Keep a score and learn from it."""
-        kept = self._records.add_feedback(decision_id, score)
-        done: Future[None] = Future()
-        done.set_running_or_notify_cancel()
+    def keep_score(self, decision_id: str, score: float) -> Future[LabelledAnswer]:
+        """Store how good an answer was; hand the result to :meth:`learn`."""
+        return self._records.add_feedback(decision_id, score)
 
-        def learn(future: Future[Any]) -> None:
-            try:
-                labelled = future.result()
-                if labelled.candidate in self.candidates:
-                    self.router.learn(labelled.query, labelled.candidate, score)
-            except Exception as error:  # noqa: BLE001 - it is handed to the caller that waits
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-
-        kept.add_done_callback(learn)
-        return done
+    def learn(self, answer: LabelledAnswer) -> None:
+        """Learn from a score; one of a model that is no longer a candidate teaches nothing."""
+        if answer.candidate in self.candidates:
+            self.router.learn(
+                answer.query, answer.candidate, answer.score, replaces=answer.replaces
+            )
 
     def _remember(self) -> None:
         self.router.observe_many(

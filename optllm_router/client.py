@@ -338,7 +338,8 @@ class Feedback:
             score: 0 (wrong) to 1 (right). A later score of the same answer replaces it.
         """
         with openai_errors():
-            self._client._runtime.score(id, checked_score(score)).result()
+            runtime = self._client._runtime
+            runtime.learn(runtime.keep_score(id, checked_score(score)).result())
 
 
 class AsyncFeedback:
@@ -350,7 +351,9 @@ class AsyncFeedback:
     async def create(self, id: str, *, score: float) -> None:
         """As :meth:`Feedback.create`, without blocking the event loop."""
         with openai_errors():
-            await asyncio.wrap_future(self._client._runtime.score(id, checked_score(score)))
+            runtime = self._client._runtime
+            answer = await asyncio.wrap_future(runtime.keep_score(id, checked_score(score)))
+            await asyncio.to_thread(runtime.learn, answer)
 
 
 def _messages(query: str | Messages) -> Messages:

@@ -54,6 +54,13 @@ class Labels:
         if len(self._rows) > MOST_TEXTS:
             del self._rows[next(iter(self._rows))]
 
+    def replace(self, text: str, candidate: int, old: float, new: float) -> None:
+        """Put a label in the place of one that was added before."""
+        if text not in self._rows or not self._rows[text][1][candidate]:
+            self.add(text, candidate, new)
+        else:
+            self._rows[text][0][candidate] += new - old
+
     def matrix(self) -> tuple[list[str], FloatArray]:
         """The texts and their mean labels, shape (n, k), NaN where there is none."""
         totals, counts = self._column(0), self.counts()
@@ -112,10 +119,22 @@ class Learner(Generic[Said]):
         with self._lock:
             return self._predictor.predict(texts)
 
-    def learn(self, text: str, candidate: int, label: float) -> None:
-        """Learn one label at once, and refit in the background when many are new."""
+    def learn(
+        self, text: str, candidate: int, label: float, *, replaces: float | None = None
+    ) -> None:
+        """Learn one label at once, and refit in the background when many are new.
+
+        Args:
+            text: what was asked.
+            candidate: who answered.
+            label: what is to be learnt.
+            replaces: the label that the same answer had before, if any.
+        """
         with self._lock:
-            self._labels.add(text, candidate, label)
+            if replaces is None:
+                self._labels.add(text, candidate, label)
+            else:
+                self._labels.replace(text, candidate, replaces, label)
             self._since_fit.append((text, candidate, label))
             self._predictor.learn_one(text, candidate, label)
             if self._due():

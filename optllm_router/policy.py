@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from optllm_router._types import FloatArray, IntArray
 
 _CORRELATION = 0.1
-"""Between the errors of a predictor on two queries; more than the least (0.04) at which ``match_best``
-lost nothing on three recorded data sets, see docs/evaluation.md."""
+"""Between the errors of a predictor on two queries. ``match_best`` lost nothing on three recorded
+data sets from 0.04 on, see docs/evaluation.md."""
 
 
 @dataclass(frozen=True)

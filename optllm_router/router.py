@@ -280,9 +280,16 @@ class Router:
             self._costs.learn(j, size, usage)
         self._lengths.learn_many((text, j, usage.completion_tokens) for text, j, _, usage in many)
 
-    def learn(self, text: str, name: str, score: float) -> None:
-        """Learn how good an answer was, 0..1; the next decision already knows."""
-        self._learner.learn(text, self.index(name), checked_score(score))
+    def learn(self, text: str, name: str, score: float, *, replaces: float | None = None) -> None:
+        """Learn how good an answer was, 0..1; the next decision already knows.
+
+        Args:
+            text: of the query.
+            name: of the candidate that answered.
+            score: how good the answer was.
+            replaces: the score that the same answer was given before, if any.
+        """
+        self._learner.learn(text, self.index(name), checked_score(score), replaces=replaces)
 
     def learn_many(self, scored: Iterable[tuple[str, str, float]]) -> None:
         """Learn (text, candidate, score) triples in the background; see :meth:`wait`."""

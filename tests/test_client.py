@@ -164,9 +164,6 @@ def test_feedback_teaches(make):
     assert_books_are_closed(client)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the store replaces the earlier score, the running learner averages it in"
-)
 def test_a_later_score_of_the_same_answer_replaces_the_earlier(make):
     client = make()
     answer = ask(client)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Table, TextClause, func, select, text, update
 
 from optllm_router._errors import InvalidRequestError
 from optllm_router._types import Decision, Outcome, Usage
@@ -26,11 +26,13 @@ class LabelledAnswer:
         query: text of the query.
         candidate: name of the candidate that answered.
         score: how good the answer was, 0..1.
+        replaces: the score that the same answer had before, if any.
     """
 
     query: str
     candidate: str
     score: float
+    replaces: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Records:
         }
 
         def work(connection: Connection) -> None:
-            connection.execute(decisions.insert(), row)
+            connection.execute(_KEEP_DECISION, row)
 
         return self._database.submit(work)
 
@@ -95,7 +97,7 @@ class Records:
         }
 
         def work(connection: Connection) -> None:
-            connection.execute(outcomes.insert(), row)
+            connection.execute(_KEEP_OUTCOME, row)
 
         return self._database.submit(work)
 
@@ -113,12 +115,13 @@ class Records:
                     f"no answer with id {decision_id!r} is known to this store; pass the id of "
                     "a completion that this store's client returned"
                 )
-            changed = connection.execute(
-                update(feedback).where(feedback.c.decision_id == decision_id).values(row)
-            )
-            if changed.rowcount == 0:
+            same = feedback.c.decision_id == decision_id
+            before = connection.scalar(select(feedback.c.score).where(same))
+            if before is None:
                 connection.execute(feedback.insert(), row)
-            return LabelledAnswer(answered.query, answered.candidate, score)
+            else:
+                connection.execute(update(feedback).where(same).values(row))
+            return LabelledAnswer(answered.query, answered.candidate, score, replaces=before)
 
         return self._database.submit(work)
 
@@ -163,6 +166,16 @@ class Records:
         ]
 
 
+def _keep(table: Table) -> TextClause:
+    """Insert a row once: a write that is repeated, as its commit's reply was lost, does nothing."""
+    names = [column.name for column in table.columns]
+    columns, values = ", ".join(names), ", ".join(f":{name}" for name in names)
+    return text(
+        f"INSERT INTO {table.name} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608 - names of our own schema
+    )
+
+
+_KEEP_DECISION, _KEEP_OUTCOME = _keep(decisions), _keep(outcomes)
 _ANSWERED = select(decisions.c.query, outcomes.c.candidate).join(
     outcomes, (outcomes.c.decision_id == decisions.c.id) & (outcomes.c.status == "ok")
 )

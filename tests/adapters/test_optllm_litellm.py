@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 from conftest import model_entries
-from optllm_litellm import OptLLMRoutingStrategy
 
+from optllm_litellm import OptLLMRoutingStrategy
 from optllm_router import InvalidRequestError, UnknownModelError, WillingnessToPay
 from optllm_router.simulation import SimulationServer
 from optllm_router.transports.litellm import load_litellm
