@@ -21,6 +21,7 @@ from optllm_router.allocation import Solution, exact_front
 if TYPE_CHECKING:
     from optllm_router._types import FloatArray, IntArray
 
+_DRAWS = 32
 _CORRELATION = 0.1
 """Between the errors of a predictor on two queries. ``match_best`` lost nothing on three recorded
 data sets from 0.04 on, see docs/evaluation.md."""
@@ -225,31 +226,55 @@ def choose(
         share = left_usd * len(reference) / max(expected_queries, n)
     aim = policy.aim(reference, share)
     value, price, reason = aim.value[-n:], aim.solution.price, aim.reason
-    worth = value - price * batch.cost
-    # Ties go to the cheaper candidate: sorted by worth, then by cost.
-    fallbacks = np.lexsort((batch.cost, -worth), axis=1)
-    allocation = aim.solution.allocation if traffic is None else fallbacks[:, 0]
+    allocation = aim.solution.allocation if traffic is None else _ranked(value, batch, price)[:, 0]
     if _cost(batch, allocation) > left_usd:
-        allocation = _within(value, batch.cost, left_usd).allocation
+        affordable = _within(value, batch.cost, left_usd)
+        allocation, price = affordable.allocation, affordable.price
         reason = "most success with what is left of the budget"
-    return Choice(allocation, fallbacks, price, reason)
+    return Choice(allocation, _ranked(value, batch, price), price, reason)
+
+
+def _ranked(value: FloatArray, batch: Forecast, price: float) -> IntArray:
+    """Each query's candidates by falling worth; ties go to the cheaper one."""
+    worth = value - price * batch.cost
+    return np.asarray(np.lexsort((batch.cost, -worth), axis=1))
 
 
 def explore(
-    allocation: IntArray, candidates: int, rate: float, rng: np.random.Generator
+    choice: Choice,
+    batch: Forecast,
+    *,
+    doubt: float,
+    uniform: float,
+    rng: np.random.Generator,
 ) -> tuple[IntArray, FloatArray]:
-    """Replace some choices by random ones, so that every candidate gets to be graded.
+    """Choose with an open mind, so that every candidate that may be good gets to be graded.
 
-    With probability ``rate`` a query goes to a candidate drawn uniformly.
+    Posterior sampling (Thompson 1933): the candidates of a query are compared on values drawn
+    around ``p`` with a standard deviation of ``doubt * std``. One of 32 such draws is
+    followed, so that the propensity is known: the share of the draws that agree with it. Besides,
+    with probability ``uniform``, a candidate is drawn uniformly, whatever is believed of it.
+
+    Args:
+        choice: what the policy chose.
+        batch: what is expected of the n queries.
+        doubt: how much of the uncertainty is explored; 0 follows the choice.
+        uniform: probability, 0..1, of a uniform draw.
+        rng: source of all randomness.
 
     Returns:
         The allocation, shape (n,), and the propensity of each choice: the probability, in
         (0, 1], with which this procedure makes it. Off-policy estimators divide by it.
     """
-    n = len(allocation)
-    drawn = np.where(rng.random(n) < rate, rng.integers(candidates, size=n), allocation)
-    propensity = rate / candidates + (1.0 - rate) * (drawn == allocation)
-    return drawn, propensity
+    n, k = batch.p.shape
+    draws = choice.allocation[None, :]
+    if doubt > 0:
+        worth = batch.p - choice.price * batch.cost
+        noise = rng.standard_normal((_DRAWS, n, k)) * (doubt * batch.std)
+        draws = np.argmax(worth + noise, axis=2)
+    allocation = np.where(rng.random(n) < uniform, rng.integers(k, size=n), draws[0])
+    agreement = (draws == allocation).mean(axis=0)
+    return allocation, uniform / k + (1.0 - uniform) * agreement
 
 
 def match_best_allocation(

@@ -1,6 +1,6 @@
 """The router: predictions, forecast costs and policy, wired into decisions that improve.
 
-Decides and learns; it neither sends nor pays (that is :mod:`.client`'s).
+Decides and learns; it neither sends nor pays (that is :mod:`._runtime`'s).
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 
 _TRAFFIC = 256
 """How many recent queries stand for those still to come."""
-_EXPLORED_PER_CANDIDATE = 2.0
-"""About this many decisions per candidate, times ``explore``, are made at random at first."""
+_UNIFORM_PER_CANDIDATE = 2.0
+_DOUBTED_PER_CANDIDATE = 20.0
+_MOST_DOUBT = 0.5
+"""How exploration starts and fades, see :class:`Router`. Chosen on simulated models: without doubt
+the cheap specialists were found late or, with one seed of three, never."""
 _PLAN_ROUNDS = 8
 """Bisections for the most that a plan may spend: to within 1/256 of the unrestricted plan."""
 _PRIOR_SUCCESS = (0.4, 0.6)
@@ -128,8 +131,10 @@ class Router:
         predictor: name of a predictor, see ``optllm_router.predictor.PREDICTORS``.
         expected_queries: queries expected per window of the budget; ``None`` to extrapolate
             the traffic of the window so far.
-        explore: scale of exploration. The n-th decision is random with probability
-            ``c / (c + n)``, where ``c`` is 2 per candidate times this; 0 for never.
+        explore: scale of exploration, 0 for never. The n-th decision is uniformly random with
+            probability ``u / (u + n)``, where ``u`` is 2 per candidate times this, and otherwise
+            doubts its predictions by ``0.5 sqrt(d / (d + n))`` of their uncertainty, where ``d``
+            is 20 per candidate times this; see ``optllm_router.policy.explore``.
         seed: of all random choices; ``None`` for fresh ones.
     """
 
@@ -147,7 +152,7 @@ class Router:
         self.names = tuple(candidate.name for candidate in candidates)
         self._policy = policy
         self._expected_queries = expected_queries
-        self._explore = explore * _EXPLORED_PER_CANDIDATE * len(candidates)
+        self._explore = explore * len(candidates)
         self._rng = np.random.default_rng(seed)
         self._costs = CostForecast(candidates)
         self._traffic: deque[tuple[FloatArray, FloatArray, FloatArray]] = deque(maxlen=_TRAFFIC)
@@ -207,9 +212,12 @@ class Router:
                 traffic=self._recent(),
                 expected_queries=self._still_expected(means, len(queries)),
             )
-            rate = self._explore / (self._explore + self._decided + self._learner.labels + 1e-9)
             allocation, propensity = explore(
-                choice.allocation, len(self.candidates), rate, self._rng
+                choice,
+                forecast,
+                doubt=_MOST_DOUBT * math.sqrt(self._exploration(_DOUBTED_PER_CANDIDATE)),
+                uniform=self._exploration(_UNIFORM_PER_CANDIDATE),
+                rng=self._rng,
             )
             self._traffic.extend(zip(forecast.p, forecast.std, forecast.cost, strict=True))
             self._decided += len(queries)
@@ -268,7 +276,7 @@ class Router:
         return np.array([self._costs.expected_usd(query.call, row) for query, row in pairs])
 
     def observe(self, text: str, name: str, prompt_bytes: int, usage: Usage) -> None:
-        """Learn what a call consumed; the next forecast already knows."""
+        """Learn what a call with one choice consumed; the next forecast already knows."""
         j = self.index(name)
         self._costs.learn(j, prompt_bytes, usage)
         self._lengths.learn(text, j, usage.completion_tokens)
@@ -298,9 +306,11 @@ class Router:
         )
 
     def wait(self) -> None:
-        """Wait for refits that are under way."""
-        self._learner.wait()
-        self._lengths.wait()
+        """Wait for refits that are under way; raises what one raised, when all are over."""
+        try:
+            self._learner.wait()
+        finally:
+            self._lengths.wait()
 
     def _with_reserve(
         self, queries: Sequence[Query], forecast: Forecast, policy: Policy, usd: float
@@ -350,6 +360,12 @@ class Router:
             bound=max(success, bound) / n,
             shares=dict(zip(self.names, shares.tolist(), strict=True)),
         )
+
+    def _exploration(self, per_candidate: float) -> float:
+        """A share that starts at 1 and falls to a half after so many decisions and labels."""
+        first = self._explore * per_candidate
+        known = self._decided + self._learner.labels
+        return first / (first + known) if first else 0.0
 
     def _recent(self) -> Forecast | None:
         if not self._traffic:

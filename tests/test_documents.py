@@ -44,6 +44,17 @@ def test_the_readme_has_code() -> None:
     assert len(BLOCKS) >= 2
 
 
+@pytest.mark.parametrize("document", ["README.md", "docs/evaluation.md", "CHANGELOG.md"])
+def test_documents_are_finished_and_their_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    text = path.read_text()
+    assert re.findall(r"@[A-Z_]+@|TODO|FIXME", text) == []
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert [link for link in links if not (path.parent / link).exists()] == []
+    programs = re.findall(r"\b((?:tests|examples|scripts)/[\w/]+(?:\.py)?)", text)
+    assert [name for name in programs if not (ROOT / name).exists()] == []
+
+
 def test_the_readme_names_every_command() -> None:
     missing = [name for name in commands.commands if f"optllm {name}" not in README]
     assert missing == []

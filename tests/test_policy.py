@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from optllm_router._errors import ConfigurationError
 from optllm_router.policy import (
+    Choice,
     Forecast,
     MatchBest,
     MaxSuccess,
@@ -188,27 +189,70 @@ def test_with_more_to_come_less_is_spent_on_each():
 # Exploration
 
 
+def settled(candidate: int, n: int, k: int) -> tuple[Choice, Forecast]:
+    """n queries that all go to one candidate, and a forecast that is sure of nothing."""
+    allocation = np.full(n, candidate)
+    ranking = np.tile(np.roll(np.arange(k), -candidate), (n, 1))
+    even = forecast(np.full((n, k), 0.5), [1.0] * k, std=0.2)
+    return Choice(allocation, ranking, 0.0, "settled"), even
+
+
 def test_without_exploration_nothing_changes():
-    allocation = np.array([0, 2, 1, 0])
-    drawn, propensity = explore(allocation, 3, 0.0, np.random.default_rng(0))
-    assert drawn.tolist() == allocation.tolist()
-    assert propensity.tolist() == [1.0] * 4
+    choice, batch = settled(2, 5, 3)
+    rng = np.random.default_rng(0)
+    drawn, propensity = explore(choice, batch, doubt=0.0, uniform=0.0, rng=rng)
+    assert drawn.tolist() == [2] * 5
+    assert propensity.tolist() == [1.0] * 5
 
 
-def test_propensities_are_the_frequencies_with_which_choices_are_made():
+def test_uniform_propensities_are_the_frequencies_with_which_choices_are_made():
     n, k, rate = 40_000, 4, 0.3
-    drawn, propensity = explore(np.full(n, 2), k, rate, np.random.default_rng(0))
+    choice, batch = settled(2, n, k)
+    rng = np.random.default_rng(0)
+    drawn, propensity = explore(choice, batch, doubt=0.0, uniform=rate, rng=rng)
     for j in range(k):
         expected = rate / k + (1 - rate) * (j == 2)
         assert np.mean(drawn == j) == pytest.approx(expected, abs=0.01)
         assert np.allclose(propensity[drawn == j], expected)
-    # What importance weighting rests on: the weights of each candidate add up to n.
-    assert np.sum(1 / propensity[drawn == 0]) == pytest.approx(n, rel=0.05)
+
+
+@pytest.mark.parametrize("uniform", [0.05, 0.3])
+def test_importance_weights_of_every_candidate_add_up(uniform):
+    """Weighted by 1 / propensity, each candidate stands for all queries: no bias is left."""
+    n, k = 40_000, 3
+    batch = forecast(np.tile([0.5, 0.55, 0.3], (n, 1)), [1.0] * k, std=0.2)
+    choice = choose(MaxSuccess(), batch)
+    rng = np.random.default_rng(0)
+    drawn, propensity = explore(choice, batch, doubt=0.5, uniform=uniform, rng=rng)
+    for j in range(k):
+        assert np.sum(1 / propensity[drawn == j]) == pytest.approx(n, rel=0.1)
+
+
+def test_doubt_tries_what_may_be_better_and_not_what_cannot_be():
+    n = 4_000
+    p = np.tile([0.5, 0.55, 0.2], (n, 1))
+    batch = Forecast(p, np.tile([0.2, 0.05, 0.01], (n, 1)), np.ones((n, 3)))
+    rng = np.random.default_rng(0)
+    drawn, _ = explore(choose(MaxSuccess(), batch), batch, doubt=1.0, uniform=0.0, rng=rng)
+    shares = np.bincount(drawn, minlength=3) / n
+    # By the normal law: P(0.5 + 0.2 z > 0.55 + 0.05 z') = 0.404.
+    assert shares[0] == pytest.approx(0.404, abs=0.03)
+    assert shares[2] == 0.0
+
+
+def test_doubt_minds_the_price():
+    n = 1_000
+    batch = forecast(np.full((n, 2), 0.5), [0.001, 0.1], std=0.1)
+    choice = choose(WillingnessToPay(0.01), batch)
+    rng = np.random.default_rng(0)
+    drawn, _ = explore(choice, batch, doubt=1.0, uniform=0.0, rng=rng)
+    assert np.all(drawn == 0)
 
 
 def test_exploration_follows_its_seed():
-    allocation = np.zeros(50, dtype=int)
+    choice, batch = settled(0, 50, 3)
     first, again, other = (
-        explore(allocation, 3, 0.5, np.random.default_rng(seed))[0].tolist() for seed in (1, 1, 2)
+        explore(choice, batch, doubt=0.5, uniform=0.1, rng=np.random.default_rng(seed))[0].tolist()
+        for seed in (1, 1, 2)
     )
     assert first == again != other

@@ -14,7 +14,8 @@
     answer = router.completion(model="auto", messages=[...])
     strategy.learn([...], "openai/gpt-4o-mini", score=1.0)
 
-It decides and learns. It keeps no ledger: for a budget that holds, use ``optllm_router.OptLLM``.
+It decides and learns. It keeps no ledger (for a budget that holds, use ``optllm_router.OptLLM``)
+and does not know litellm's cooldowns: combine it with litellm's retries and fallbacks.
 """
 
 from optllm_litellm._strategy import OptLLMRoutingStrategy

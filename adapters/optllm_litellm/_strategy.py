@@ -14,6 +14,7 @@ from optllm_router import (
     Query,
     Router,
     UnknownModelError,
+    Usage,
 )
 
 Deployment = Mapping[str, Any]
@@ -92,11 +93,25 @@ class OptLLMRoutingStrategy:
             score: 0 (wrong) to 1 (right).
             group: the ``model_name`` that was asked for.
         """
-        router = self._router(group)
-        for candidate in router.candidates:
+        name = self._name_of(deployed, group)
+        self._router(group).learn(Query.from_messages(messages).text, name, score)
+
+    def observe(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        deployed: str,
+        usage: Usage,
+        *,
+        group: str = "auto",
+    ) -> None:
+        """Learn what an answer consumed, to forecast costs; arguments as for :meth:`learn`."""
+        query, name = Query.from_messages(messages), self._name_of(deployed, group)
+        self._router(group).observe(query.text, name, query.call.prompt_bytes, usage)
+
+    def _name_of(self, deployed: str, group: str) -> str:
+        for candidate in self._router(group).candidates:
             if candidate.model == deployed:
-                router.learn(Query.from_messages(messages).text, candidate.name, score)
-                return
+                return candidate.name
         raise UnknownModelError(f"no deployment of {group!r} runs model {deployed!r}")
 
     def _router(self, group: str) -> Router:

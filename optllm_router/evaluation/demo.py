@@ -31,8 +31,8 @@ from optllm_router.simulation import (
     make_tasks,
 )
 
-DEFAULT_PROMPTS = 700
-DEFAULT_BUDGET_USD = 0.40
+DEFAULT_PROMPTS = 900
+DEFAULT_BUDGET_USD = 0.50
 _CONCURRENCY = 8
 _OUTPUT_TOKENS = 300
 _PARTS = 4

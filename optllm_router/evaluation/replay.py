@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optllm_router._errors import ConfigurationError, InvalidDataError, OptLLMError
+from optllm_router._errors import (
+    BudgetExceededError,
+    ConfigurationError,
+    InvalidDataError,
+    OptLLMError,
+)
 from optllm_router._money import Budget
 from optllm_router._types import Candidate, Price, Usage
 from optllm_router.client import AsyncOptLLM
@@ -143,7 +148,10 @@ def replay(
         SimulationServer(replies=_replies(test)) as server,
     ):
         client = AsyncOptLLM(
-            _candidates(recorded, server.base_url), budget=budget, store=f"sqlite:///{folder}/r.db"
+            _candidates(recorded, server.base_url),
+            budget=budget,
+            store=f"sqlite:///{folder}/replay.db",
+            seed=seed,
         )
         _learn(client, split.train)
         run = _Run(client, test, progress or _silent)
@@ -176,7 +184,7 @@ class _Run:
         column = {name: j for j, name in enumerate(self._test.models)}
         planned = np.array([column[decision.candidate] for decision in plan.decisions])
         answered = [_candidate(result) for result in results]
-        refused = sum(type(result).__name__ == "BudgetExceededError" for result in results)
+        refused = sum(isinstance(result, BudgetExceededError) for result in results)
         errors = sum(isinstance(result, OptLLMError) for result in results)
         n = len(results)
         return Replay(

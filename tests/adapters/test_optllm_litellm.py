@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import litellm_clients
 import pytest
 from conftest import model_entries
 
 from optllm_litellm import OptLLMRoutingStrategy
-from optllm_router import InvalidRequestError, UnknownModelError, WillingnessToPay
+from optllm_router import InvalidRequestError, Query, UnknownModelError, Usage, WillingnessToPay
 from optllm_router.simulation import SimulationServer
 from optllm_router.transports.litellm import load_litellm
 
@@ -27,6 +28,7 @@ def routed():
         )
         router.set_custom_routing_strategy(strategy)
         yield server, router, strategy
+        litellm_clients.close()
 
 
 def test_litellm_sends_where_the_strategy_says(routed) -> None:
@@ -37,9 +39,22 @@ def test_litellm_sends_where_the_strategy_says(routed) -> None:
     before = server.requests["sim-frontier"]
     answer = router.completion(model="auto", messages=MESSAGES)
     assert answer.choices[0].message.content
-    again = asyncio.run(router.acompletion(model="auto", messages=MESSAGES))
-    assert again.model == answer.model != "sim-frontier"
+    assert answer.model != "sim-frontier"
+    again = asyncio.run(strategy.async_get_available_deployment("auto", MESSAGES))
+    assert again["litellm_params"]["model"] == f"openai/{answer.model}"
     assert server.requests["sim-frontier"] == before
+
+
+def test_what_answers_consume_changes_what_they_are_expected_to_cost(routed) -> None:
+    _, _, strategy = routed
+    router = strategy._router("auto")
+    query = Query.from_messages(MESSAGES)
+    before = router.expected_usd([query])[0]
+    for _ in range(20):
+        strategy.observe(MESSAGES, "openai/sim-editor", Usage(10, 3))
+    router.wait()
+    column = [candidate.model for candidate in router.candidates].index("openai/sim-editor")
+    assert router.expected_usd([query])[0][column] < before[column] / 5
 
 
 def test_what_cannot_be_routed_is_said(routed) -> None:
