@@ -33,7 +33,7 @@ from optllm_router.pricing import charge_nano, worst_case_nano, worst_usage
 
 _GRACE_SECONDS = 120.0
 """How much longer than its time limit a call's reservation is held for a living process."""
-_PATIENCE_SECONDS = 0.02
+_PATIENCE_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,19 @@ class Close:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One send of a request: its outcome, its number from 0, and the prompt's bytes."""
+    """One send of a request.
+
+    Attributes:
+        outcome: what came of it.
+        number: from 0.
+        prompt_bytes: size of the prompt.
+        choices: how many answers were asked for.
+    """
 
     outcome: Outcome
     number: int
     prompt_bytes: int
+    choices: int
 
 
 @dataclass(frozen=True)
@@ -198,9 +206,8 @@ def _attempt(
             error=type(error).__name__ if error else "",
         )
         estimated = how == "settle_in_full" or (usage is not None and usage.estimated)
-        return Close(
-            reservation.id, how, cost, estimated, Attempt(outcome, number, call.prompt_bytes)
-        )
+        attempt = Attempt(outcome, number, call.prompt_bytes, call.choices)
+        return Close(reservation.id, how, cost, estimated, attempt)
 
     try:
         sent: Sent = yield Send(candidate, call)

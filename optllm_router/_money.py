@@ -140,6 +140,7 @@ class Budget:
                 f"budget {text!r} not understood: {match['amount']!r} is not a number of US "
                 f"dollars; examples: {_BUDGET_EXAMPLES}"
             ) from None
+        nano_from_usd(match["amount"], what="budget limit")  # complains of the text as given
         return cls(limit_usd=amount, window=match["window"] or "total")
 
 

@@ -13,14 +13,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from optllm_router._batching import Batcher
-from optllm_router._errors import ProviderError, StoreError
+from optllm_router._errors import InvalidRequestError, OptLLMError, ProviderError, StoreError
 from optllm_router._flow import (
     Answer,
     Close,
+    Flow,
     Pause,
     Request,
     Reserve,
@@ -31,14 +32,14 @@ from optllm_router._flow import (
     request_flow,
     run,
 )
-from optllm_router._money import usd_from_nano
-from optllm_router._types import Call, Decision, Transport
+from optllm_router._money import Budget, usd_from_nano
+from optllm_router._types import Decision, Transport, Usage
 from optllm_router.config import Settings
 from optllm_router.ledger import Ledger
 from optllm_router.policy import Policy
 from optllm_router.router import Means, Query, Router
 from optllm_router.store import Database, LabelledAnswer, Records
-from optllm_router.transports import LiteLLMTransport, RetryingTransport
+from optllm_router.transports import LiteLLMTransport, RetryingTransport, keys_in_sight
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ _log = logging.getLogger("optllm_router")
 
 _REMEMBERED_USAGES = 5_000
 _REMEMBERED_LABELS = 100_000
+_RECOVERY_SECONDS = 1.0
+"""Calls that wait for money look at most this often for what dead processes reserved."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ class Runtime:
         self._transport = RetryingTransport(
             transport or LiteLLMTransport(), max_retries=settings.max_retries
         )
+        self._checked = False
+        self._check_lock = threading.Lock()
+        if transport is None and not keys_in_sight(settings.candidates):
+            self.check()  # before the store is opened: a missing key leaves nothing behind
         self.router = Router(
             settings.candidates,
             settings.policy,
@@ -75,23 +82,54 @@ class Runtime:
         self.ledger = Ledger(self._database)
         self._records = Records(self._database)
         self._budgets: tuple[str, ...] = ()
-        if settings.budget is not None:
-            self.ledger.set_budget(settings.budget)
-            self._budgets = (settings.budget.name,)
-        self.ledger.recover()
-        self._remember()
+        try:
+            if settings.budget is not None:
+                self.ledger.set_budget(settings.budget)
+                self._budgets = (settings.budget.name,)
+            self.ledger.recover()
+            self._remember()
+        except OptLLMError:
+            self._database.close()
+            raise
+        self._requests = 0
+        self._closing = False
+        self._idle = threading.Condition()
         self._window: tuple[int, int] | None = None
-        self._checked = False
-        self._check_lock = threading.Lock()
+        self._window_lock = threading.Lock()
+        self._next_recovery = 0.0
+        self._recovery_lock = threading.Lock()
         self._batcher = Batcher(self._decide, window_seconds=settings.batch_window_ms / 1000)
 
     def close(self) -> None:
-        """Finish what is under way and close the database. May be called twice."""
+        """Finish the requests under way, refuse others, close the database. May be called twice."""
+        with self._idle:
+            self._closing = True
+            self._idle.wait_for(lambda: self._requests == 0)
         self._batcher.close()
         try:
             self.router.wait()
+        except Exception:  # noqa: BLE001 - a failed refit must not keep the database open
+            _log.warning("the last refit failed, as logged; nothing that was recorded is lost")
         finally:
             self._database.close()
+
+    @contextlib.contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A request, from its decision to its answer: :meth:`close` waits for it.
+
+        Raises:
+            InvalidRequestError: the client was closed.
+        """
+        with self._idle:
+            if self._closing:
+                raise InvalidRequestError("the client is closed; create a new one")
+            self._requests += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._requests -= 1
+                self._idle.notify_all()
 
     def check(self) -> None:
         """Find out, once and before anything is sent, whether all candidates can be called."""
@@ -119,21 +157,32 @@ class Runtime:
             return Means()
         balance = self.ledger.balance(self._budgets[0])
         start, end = balance.window_start, balance.next_window
-        if self._window is None or self._window[0] != start:
-            self._window = (start, self._records.decided_since(start))
+        with self._window_lock:
+            if self._window is None or self._window[0] < start:
+                self._window = (start, self._records.decided_since(start))
+            seen = self._window[1]
         elapsed = None if end is None else (time.time() - start) / (end - start)
-        return Means(usd_from_nano(balance.left_nano), elapsed, self._window[1])
+        return Means(usd_from_nano(balance.left_nano), elapsed, seen)
 
-    def answer(self, decision: Decision, query: Query, *, patient: bool = False) -> Answer:
-        """Carry a decision out."""
-        self._records.add_decision(decision, query.text)
-        flow = request_flow(self._request(decision, query.call, patient))
+    def answer(
+        self, decision: Decision, query: Query, *, patient: bool = False, cap: Budget | None = None
+    ) -> Answer:
+        """Carry a decision out.
+
+        Args:
+            decision: who is to answer.
+            query: what was asked.
+            patient: as that of a request's flow.
+            cap: a budget in the ledger that must have room, too.
+        """
+        flow = self._flow(decision, query, patient, cap)
         return run(flow, functools.partial(self._perform, query.text))
 
-    async def aanswer(self, decision: Decision, query: Query, *, patient: bool = False) -> Answer:
-        """Carry a decision out without blocking the event loop."""
-        self._records.add_decision(decision, query.text)
-        flow = request_flow(self._request(decision, query.call, patient))
+    async def aanswer(
+        self, decision: Decision, query: Query, *, patient: bool = False, cap: Budget | None = None
+    ) -> Answer:
+        """As :meth:`answer`, without blocking the event loop."""
+        flow = self._flow(decision, query, patient, cap)
         return await arun(flow, functools.partial(self._aperform, query.text))
 
     def keep_score(self, decision_id: str, score: float) -> Future[LabelledAnswer]:
@@ -149,7 +198,7 @@ class Runtime:
 
     def _remember(self) -> None:
         self.router.observe_many(
-            (one.query, one.candidate, one.prompt_bytes, one.usage)
+            (one.query, one.candidate, one.prompt_bytes, _per_choice(one.usage, one.choices))
             for one in self._records.usages(_REMEMBERED_USAGES)
             if one.candidate in self.candidates
         )
@@ -170,12 +219,24 @@ class Runtime:
             share = len(chosen) / len(waiting)
             part = Means(means.left_usd * share, means.elapsed, means.seen)
             decisions.update(zip(chosen, self.router.decide(queries, part, policy), strict=True))
-        if self._window is not None:
-            self._window = (self._window[0], self._window[1] + len(waiting))
+        with self._window_lock:
+            if self._window is not None:
+                self._window = (self._window[0], self._window[1] + len(waiting))
         return [decisions[i] for i in range(len(waiting))]
 
-    def _request(self, decision: Decision, call: Call, patient: bool) -> Request:
-        return Request(decision, call, self.candidates, self._budgets, patient)
+    def _flow(self, decision: Decision, query: Query, patient: bool, cap: Budget | None) -> Flow:
+        kept = self._records.add_decision(decision, query.text)
+        kept.add_done_callback(functools.partial(_log_if_lost, decision.id))
+        budgets = self._budgets if cap is None else (*self._budgets, cap.name)
+        return request_flow(Request(decision, query.call, self.candidates, budgets, patient))
+
+    def _recovery_is_due(self) -> bool:
+        with self._recovery_lock:
+            now = time.monotonic()
+            due = now >= self._next_recovery
+            if due:
+                self._next_recovery = now + _RECOVERY_SECONDS
+            return due
 
     def _perform(self, text: str, step: Step) -> Any:
         match step:
@@ -193,7 +254,8 @@ class Runtime:
                     for write in self._close(text, step):
                         write.result()
             case Pause(seconds):
-                self.ledger.recover()
+                if self._recovery_is_due():
+                    self.ledger.recover()
                 time.sleep(seconds)
 
     async def _aperform(self, text: str, step: Step) -> Any:
@@ -212,7 +274,8 @@ class Runtime:
                     for write in self._close(text, step):
                         await _done(write)
             case Pause(seconds):
-                await asyncio.to_thread(self.ledger.recover)
+                if self._recovery_is_due():
+                    await asyncio.to_thread(self.ledger.recover)
                 await asyncio.sleep(seconds)
 
     def _close(self, text: str, step: Close) -> list[Future[Any]]:
@@ -229,13 +292,26 @@ class Runtime:
             writes.append(settled)
         if step.attempt is not None:
             outcome, size = step.attempt.outcome, step.attempt.prompt_bytes
+            choices = step.attempt.choices
             kept = self._records.add_outcome(
-                outcome, attempt=step.attempt.number, prompt_bytes=size
+                outcome, attempt=step.attempt.number, prompt_bytes=size, choices=choices
             )
             writes.append(kept)
             if outcome.usage is not None and not outcome.usage.estimated:
-                self.router.observe(text, outcome.candidate, size, outcome.usage)
+                usage = _per_choice(outcome.usage, choices)
+                self.router.observe(text, outcome.candidate, size, usage)
         return writes
+
+
+def _per_choice(usage: Usage, choices: int) -> Usage:
+    """Usage of a call as it would be with one choice: forecasts are of one answer."""
+    return replace(usage, completion_tokens=round(usage.completion_tokens / choices))
+
+
+def _log_if_lost(decision_id: str, kept: Future[None]) -> None:
+    error = kept.exception()
+    if error is not None:
+        _log.error("decision %s could not be recorded: %s", decision_id, error)
 
 
 @contextlib.contextmanager

@@ -62,7 +62,8 @@ class Candidate:
         max_output_tokens: bound on the answer that is sent when the caller sets none.
         hidden_prompt_tokens: the most that the provider adds to a prompt and bills (templates,
             system prompts of its own).
-        parameters: further litellm arguments (``api_base``, ``temperature``, ...).
+        parameters: further litellm arguments (``api_base``, ``temperature``, ...); never printed
+            either, as some are secrets (``aws_secret_access_key``, ``extra_headers``).
         api_key: passed to the provider and nowhere else; never printed or stored.
     """
 
@@ -71,7 +72,7 @@ class Candidate:
     price: Price
     max_output_tokens: int
     hidden_prompt_tokens: int = 0
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
     api_key: str | None = field(default=None, repr=False)
 
 

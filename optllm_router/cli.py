@@ -6,6 +6,7 @@ and errors go to standard error. A mistake of the user is one line and exit code
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -75,9 +76,9 @@ def _seed_option(command: Command) -> Command:
 
 @commands.command()
 @click.option(
-    "--prompts", type=click.IntRange(4, 100_000), default=700, show_default=True, help="To answer."
+    "--prompts", type=click.IntRange(4, 100_000), default=900, show_default=True, help="To answer."
 )
-@click.option("--budget-usd", type=float, default=0.40, show_default=True, help="The hard cap.")
+@click.option("--budget-usd", type=float, default=0.50, show_default=True, help="The hard cap.")
 @click.option(
     "--figure",
     type=_FILE,
@@ -298,9 +299,8 @@ def budget(config: Path | None, store: str | None, verify: bool, as_json: bool) 
     from optllm_router.ledger import Ledger
     from optllm_router.store import Database
 
-    settings = _settings(config) if config else None
-    url = store or (settings.store if settings else _DEFAULT_STORE)
-    _must_exist(url)
+    url = store or (_store_of(config) if config else _DEFAULT_STORE)
+    _must_be_ours(url)
     database = Database(url)
     try:
         ledger = Ledger(database)
@@ -363,11 +363,40 @@ def _settings(config: Path) -> Settings:
     return load_settings(config)
 
 
-def _must_exist(url: str) -> None:
-    """Looking at a store must not create one."""
-    path = url.removeprefix("sqlite:///").partition("?")[0]
-    if url.startswith("sqlite:///") and not path.startswith("file:") and not Path(path).exists():
-        raise click.UsageError(f"no store at {path!r}; give --store or --config")
+def _store_of(config: Path) -> str:
+    from optllm_router.config import load_store
+
+    return load_store(config)
+
+
+def _must_be_ours(url: str) -> None:
+    """Looking at a store must neither create one nor turn another program's file into one."""
+    import sqlite3
+
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return  # opening it says what is wrong
+    name = (parsed.database or "").removeprefix("file:")
+    if parsed.get_backend_name() != "sqlite" or name in ("", ":memory:"):
+        return
+    path = Path(name)
+    if not path.is_file():
+        raise click.UsageError(f"no store at {name!r}; give --store or --config")
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        ) as connection:
+            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.Error as error:
+        raise click.UsageError(f"the store at {name!r} cannot be read: {error}") from error
+    if not {"migrations", "budgets", "balances"} <= tables:
+        raise click.UsageError(
+            f"{name!r} is a database of another program; give --store or --config"
+        )
 
 
 def _balance_as_dict(balance: Balance) -> dict[str, Any]:

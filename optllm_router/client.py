@@ -16,7 +16,7 @@ from optllm_router._runtime import Runtime
 from optllm_router._types import Candidate, Decision, Messages, Transport, Usage
 from optllm_router.config import Settings, load_settings, read_policy, read_settings
 from optllm_router.ledger import Balance
-from optllm_router.plan import AsyncPlan, Plan
+from optllm_router.plan import AsyncPlan, Plan, plan_budget
 from optllm_router.policy import Policy
 from optllm_router.pricing import size_in_bytes
 from optllm_router.router import Quote, checked_score
@@ -147,17 +147,19 @@ class _Client:
         budget_usd: float | Decimal | None,
         policy: str | Policy | None,
         arguments: Mapping[str, Any],
-    ) -> tuple[list[Decision], Quote, ParetoFront, list[Prepared], Runtime]:
+    ) -> tuple[list[Decision], Quote, ParetoFront, list[Prepared], Runtime, Budget | None]:
         prepared = [self._prepare(_messages(query), "auto", arguments) for query in queries]
         left = self._runtime.means().left_usd
+        cap = None
         if budget_usd is not None:
             left = min(left, usd_from_nano(nano_from_usd(budget_usd, what="budget_usd")))
+            cap = plan_budget(budget_usd)
         decisions, quote, front = self._runtime.router.plan(
             [one.query for one in prepared],
             left if math.isfinite(left) else math.inf,
             None if policy is None else read_policy(policy),
         )
-        return decisions, quote, front, prepared, self._runtime
+        return decisions, quote, front, prepared, self._runtime, cap
 
 
 class OptLLM(_Client):
@@ -188,7 +190,8 @@ class OptLLM(_Client):
 
         Args:
             queries: prompts, or lists of messages.
-            budget_usd: what may be spent on them, at most what is left of the budget.
+            budget_usd: a cap on what they may cost; what is left of the client's budget is
+                one, too. Queries that do not fit end in ``BudgetExceededError``.
             policy: instead of the client's own.
             **arguments: of ``chat.completions.create``, for all of them.
         """
@@ -196,7 +199,10 @@ class OptLLM(_Client):
             return Plan(*self._planned(queries, budget_usd, policy, arguments))
 
     def close(self) -> None:
-        """Finish what is under way and close the store. May be called twice."""
+        """Wait for the requests under way, refuse new ones, close the store. May be called twice.
+
+        The queries of a plan that are not under way yet are refused, too.
+        """
         self._runtime.close()
 
     def __enter__(self) -> Self:
@@ -238,7 +244,7 @@ class AsyncOptLLM(_Client):
             return AsyncPlan(*planned)
 
     async def close(self) -> None:
-        """Finish what is under way and close the store. May be called twice."""
+        """As :meth:`OptLLM.close`, without blocking the event loop."""
         await asyncio.to_thread(self._runtime.close)
 
     async def __aenter__(self) -> Self:
@@ -298,8 +304,9 @@ class Completions:
         with openai_errors():
             prepared = self._client._prepare(messages, model, arguments)
             runtime.check()
-            decision = runtime.decide(prepared.query, prepared.model, prepared.policy).result()
-            answer = runtime.answer(decision, prepared.query)
+            with runtime.under_way():
+                decision = runtime.decide(prepared.query, prepared.model, prepared.policy).result()
+                answer = runtime.answer(decision, prepared.query)
             return chat_completion(answer)
 
 
@@ -317,10 +324,11 @@ class AsyncCompletions:
         with openai_errors():
             prepared = self._client._prepare(messages, model, arguments)
             await runtime.acheck()
-            decision = await asyncio.wrap_future(
-                runtime.decide(prepared.query, prepared.model, prepared.policy)
-            )
-            answer = await runtime.aanswer(decision, prepared.query)
+            with runtime.under_way():
+                decision = await asyncio.wrap_future(
+                    runtime.decide(prepared.query, prepared.model, prepared.policy)
+                )
+                answer = await runtime.aanswer(decision, prepared.query)
             return chat_completion(answer)
 
 

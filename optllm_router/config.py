@@ -23,16 +23,17 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from optllm_router._errors import ConfigurationError, UnknownModelError
+from optllm_router._errors import ConfigurationError, StoreError, UnknownModelError
 from optllm_router._money import Budget
 from optllm_router._types import Candidate, Price
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, Policy, WillingnessToPay
-from optllm_router.pricing import PriceCatalogue, price_per_token
+from optllm_router.pricing import ModelFacts, PriceCatalogue, read_price
 
 DEFAULT_OUTPUT_TOKENS = 4096
 """Bound on an answer when neither the caller nor the configuration sets one."""
 
-_MODEL_KEYS = ("model_name", "litellm_params", "model_info")
+_CHAT_MODES = ("chat", "responses", "completion", None)
+"""What litellm answers a conversation with; ``None`` is a model that it does not know."""
 _POLICIES: dict[str, tuple[Callable[..., Policy], bool]] = {
     "max_success": (MaxSuccess, False),
     "min_cost": (MinCost, True),
@@ -49,7 +50,7 @@ class Settings:
         candidates: the models to choose from, with prices.
         budget: the cap; ``None`` for none.
         policy: what the user wants.
-        store: URL of the database.
+        store: URL of the database; not in the ``repr``.
         predictor: name of the predictor, see ``optllm_router.predictor.PREDICTORS``.
         expected_queries: queries expected per window of the budget, so that it lasts;
             ``None`` to go by the traffic seen.
@@ -63,7 +64,7 @@ class Settings:
     candidates: tuple[Candidate, ...]
     budget: Budget | None = None
     policy: Policy = dataclasses.field(default_factory=MaxSuccess)
-    store: str = "sqlite:///optllm.db"
+    store: str = dataclasses.field(default="sqlite:///optllm.db", repr=False)  # may hold a password
     predictor: str = "auto"
     expected_queries: int | None = None
     explore: float = 1.0
@@ -73,6 +74,8 @@ class Settings:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        _check_store(self.store)
+        _check_predictor(self.predictor)
         if self.expected_queries is not None:
             _at_least("expected_queries", self.expected_queries, 1, Integral)
         if self.seed is not None:
@@ -94,6 +97,7 @@ def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **route
 
     Raises:
         ConfigurationError: names the value that is wrong and the remedy.
+        StoreError: the store is not text.
     """
     _check_router(router)
     values = {name: value for name, value in router.items() if value is not None}
@@ -107,31 +111,40 @@ def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **route
 def load_settings(path: str | Path, **overrides: Any) -> Settings:
     """Settings from a LiteLLM ``config.yaml``; ``overrides`` win over its ``router:`` section.
 
+    Models that are not for chat (embeddings, images, ...) are left to LiteLLM.
+
     Raises:
         ConfigurationError: the file cannot be read, is not YAML, or a value in it is wrong.
+        StoreError: its store is not text.
     """
-    import yaml
-
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"config {str(path)!r} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where is not None else ""
-        problem = getattr(error, "problem", None) or "syntax error"
-        raise ConfigurationError(f"config {str(path)!r}{line} is not YAML: {problem}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("model_list"), list):
+    document = _read_document(path)
+    models = document.get("model_list")
+    if not isinstance(models, list):
         raise ConfigurationError(
             f"config {str(path)!r} has no model_list; write one as for LiteLLM: "
             "model_list: [{model_name: ..., litellm_params: {model: ...}}]"
         )
-    router = document.get("router") or {}
-    if not isinstance(router, dict):
-        raise ConfigurationError(f"config {str(path)!r}: router must hold settings, not {router!r}")
+    router = _router_section(document, path)
     _check_router(router)
     given = {name: value for name, value in overrides.items() if value is not None}
-    return read_settings(document["model_list"], **{**router, **given})
+    chat = [entry for entry in models if _mode_of_entry(entry) in _CHAT_MODES]
+    if models and not chat:
+        raise ConfigurationError(f"config {str(path)!r} has no chat model in its model_list")
+    return read_settings(chat, **{**router, **given})
+
+
+def load_store(path: str | Path) -> str:
+    """The store that a configuration names, read without its models and their keys.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is not YAML.
+        StoreError: its store is not text.
+    """
+    store = _router_section(_read_document(path), path).get("store")
+    if store is None:
+        return Settings.store
+    _check_store(store)
+    return str(store)
 
 
 def read_policy(value: str | Policy) -> Policy:
@@ -215,10 +228,17 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         raise ConfigurationError(
             f"model {model!r} is a wildcard; the router has to know its candidates: list each one"
         )
-    _no_others(entry, _MODEL_KEYS, f"setting of model {name!r}")
+    info = _info(entry)
+    known_as = _known_as(model, info)
+    facts = catalogue.facts(known_as)
+    mode = _mode(info, facts)
+    if mode not in _CHAT_MODES:
+        raise ConfigurationError(
+            f"model {name!r} is for {mode}, not for chat; leave it out, or correct its "
+            "model_info.mode"
+        )
     parameters = {key: _from_environment(value, name) for key, value in parameters.items()}
-    info = {**_section(entry, "model_info"), **parameters}
-    facts = catalogue.facts(model)
+    info.update(parameters)
     longest = min(facts.max_output_tokens or DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
     bounds = [parameters.pop(key, None) for key in ("max_completion_tokens", "max_tokens")]
     bound = next((bound for bound in bounds if bound is not None), longest)
@@ -227,14 +247,13 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
     if "n" in parameters:
         raise ConfigurationError(f"model {name!r} sets n; set it per call, where it is budgeted")
     api_key = parameters.pop("api_key", None)
-    for key in ("input_cost_per_token", "output_cost_per_token"):
-        parameters.pop(key, None)
+    own = _own_price(str(name), known_as, info)
     return Candidate(
         name=str(name),
         model=model,
-        price=_own_price(str(name), info) or catalogue.require_price(model),
+        price=own or catalogue.require_price(known_as),
         max_output_tokens=bound,
-        parameters=parameters,
+        parameters={key: value for key, value in parameters.items() if "cost_per_" not in key},
         api_key=api_key,
     )
 
@@ -244,16 +263,36 @@ def _section(entry: Any, name: str) -> dict[str, Any]:
     return dict(section) if isinstance(section, Mapping) else {}
 
 
-def _own_price(name: str, info: Mapping[str, Any]) -> Price | None:
+def _info(entry: Any) -> dict[str, Any]:
+    """What the configuration says of a model, wherever LiteLLM allows it."""
+    return {**_section(entry, "model_info"), **_section(entry, "litellm_params")}
+
+
+def _known_as(model: str, info: Mapping[str, Any]) -> str:
+    """The catalogue's name of a model; an Azure deployment has a name of its own."""
+    base = info.get("base_model")
+    return base if isinstance(base, str) and base else model
+
+
+def _mode(info: Mapping[str, Any], facts: ModelFacts) -> Any:
+    return info.get("mode") or facts.mode
+
+
+def _mode_of_entry(entry: Any) -> Any:
+    """What a model of a ``model_list`` is for; ``None`` for an entry that is not understood."""
+    info = _info(entry)
+    known_as = _known_as(str(info.get("model")), info)
+    return _mode(info, PriceCatalogue.bundled().facts(known_as))
+
+
+def _own_price(name: str, model: str, info: Mapping[str, Any]) -> Price | None:
     prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-    if prompt is None and completion is None:
-        return None
-    if prompt is None or completion is None:
+    if (prompt is None) != (completion is None):
         raise ConfigurationError(
             f"model {name!r} has only one of input_cost_per_token and output_cost_per_token; "
             "give both, in USD"
         )
-    return price_per_token(prompt, completion, source="configuration")
+    return read_price(info, model, source="configuration")
 
 
 def _from_environment(value: Any, model: str) -> Any:
@@ -265,6 +304,47 @@ def _from_environment(value: Any, model: str) -> Any:
             f"model {model!r} wants the environment variable {variable}, which is not set"
         )
     return os.environ[variable]
+
+
+def _read_document(path: str | Path) -> dict[Any, Any]:
+    """The mapping in a YAML file; empty when it holds anything else."""
+    import yaml
+
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"config {str(path)!r} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where is not None else ""
+        problem = getattr(error, "problem", None) or "syntax error"
+        raise ConfigurationError(f"config {str(path)!r}{line} is not YAML: {problem}") from error
+    return document if isinstance(document, dict) else {}
+
+
+def _router_section(document: Mapping[Any, Any], path: str | Path) -> dict[Any, Any]:
+    router = document.get("router") or {}
+    if not isinstance(router, dict):
+        raise ConfigurationError(f"config {str(path)!r}: router must hold settings, not {router!r}")
+    return router
+
+
+def _check_store(store: Any) -> None:
+    if not isinstance(store, str):
+        raise StoreError(
+            f"store {store!r} is not a database URL; write it like sqlite:///optllm.db"
+        )
+
+
+def _check_predictor(name: Any) -> None:
+    if name == "auto":
+        return
+    from optllm_router.predictor import PREDICTORS  # takes a tenth of a second
+
+    if name not in PREDICTORS:
+        raise ConfigurationError(
+            f"predictor {name!r} is unknown; choose one of {', '.join(PREDICTORS)}"
+        )
 
 
 def _check_router(router: Mapping[str, Any]) -> None:

@@ -105,7 +105,7 @@ class Learner(Generic[Said]):
         self._predictor = make()
         self._labels = Labels(candidates)
         self._since_fit: list[tuple[str, int, float]] = []
-        self._fitted_on = 0
+        self._tried_on = 0  # labels at the last fit, whether it succeeded or failed
         self._refit: Future[None] | None = None
         self._lock = threading.Lock()
 
@@ -159,7 +159,7 @@ class Learner(Generic[Said]):
         return self._labels.matrix()
 
     def _due(self) -> bool:
-        return self._labels.count >= max(_FIRST_FIT, self._fitted_on * _GROWTH)
+        return self._labels.count >= max(_FIRST_FIT, self._tried_on * _GROWTH)
 
     def _refit_in_background(self) -> None:
         if self._refit is None:
@@ -181,14 +181,14 @@ class Learner(Generic[Said]):
     def _fit(self) -> None:
         with self._lock:
             training = self._training()
-            known = self._labels.count
+            self._tried_on = self._labels.count
             self._since_fit = []
         fresh = self._make()
         fresh.fit(*training)
         with self._lock:
             for one in self._since_fit:
                 fresh.learn_one(*one)
-            self._predictor, self._fitted_on = fresh, known
+            self._predictor = fresh
             self._refit = None  # under the same lock: what comes next starts a new one
             if self._due():
                 self._refit_in_background()

@@ -101,15 +101,28 @@ class Ledger:
         self._clock = clock
 
     def set_budget(self, budget: Budget) -> None:
-        """Create a budget, or change its limit from now on."""
+        """Create a budget, or change its limit from now on.
+
+        Raises:
+            ConfigurationError: the budget has another window. Its books are kept by that window:
+                what was spent in another one is not in them.
+        """
+        same = budgets.c.name == budget.name
         values = {"window": budget.window, "limit_nano": budget.limit_nano}
 
         def work(connection: Connection) -> None:
-            changed = connection.execute(
-                update(budgets).where(budgets.c.name == budget.name).values(values)
-            )
-            if changed.rowcount == 0:
+            before = connection.scalar(select(budgets.c.window).where(same))
+            if before is None:
                 connection.execute(budgets.insert().values(name=budget.name, **values))
+            elif before != budget.window:
+                raise ConfigurationError(
+                    f"budget {budget.name!r} of this store has the window {before!r}, which "
+                    f"cannot become {budget.window!r}; give the new budget another name, like "
+                    f"Budget({str(budget.limit_usd)!r}, {budget.window!r}, name='other'), "
+                    "or use another store"
+                )
+            else:
+                connection.execute(update(budgets).where(same).values(values))
 
         self._database.submit(work).result()
 

@@ -81,7 +81,10 @@ class Query:
             choices=choices,
             timeout_seconds=timeout_seconds,
             prompt_bytes=size,
-            most_prompt_tokens=most_prompt_tokens(messages, size, tools=any(tools)),
+            # litellm turns a schema into a tool for providers that know no schemas.
+            most_prompt_tokens=most_prompt_tokens(
+                messages, size, tools=any([*tools, parameters.get("response_format")])
+            ),
         )
         return cls(query_text(messages), call)
 

@@ -246,7 +246,8 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_a_client_is_made_without_what_only_requests_need(sqlite_url):
     program = """
-import sys
+import os, sys
+os.environ["OPENAI_API_KEY"] = "unused"
 from optllm_router import OptLLM
 OptLLM(["openai/gpt-4o-mini"], budget="1 USD", store=sys.argv[1]).close()
 """

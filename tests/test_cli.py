@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,36 @@ def test_budget_shows_and_verifies(tmp_path: Path) -> None:
     assert "spent and reserved are (7, 1000)" in wrong.stderr
 
 
+def test_budget_needs_the_store_of_a_configuration_and_no_key(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path}/own.db").close()
+    key = "litellm_params: {model: openai/gpt-4o, api_key: os.environ/ABSENT_KEY}"
+    text = f"model_list: [{{{key}}}]\nrouter: {{store: 'sqlite:///own.db'}}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    shown = optllm("budget", "--config", "config.yaml", "--json", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["budgets"] == []
+
+
+@pytest.mark.parametrize("content", ["tables", "text", "nothing"])
+def test_budget_leaves_the_file_of_another_program_alone(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "theirs.db"
+    if content == "tables":
+        connection = sqlite3.connect(file)
+        connection.execute("CREATE TABLE migrations (id INTEGER, batch INTEGER)")
+        connection.commit()
+        connection.close()
+    else:
+        file.write_text("no database, but long enough to be one" * 10 if content == "text" else "")
+    before = file.read_bytes()
+    done = optllm("budget", "--store", "sqlite:///theirs.db", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "'theirs.db'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.db"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -193,7 +224,11 @@ def test_budget_shows_and_verifies(tmp_path: Path) -> None:
         (["models"], "name a model"),
         (["models", "--config", "absent.yaml"], "absent.yaml"),
         (["budget"], "no store at 'optllm.db'"),
+        (["budget", "--store", "sqlite+pysqlite:///made.db"], "no store at 'made.db'"),
+        (["budget", "--store", "sqlite:///file:made.db?uri=true"], "no store at 'made.db'"),
+        (["budget", "--store", "sqlite:///recorded"], "no store at 'recorded'"),
         (["budget", "--store", "mysql://x/y"], "only sqlite and postgresql"),
+        (["budget", "--store", "postgresql://u:secret@h:port/x"], "'h:port/x' is not a database"),
         (["demo", "--budget-usd", "-1"], "-1"),
         (["demo", "--budget-usd", "much"], "'much' is not a valid float"),
         (["demo", "--figure", "front.gif"], "front.gif"),

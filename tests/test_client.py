@@ -48,6 +48,24 @@ from optllm_router.simulation import SIMULATED_MODELS, Faults, grade, make_tasks
 HELLO = [{"role": "user", "content": "What is 12 + 30?"}]
 TINY = SIMULATED_MODELS[-1]
 TASKS = make_tasks(40, np.random.default_rng(0))
+TEXT = {"type": "text", "text": "Hi"}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+CACHED = {"cache_control": {"type": "ephemeral"}}
+REFUSED = {
+    "api_base": "http://127.0.0.1:9",
+    "api_key": "theirs",
+    "audio": {"voice": "alloy", "format": "wav"},
+    "base_url": "http://127.0.0.1:9",
+    "best_of": 5,
+    "custom_llm_provider": "anthropic",
+    "fallbacks": ["openai/sim-frontier"],
+    "mock_response": "Hi",
+    "modalities": ["text", "audio"],
+    "prediction": {"type": "content", "content": "Hi"},
+    "service_tier": "priority",
+    "stream_options": {"include_usage": True},
+    "web_search_options": {},
+}
 
 
 @pytest.fixture
@@ -272,6 +290,56 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"extra_body": {"max_tokens": 5}}, "max_tokens"),
         ({"extra_body": {"max_completion_tokens": 5}}, "max_completion_tokens"),
         ({"messages": [{"role": "user", "content": "\ud83d"}]}, "surrogate"),
+        # What would fail on the way, and be charged for nothing.
+        ({"messages": [{"role": "user", "content": "Hi", "name": "\ud800"}]}, "surrogate"),
+        ({"messages": [{"role": "user", "content": [TEXT | {"text": "\ud800"}]}]}, "surrogate"),
+        ({"messages": [{"role": "user", "content": [TEXT | {"text": 5}]}]}, "whose text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
+        ({"messages": [{"role": "user", "content": "Hi", "at": {1, 2}}]}, "set is not JSON"),
+        ({"messages": [{"role": "user", "content": "Hi", "at": float("nan")}]}, r"\[0\].* JSON"),
+        ({"messages": [{"role": "user", "content": "Hi", "name": 5}]}, "name must be text"),
+        ({"messages": [{"role": "tool", "content": "Hi"}]}, "tool_call_id must be text"),
+        ({"messages": [{"role": "assistant", "tool_calls": 5}]}, "tool_calls must"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "tool_calls must"),
+        ({"messages": [{"role": "assistant", "function_call": 5}]}, "function_call must"),
+        ({"temperature": float("nan")}, "temperature nan must be a finite number"),
+        ({"temperature": "hot"}, "temperature 'hot'"),
+        ({"seed": 0.5}, "seed 0.5"),
+        ({"logprobs": "yes"}, "logprobs 'yes'"),
+        ({"stop": [5]}, "stop list must be text"),
+        ({"user": "\ud800"}, "user holds half a surrogate"),
+        ({"logit_bias": {"5": float("nan")}}, "logit_bias dict"),
+        ({"metadata": {"a": 5}}, "metadata dict"),
+        ({"tools": 5}, "tools 5 must be a list"),
+        ({"tools": [TOOL | {"function": {"name": "f", "x": object()}}]}, "tools.*not JSON"),
+        ({"tool_choice": 5}, "tool_choice 5"),
+        ({"functions": [5]}, "functions list"),
+        ({"function_call": 5}, "function_call 5"),
+        ({"response_format": 5}, "response_format 5"),
+        ({"response_format": Budget}, r"response_format type .*parse\(\), are not supported"),
+        # What is billed apart, answered by others, or sent elsewhere.
+        ({"messages": [{"role": "user", "content": [TEXT | CACHED]}]}, "sets cache_control"),
+        ({"messages": [HELLO[0] | CACHED]}, "sets cache_control"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "sets audio"),
+        ({"tools": [TOOL | CACHED]}, "tools list"),
+        ({"tools": [TOOL | {"function": {"name": "f", **CACHED}}]}, "sets cache_control"),
+        ({"tools": [{"type": "web_search"}]}, "tools list.*billed apart"),
+        ({"tools": [TOOL | {"googleSearch": {}}]}, "tools list"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice dict"),
+        ({"temprature": 0.5}, "'temprature'.* did you mean temperature"),
+        ({"extra_headers": {"Authorization": "Bearer theirs"}}, "extra_headers dict must be"),
+        ({"extra_headers": {"X-Api-Key": "theirs"}}, "extra_headers dict must be"),
+        ({"extra_headers": {"user-agent": "a\r\nAuthorization: b"}}, "extra_headers dict"),
+        ({"extra_headers": {"x-title": "\u00e9"}}, "extra_headers dict"),
+        ({"extra_body": {"top_k": "text"}}, "'top_k'.*numbers"),
+        ({"extra_body": {"chat_template_kwargs": {"documents": ["text"]}}}, "numbers"),
+        ({"extra_body": {"tools": [TOOL]}}, "sets tools; pass tools="),
+        *(({name: value}, f"'{name}' is not taken") for name, value in REFUSED.items()),
+        *(({"extra_body": {name: value}}, f"sets '{name}'") for name, value in REFUSED.items()),
+        ({"extra_body": {"messages": HELLO * 1000}}, "sets 'messages'"),
+        ({"extra_body": {"model": "sim-frontier"}}, "sets 'model'"),
+        ({"extra_body": {"stream": True}}, "sets 'stream'"),
+        ({"extra_body": {5: 5}}, "sets 5"),
     ],
 )
 def test_a_bad_argument_is_named_and_nothing_is_sent(make, server, sqlite_url, arguments, shown):
@@ -283,6 +351,52 @@ def test_a_bad_argument_is_named_and_nothing_is_sent(make, server, sqlite_url, a
     assert server.requests == {}
     assert rows(sqlite_url, "SELECT * FROM reservations") == []
     assert rows(sqlite_url, "SELECT * FROM decisions") == []
+
+
+def test_what_is_nested_without_end_is_refused(make, server):
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(InvalidRequestError, match="nested too deeply"):
+        make().chat.completions.create(messages=[{**HELLO[0], "deep": deep}])
+    assert server.requests == {}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"temperature": 0.5, "top_p": 1, "frequency_penalty": -1, "presence_penalty": 0.5},
+        {"seed": 7, "stop": ["a", "b"], "n": 2, "logit_bias": {5: 1, "6": -0.5}},
+        {"stop": "a", "logprobs": True, "top_logprobs": 3, "store": False},
+        {"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": False},
+        {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"functions": [{"name": "f"}], "function_call": {"name": "f"}},
+        {"response_format": {"type": "json_object"}, "user": "me", "metadata": {"a": "b"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
+        {"reasoning_effort": "low", "verbosity": "low", "prompt_cache_key": "a"},
+        {"extra_headers": {"X-Request-ID": "5"}, "safety_identifier": "a"},
+        {"extra_body": {"top_k": 5, "chat_template_kwargs": {"enable_thinking": False}}},
+        {"temperature": None, "stop": None, "tools": None, "extra_headers": None},
+    ],
+    ids=lambda arguments: ",".join(arguments),
+)
+def test_arguments_that_leave_the_price_alone_are_passed_on(make, arguments):
+    call = make()._prepare(HELLO, "auto", arguments).query.call
+    assert call.parameters == arguments
+
+
+def test_a_conversation_with_tools_is_taken(make):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    custom = {"id": "2", "type": "custom", "custom": {"name": "g", "input": "Hi"}}
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [call, custom], "audio": None},
+        {"role": "tool", "tool_call_id": "1", "content": [TEXT]},
+        {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "name": "f", "content": "5"},
+    ]
+    assert make()._prepare(messages, "auto", {}).query.call.messages == tuple(messages)
 
 
 def test_an_unknown_model_gets_the_nearest_names(make, server):
@@ -363,19 +477,26 @@ def test_an_unpriced_model_is_refused_at_the_start(make):
         make(models=["openai/no-such-model"])
 
 
-def test_a_missing_key_is_one_sentence_before_anything_is_sent(
-    make, models, server, sqlite_url, monkeypatch
+def test_a_missing_key_is_one_sentence_and_leaves_nothing_behind(
+    make, models, server, tmp_path, monkeypatch
 ):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     del models[2]["litellm_params"]["api_key"]
-    client = make()
-    for _ in range(2):
-        with pytest.raises(ConfigurationError, match=r"'sim-editor'.*OPENAI_API_KEY") as caught:
-            ask(client, model="sim-tiny")
-        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"'sim-editor'.*OPENAI_API_KEY") as caught:
+        make()
+    assert "\n" not in str(caught.value)
     assert server.requests == {}
-    assert rows(sqlite_url, "SELECT * FROM reservations") == []
-    assert rows(sqlite_url, "SELECT * FROM decisions") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_can_be_appended_to_the_conversation(make):
+    client = make()
+    messages = [{"role": "user", "content": "What is 12 + 30?"}]
+    first = client.chat.completions.create(messages=messages, model="sim-tiny")
+    messages += [first.choices[0].message, {"role": "user", "content": "And 1 + 1?"}]
+    second = client.chat.completions.create(messages=messages, model="sim-tiny")
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+    assert_books_are_closed(client)
 
 
 def test_a_closed_client_says_so(make, server):

@@ -4,18 +4,20 @@ from decimal import Decimal
 
 import pytest
 
-from optllm_router._errors import ConfigurationError, UnpricedModelError
+from optllm_router._errors import ConfigurationError, StoreError, UnpricedModelError
 from optllm_router._money import Budget
 from optllm_router._types import Candidate, Price
 from optllm_router.config import (
     DEFAULT_OUTPUT_TOKENS,
     load_settings,
+    load_store,
     read_candidates,
     read_policy,
     read_settings,
     unknown_model,
 )
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, WillingnessToPay
+from optllm_router.pricing import Tier, TieredPrice
 
 GPT = "openai/gpt-4o-mini"
 
@@ -65,6 +67,44 @@ def test_a_price_under_model_info():
     assert read_candidates([bare])[0].price.prompt == 3000
 
 
+def test_a_price_for_long_prompts():
+    (candidate,) = read_candidates([entry(input_cost_per_token_above_200k_tokens=3e-6)])
+    tier = Tier(200_000, Decimal(3000), Decimal(2000))
+    assert candidate.price == TieredPrice(Decimal(1000), Decimal(2000), "configuration", (tier,))
+    assert candidate.parameters == {}
+
+
+def test_a_price_of_nothing_that_the_configuration_gives_is_a_price():
+    (candidate,) = read_candidates([entry(input_cost_per_token=0, output_cost_per_token=0)])
+    assert candidate.price == Price(Decimal(0), Decimal(0), "configuration")
+
+
+def test_the_configuration_can_price_a_model_that_bills_more_than_tokens():
+    with pytest.raises(UnpricedModelError, match="'perplexity/sonar' also bills"):
+        read_candidates(["perplexity/sonar"])
+    assert read_candidates([entry(model="perplexity/sonar")])[0].price.prompt == 1000
+
+
+def test_a_deployment_is_known_by_its_base_model():
+    deployment = {
+        "model_name": "mine",
+        "litellm_params": {"model": "azure/my-deployment", "api_base": "https://x"},
+        "model_info": {"base_model": "azure/gpt-4o", "id": "1"},
+    }
+    (candidate,) = read_candidates([deployment])
+    (base,) = read_candidates(["azure/gpt-4o"])
+    assert candidate.model == "azure/my-deployment"
+    assert candidate.price == base.price
+    assert candidate.max_output_tokens == base.max_output_tokens
+    embedding = {**deployment, "model_info": {"base_model": "azure/text-embedding-3-small"}}
+    with pytest.raises(ConfigurationError, match="'mine' is for embedding"):
+        read_candidates([embedding])
+
+
+def test_what_else_an_entry_holds_is_litellm_s_business():
+    assert read_candidates([{**entry(), "tags": ["x"]}]) == read_candidates([entry()])
+
+
 def test_a_candidate_stands_as_it_is():
     candidate = read_candidates([entry()])[0]
     assert read_candidates([candidate]) == (candidate,)
@@ -108,7 +148,8 @@ def test_keys_come_from_the_environment(monkeypatch):
         ([{"model_name": "a", "litellm_params": "gpt"}], "no litellm_params.model"),
         ([{"model_name": "a", "litellm_params": ["gpt"]}], "no litellm_params.model"),
         ([{"model_name": "a", "litellm_params": {"model": 5}}], "no litellm_params.model"),
-        ([{**entry(), "modelname": "a"}], "did you mean 'model_name'"),
+        (["openai/text-embedding-3-small"], "is for embedding, not for chat; leave it out"),
+        ([{**entry(), "model_info": {"mode": "rerank"}}], "'mine' is for rerank"),
         (["openai/*"], "wildcard"),
         ([entry("all/*")], "wildcard"),
         ([entry(max_tokens=0)], "max_tokens 0"),
@@ -198,6 +239,7 @@ def test_settings_from_plain_values():
         *[("seed", value) for value in (-1, 1.5, "x", True)],
         *[("budget", value) for value in (-1, "lots", [1], True, float("nan"))],
         *[("policy", value) for value in ("best", 5)],
+        *[("predictor", value) for value in ("nope", 5, ["auto"])],
     ],
 )
 def test_a_setting_that_is_wrong_is_named_with_its_value(name, value):
@@ -205,6 +247,11 @@ def test_a_setting_that_is_wrong_is_named_with_its_value(name, value):
         read_settings([entry()], **{name: value})
     assert name in str(caught.value)
     assert str(value).strip("[]") in str(caught.value)
+
+
+def test_settings_do_not_show_the_store_s_password():
+    settings = read_settings([entry()], store="postgresql://user:secret@host/db")
+    assert "secret" not in repr(settings)
 
 
 def test_a_setting_that_does_not_exist_gets_the_nearest():
@@ -224,6 +271,12 @@ model_list:
       input_cost_per_token: 0.000001
       output_cost_per_token: 1e-6
     model_info: {mode: chat}
+    tags: [paid]
+  - model_name: vectors
+    litellm_params: {model: openai/text-embedding-3-small, api_key: os.environ/ABSENT_KEY}
+  - model_name: own-vectors
+    litellm_params: {model: openai/unheard-of}
+    model_info: {mode: embedding}
 litellm_settings: {drop_params: true, success_callback: [langfuse]}
 router_settings: {routing_strategy: simple-shuffle}
 general_settings: {master_key: sk-1234}
@@ -269,6 +322,9 @@ MODELS = "model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o}}]\
         ("model_list:", "no model_list"),
         ("model_list: gpt-4o", "no model_list"),
         ("model_list: []", "models is"),
+        ("model_list: [{litellm_params: {model: whisper-1}}]", "no chat model"),
+        ("model_list: [3]", "model entry 3"),
+        ("model_list: [{litellm_params: {model: [3]}}]", "no litellm_params.model"),
         ("model_list: [", "line 1 is not YAML"),
         ("model_list:\n  - model_name: a\n    litellm_params: {mod", "line 3 is not YAML"),
         ("model_list:\n\t- a", "not YAML"),
@@ -283,6 +339,7 @@ MODELS = "model_list: [{model_name: a, litellm_params: {model: openai/gpt-4o}}]\
         (MODELS + "router: {candidates: [a]}", "'candidates' is unknown"),
         (MODELS + "router: {5: 6}", "router setting 5 is unknown"),
         (MODELS + "router: {budget: -5}", "-5"),
+        (MODELS + "router: {predictor: nope}", "predictor 'nope' is unknown; choose one of auto"),
         (MODELS + "router: {timeout_seconds: soon}", "timeout_seconds 'soon'"),
     ],
 )
@@ -290,6 +347,23 @@ def test_a_file_that_is_no_configuration_is_refused_in_one_sentence(config, cont
     with pytest.raises(ConfigurationError, match=shown) as caught:
         load_settings(config(content))
     assert "\n" not in str(caught.value)
+
+
+def test_the_store_is_read_without_the_models_and_their_keys(config):
+    assert load_store(config(LITELLM + "router: {store: sqlite:///x.db}")) == "sqlite:///x.db"
+    assert load_store(config(LITELLM)) == "sqlite:///optllm.db"
+    assert load_store(config("")) == "sqlite:///optllm.db"
+
+
+@pytest.mark.parametrize("store", [5, True, ["sqlite:///x.db"]])
+def test_a_store_that_is_no_text_is_refused(config, store):
+    with pytest.raises(StoreError, match=r"is not a database URL") as caught:
+        read_settings([entry()], store=store)
+    assert f"store {store!r}" in str(caught.value)
+    content = MODELS + f"router: {{store: {store}}}"
+    for load in (load_settings, load_store):
+        with pytest.raises(StoreError, match="is not a database URL"):
+            load(config(content))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

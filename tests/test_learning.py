@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
@@ -212,6 +213,23 @@ def test_a_refit_that_fails_leaves_the_last_predictor_and_says_so(learner, made,
     learner.learn_many(distinct(1, start=3))
     learner.wait()
     assert learner._predictor.knows == 4
+
+
+def test_a_refit_that_failed_is_not_tried_again_at_every_score(learner, made, caplog):
+    make = learner._make
+
+    def failing() -> Memory:
+        fresh = make()
+        fresh.fails = True
+        return fresh
+
+    learner._make = failing
+    for one in distinct(100):
+        learner.learn(*one)
+        with contextlib.suppress(ArithmeticError):
+            learner.wait()
+    assert "the last one stays in use" in caplog.text
+    assert 1 < len(made) - 1 < 25  # 20 labels, and then each time 10 % more
 
 
 def test_threads_teach_at_once(learner):

@@ -189,24 +189,36 @@ def test_names_are_data(ledger):
 
 
 def test_each_window_has_the_whole_limit(ledger, clock):
-    ledger.set_budget(budget_of(100, "hour"))
+    ledger.set_budget(budget_of(100, "hour", "hourly"))
     clock.now = 10 * HOUR + 1
-    reserve(ledger, "a", 100)
-    assert reserve(ledger, "b", 1) == Refusal("default", 0, 100, 11 * HOUR)
+    reserve(ledger, "a", 100, "hourly")
+    assert reserve(ledger, "b", 1, "hourly") == Refusal("hourly", 0, 100, 11 * HOUR)
     clock.now = 11 * HOUR
-    assert reserve(ledger, "c", 70) is None
-    assert moved(ledger) == (0, 70)
+    assert reserve(ledger, "c", 70, "hourly") is None
+    assert moved(ledger, "hourly") == (0, 70)
 
 
 def test_a_call_is_paid_from_the_window_in_which_it_began(ledger, clock):
-    ledger.set_budget(budget_of(100, "hour"))
+    ledger.set_budget(budget_of(100, "hour", "hourly"))
     clock.now = 11 * HOUR - 1
-    reserve(ledger, "a", 100)
+    reserve(ledger, "a", 100, "hourly")
     clock.now = 11 * HOUR
     ledger.settle("a", 40).result()
-    assert moved(ledger) == (0, 0)
+    assert moved(ledger, "hourly") == (0, 0)
     clock.now = 11 * HOUR - 1
-    assert moved(ledger) == (40, 0)
+    assert moved(ledger, "hourly") == (40, 0)
+
+
+@pytest.mark.parametrize("new", ["total", "hour", "month"])
+def test_a_budget_keeps_its_window_and_so_its_spend(ledger, clock, new):
+    clock.now = 0.0  # an hour, a day and a month begin at this moment
+    ledger.set_budget(budget_of(100, "day", "mine"))
+    reserve(ledger, "a", 60, "mine")
+    with pytest.raises(ConfigurationError, match=f"'mine'.*'day'.*'{new}'.*another name"):
+        ledger.set_budget(budget_of(5, new, "mine"))
+    assert (ledger.balance("mine").window, ledger.balance("mine").limit_nano) == ("day", 100)
+    ledger.set_budget(budget_of(70, "day", "mine"))
+    assert reserve(ledger, "b", 11, "mine") == Refusal("mine", 10, 60, 24 * HOUR)
 
 
 def test_a_limit_below_what_is_spent_stops_new_calls_and_cancels_none(ledger):

@@ -13,9 +13,12 @@ from optllm_router._types import Call, Candidate, Price, Usage
 from optllm_router.pricing import (
     CostForecast,
     PriceCatalogue,
+    Tier,
+    TieredPrice,
     charge_nano,
     most_prompt_tokens,
     price_per_token,
+    read_price,
     size_in_bytes,
     worst_case_nano,
     worst_usage,
@@ -49,6 +52,29 @@ def test_no_call_within_its_bounds_costs_more_than_its_worst_case(price, prompt,
     asked = candidate(price, price, hidden_prompt_tokens=7)
     within = Usage(min(n, prompt + 7), min(m, bound * k))
     assert charge_nano(asked.price, within) <= worst_case_nano(asked, prompt, bound, k)
+
+
+tiered_prices = st.builds(
+    TieredPrice,
+    *(prices, prices, st.just("test")),
+    st.lists(st.builds(Tier, tokens, prices, prices), max_size=3).map(tuple),
+)
+
+
+@given(tiered_prices, tokens, tokens, tokens, tokens)
+def test_with_tiers_too_more_tokens_never_cost_less(price, prompt, completion, n, m):
+    within = Usage(min(n, prompt), min(m, completion))
+    assert charge_nano(price, within) <= charge_nano(price, Usage(prompt, completion))
+
+
+def test_a_long_prompt_makes_every_token_dearer():
+    price = TieredPrice(
+        *(Decimal(1), Decimal(10), "test"),
+        (Tier(500, Decimal(3), Decimal(20)), Tier(200, Decimal(2), Decimal(15))),
+    )
+    assert charge_nano(price, Usage(200, 7)) == 200 * 1 + 7 * 10
+    assert charge_nano(price, Usage(201, 7)) == 201 * 2 + 7 * 15
+    assert charge_nano(price, Usage(501, 7)) == 501 * 3 + 7 * 20
 
 
 def test_the_candidate_s_own_bound_holds_where_the_caller_sets_none():
@@ -104,7 +130,22 @@ CATALOGUE = PriceCatalogue(
             "max_output_tokens": 100,
             "litellm_provider": "openai",
         },
-        "gpt-y": {"input_cost_per_token": 0.0, "output_cost_per_token": 0, "max_tokens": "many"},
+        "llama": {
+            "input_cost_per_token": 0.0,
+            "output_cost_per_token": 0,
+            "max_tokens": "many",
+            "litellm_provider": "ollama",
+        },
+        "experiment": {"input_cost_per_token": 0, "output_cost_per_token": 0.0},
+        "other/half-free": {"input_cost_per_token": 1e-6, "output_cost_per_token": 0.0},
+        "per-request": {
+            "input_cost_per_token": 1e-6,
+            "output_cost_per_token": 1e-6,
+            "input_cost_per_request": 0.005,
+        },
+        "perplexity/sonar": {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6},
+        "gpt-x-search-preview": {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6},
+        "nousresearch": {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6},
         "half": {"input_cost_per_token": 1e-6},
         "azure/gpt-x": {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6},
     },
@@ -118,13 +159,63 @@ def test_prices_are_exact_and_say_where_they_come_from():
     assert CATALOGUE.require_price("azure/gpt-x").prompt == 1000
 
 
-def test_a_price_of_nothing_is_a_price():
-    assert CATALOGUE.require_price("gpt-y") == Price(Decimal(0), Decimal(0), "a test")
-    assert CATALOGUE.facts("gpt-y").max_output_tokens is None
+def test_only_a_model_of_one_s_own_machine_is_free():
+    assert CATALOGUE.require_price("ollama/llama") == Price(Decimal(0), Decimal(0), "a test")
+    assert CATALOGUE.facts("ollama/llama").max_output_tokens is None
 
 
-@pytest.mark.parametrize("model", ["half", "nobody", "azure/half", "mistral/gpt-x", ""])
-def test_half_a_price_or_another_provider_s_is_no_price(model):
+@pytest.mark.parametrize("model", ["per-request", "perplexity/sonar", "gpt-x-search-preview"])
+def test_a_price_that_is_not_all_that_a_call_costs_is_no_price(model):
+    with pytest.raises(UnpricedModelError, match="bills each request or web search") as caught:
+        CATALOGUE.require_price(model)
+    assert repr(model) in str(caught.value)
+    assert CATALOGUE.facts("nousresearch").price is not None
+
+
+def test_where_a_token_has_two_rates_the_dearer_is_the_price():
+    rates = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
+    reasoning = {**rates, "output_cost_per_reasoning_token": 4e-6}
+    assert read_price(reasoning, "m", "test") == Price(Decimal(1000), Decimal(4000), "test")
+    cheap = {**rates, "output_cost_per_reasoning_token": 1e-6}
+    assert read_price(cheap, "m", "test") == Price(Decimal(1000), Decimal(2000), "test")
+    written = {**rates, "cache_creation_input_token_cost": 1.25e-6}
+    assert read_price(written, "azure/gpt-5.6", "test").prompt == 1250
+    assert read_price(written, "anthropic/claude", "test").prompt == 1000
+
+
+def test_long_prompts_have_their_own_rates():
+    rates = {
+        "input_cost_per_token": 1e-6,
+        "output_cost_per_token": 2e-6,
+        "output_cost_per_token_above_272k_tokens": 3e-6,
+        "input_cost_per_token_above_128k_tokens": 5e-6,
+        "input_cost_per_token_above_128k_tokens_priority": 9e-6,
+    }
+    assert read_price(rates, "m", "test") == TieredPrice(
+        *(Decimal(1000), Decimal(2000), "test"),
+        (
+            Tier(128_000, Decimal(5000), Decimal(2000)),
+            Tier(272_000, Decimal(1000), Decimal(3000)),
+        ),
+    )
+
+
+def test_a_prompt_over_the_threshold_of_a_well_known_model_costs_more():
+    price = PriceCatalogue.bundled().require_price("gemini-2.5-pro")
+    base = charge_nano(Price(price.prompt, price.completion, "base"), Usage(300_000, 1000))
+    assert charge_nano(price, Usage(300_000, 1000)) > 1.9 * base
+    asked = candidate(max_output_tokens=1000, price=price)
+    assert worst_case_nano(asked, 300_000, None) == charge_nano(price, Usage(300_000, 1000))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        *("half", "nobody", "azure/half", "mistral/gpt-x", "", "experiment", "google/experiment"),
+        "other/half-free",
+    ],
+)
+def test_half_a_price_or_nothing_or_another_provider_s_is_no_price(model):
     with pytest.raises(UnpricedModelError, match="input_cost_per_token") as caught:
         CATALOGUE.require_price(model)
     assert repr(model) in str(caught.value)
@@ -133,6 +224,9 @@ def test_half_a_price_or_another_provider_s_is_no_price(model):
 def test_an_unpriced_model_gets_the_nearest_names():
     with pytest.raises(UnpricedModelError, match=r"did you mean gpt-x"):
         CATALOGUE.require_price("gpt-xx")
+    with pytest.raises(UnpricedModelError) as caught:
+        CATALOGUE.require_price("experiment")
+    assert "did you mean" not in str(caught.value)
 
 
 def test_the_bundled_map_knows_well_known_models():
@@ -141,6 +235,9 @@ def test_the_bundled_map_knows_well_known_models():
     assert (price.prompt, price.completion) == (150, 600)
     assert price.source.startswith("litellm ")
     assert catalogue.facts("anthropic/claude-3-5-haiku-latest") is not None
+    assert catalogue.facts("openai/gpt-4o-mini").mode == "chat"
+    assert catalogue.facts("openai/text-embedding-3-small").mode == "embedding"
+    assert catalogue.require_price("ollama/mistral").prompt == 0
 
 
 @given(st.integers(0, 10**9))

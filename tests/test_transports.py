@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from decimal import Decimal
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import litellm_clients
@@ -56,6 +57,7 @@ class Scripted(ThreadingHTTPServer):
     def __init__(self, status: int, body: bytes, content_type: str = "application/json") -> None:
         self.status, self.body, self.content_type = status, body, content_type
         self.received: list[dict] = []
+        self.headers: list[Message] = []
         super().__init__(("127.0.0.1", 0), ScriptedHandler)
         self.thread = threading.Thread(target=self.serve_forever, args=(0.01,))
         self.thread.start()
@@ -74,6 +76,7 @@ class ScriptedHandler(BaseHTTPRequestHandler):
     server: Scripted
 
     def do_POST(self) -> None:
+        self.server.headers.append(self.headers)
         self.server.received.append(
             json.loads(self.rfile.read(int(self.headers["content-length"])))
         )
@@ -138,6 +141,41 @@ def test_what_is_asked_for_is_sent(how):
     assert received["messages"] == [{"role": "user", "content": "Hi"}]
     assert received["max_tokens"] == 11
     assert (received["temperature"], received["seed"], received["top_p"]) == (0.5, 7, 0.25)
+
+
+@both
+def test_headers_and_body_of_a_call_are_added_to_the_configured_ones(how):
+    call = Call(
+        CALL.messages,
+        parameters={
+            "extra_headers": {"x-request-id": "5", "x-team": "theirs"},
+            "extra_body": {"top_k": 3, "min_p": 0.1},
+        },
+    )
+    with Scripted(200, chat()) as provider:
+        configured = {"extra_headers": {"x-team": "ours"}, "extra_body": {"top_k": 2}}
+        send(how, candidate(provider.base_url, **configured), call)
+    (headers,), (received,) = provider.headers, provider.received
+    assert (headers["x-request-id"], headers.get_all("x-team")) == ("5", ["ours"])
+    assert (received["top_k"], received["min_p"]) == (2, 0.1)
+
+
+@both
+def test_tools_are_sent(how):
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    with Scripted(200, chat()) as provider:
+        send(how, candidate(provider.base_url), Call(CALL.messages, {"tools": tools}))
+    (received,) = provider.received
+    assert received["tools"] == tools
+    assert not [name for name in received if "mcp" in name]
+
+
+@both
+@pytest.mark.parametrize("name", ["model_info", "tags", "hidden_params", "mine"])
+def test_metadata_of_a_call_is_not_taken_for_litellm_s_own(how, name):
+    with Scripted(200, chat()) as provider:
+        call = Call(CALL.messages, {"metadata": {name: "text"}})
+        assert send(how, candidate(provider.base_url), call).usage is not None
 
 
 @both
@@ -208,12 +246,14 @@ def test_each_fault_of_the_simulation(server, how, fault, kind, status, maybe_bi
         (422, ProviderRejectedError, False),
         (429, ProviderRateLimitedError, False),
         (500, ProviderUnavailableError, False),
-        (502, ProviderUnavailableError, False),
         (503, ProviderUnavailableError, False),
         (529, ProviderUnavailableError, False),
         # Nobody knows what the server behind the gateway did.
         (408, ProviderTimeoutError, True),
+        (502, ProviderUnavailableError, True),
         (504, ProviderTimeoutError, True),
+        (520, ProviderUnavailableError, True),
+        (524, ProviderUnavailableError, True),
     ],
 )
 def test_each_status(how, status, kind, maybe_billed):
@@ -316,8 +356,45 @@ def test_a_key_is_in_no_message(how, status, key):
     assert error.__suppress_context__
 
 
+@both
+@pytest.mark.parametrize("name", ["ACME_API_KEY", "ACME_TOKEN", "ACME_SECRET"])
+def test_a_key_of_the_environment_is_in_no_message(monkeypatch, how, name):
+    secret = "0123456789abcdef0123456789abcdef"
+    monkeypatch.setenv(name, secret)
+    refusal = pytest.raises(ProviderAuthenticationError, match=r"Wrong: \[key\]")
+    with Scripted(401, error_body(f"Wrong: {secret}")) as provider, refusal as caught:
+        send(how, candidate(provider.base_url))
+    assert secret not in str(caught.value)
+
+
+@both
+def test_a_secret_of_the_configuration_is_in_no_message(how):
+    secrets = {"aws_secret_access_key": "abcdefgh", "extra_headers": {"x-auth": "Basic ijklmnop"}}
+    refusal = pytest.raises(ProviderRejectedError, match=r"Wrong: \[key\] \[key\]")
+    with Scripted(400, error_body("Wrong: abcdefgh ijklmnop")) as provider, refusal:
+        send(how, candidate(provider.base_url, **secrets))
+
+
+@both
+def test_no_half_of_a_key_is_left_where_a_message_is_cut(how):
+    for length in range(150, 300, 7):
+        quoted = error_body("." * length + "a-plain-word")
+        with Scripted(400, quoted) as provider, pytest.raises(ProviderRejectedError) as caught:
+            send(how, candidate(provider.base_url, key="a-plain-word"))
+        assert "a-p" not in str(caught.value)
+
+
+def test_a_short_value_of_the_environment_is_a_word_and_stays(monkeypatch):
+    monkeypatch.setenv("ACME_TOKEN", "Wrong")
+    refusal = pytest.raises(ProviderRejectedError, match="Wrong")
+    with Scripted(400, error_body("Wrong")) as provider, refusal:
+        send("sync", candidate(provider.base_url))
+
+
 def test_a_candidate_does_not_show_its_key():
-    assert KEY not in repr(candidate("http://x"))
+    secrets = {"aws_secret_access_key": "abcdefgh", "extra_headers": {"Authorization": "ijklmnop"}}
+    shown = repr(candidate("http://x", **secrets))
+    assert not [secret for secret in (KEY, "abcdefgh", "ijklmnop") if secret in shown]
 
 
 def test_a_candidate_with_a_key_passes_the_check(monkeypatch):

@@ -6,9 +6,11 @@ Reading the file takes 30 ms; importing litellm for the same numbers takes secon
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.metadata
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -18,10 +20,25 @@ from typing import Any
 from optllm_router._errors import ConfigurationError, UnpricedModelError
 from optllm_router._money import NANO_PER_USD
 from optllm_router._types import Price
+from optllm_router.pricing.charge import Tier, TieredPrice
 
 _MAP_FILE = "model_prices_and_context_window_backup.json"
 _MOST_USD_PER_TOKEN = 1000
 """Far over any real price: a higher one is a mistake of units."""
+
+_TIER = re.compile(r"(?:input|output)_cost_per_token_above_(\d+)k_tokens")
+_WRITES_CACHE_UNASKED = re.compile(r"\bgpt-")
+"""OpenAI bills what it writes into its prompt cache from GPT-5.6 on, asked to or not (its guide
+to prompt caching); elsewhere the caller marks what is to be cached."""
+_SEARCHES_UNASKED = re.compile(r"\bsonar\b|deep-research|-search\b")
+"""Models that search the web for an answer and bill each search."""
+_LOCAL_PROVIDERS = frozenset(
+    (
+        *("ollama", "ollama_chat", "lm_studio", "vllm", "hosted_vllm", "llamafile"),
+        *("lemonade", "xinference", "docker_model_runner", "oobabooga"),
+    )
+)
+"""Where a price of 0 says that nobody sends a bill; elsewhere, that the price is unknown."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +48,12 @@ class ModelFacts:
     Attributes:
         price: what it charges; ``None`` when unpriced.
         max_output_tokens: the longest answer it gives; ``None`` when unknown.
+        mode: what it is for, ``chat`` or ``embedding`` for instance; ``None`` when unknown.
     """
 
     price: Price | None
     max_output_tokens: int | None
+    mode: str | None = None
 
 
 def price_per_token(prompt_usd: float | str, completion_usd: float | str, source: str) -> Price:
@@ -53,6 +72,38 @@ def price_per_token(prompt_usd: float | str, completion_usd: float | str, source
     )
 
 
+def read_price(rates: Mapping[str, Any], model: str, source: str) -> Price | None:
+    """The price in litellm's terms; ``None`` unless both prompt and completion have one.
+
+    Where a token can be billed at one of two rates, the dearer one is the price: reasoning
+    tokens, and prompt tokens that a provider caches without being asked.
+
+    Args:
+        rates: ``input_cost_per_token``, ``output_cost_per_token`` and their variants, in USD.
+        model: litellm's name of the model.
+        source: where the rates come from.
+
+    Raises:
+        ConfigurationError: a rate that is not a finite number, 0 or more.
+
+    >>> price = read_price({"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6,
+    ...                     "input_cost_per_token_above_200k_tokens": 3e-6}, "m", "test")
+    >>> price.tiers
+    (Tier(above_tokens=200000, prompt=Decimal('3000'), completion=Decimal('2000')),)
+    """
+    if rates.get("input_cost_per_token") is None or rates.get("output_cost_per_token") is None:
+        return None
+    base = _dearest(rates, "", model, source)
+    thousands = sorted({int(found[1]) for found in map(_TIER.fullmatch, rates) if found})
+    if not thousands:
+        return base
+    tiers = []
+    for k in thousands:
+        rate = _dearest(rates, f"_above_{k}k_tokens", model, source)
+        tiers.append(Tier(k * 1000, rate.prompt, rate.completion))
+    return TieredPrice(base.prompt, base.completion, source, tuple(tiers))
+
+
 class PriceCatalogue:
     """Prices and limits by litellm model name.
 
@@ -67,8 +118,9 @@ class PriceCatalogue:
         self.source = source
 
     @classmethod
+    @functools.cache
     def bundled(cls) -> PriceCatalogue:
-        """The map inside the installed litellm; its version is the recorded source."""
+        """The map inside the installed litellm, read once; its version is the recorded source."""
         spec = importlib.util.find_spec("litellm")
         if spec is None or not spec.submodule_search_locations:
             raise ConfigurationError("litellm is not installed; run: pip install litellm")
@@ -86,29 +138,39 @@ class PriceCatalogue:
         entry = self._entry(model)
         if entry is None:
             return ModelFacts(price=None, max_output_tokens=None)
-        prompt = entry.get("input_cost_per_token")
-        completion = entry.get("output_cost_per_token")
-        price = None
-        if prompt is not None and completion is not None:
-            price = price_per_token(prompt, completion, self.source)
+        price = read_price(entry, model, self.source)
+        if price is not None and (_is_unknown(price, model, entry) or _has_fees(model, entry)):
+            price = None
         longest = entry.get("max_output_tokens", entry.get("max_tokens"))
-        return ModelFacts(price, int(longest) if isinstance(longest, (int, float)) else None)
+        bound = int(longest) if isinstance(longest, (int, float)) else None
+        return ModelFacts(price, bound, entry.get("mode"))
 
     def require_price(self, model: str) -> Price:
         """The price of a model.
 
         Raises:
-            UnpricedModelError: the catalogue has none; names the setting that would give one.
+            UnpricedModelError: the catalogue has none, or it is not all that a call costs; names
+                the setting that would give one.
         """
         price = self.facts(model).price
         if price is None:
-            near = difflib.get_close_matches(model, self._entries, n=3, cutoff=0.75)
-            hint = f" (did you mean {', '.join(near)}?)" if near else ""
-            raise UnpricedModelError(
-                f"no price is known for model {model!r} in {self.source}{hint}; give one with "
-                "input_cost_per_token and output_cost_per_token (USD) in its litellm_params"
-            )
+            raise UnpricedModelError(self._why_unpriced(model))
         return price
+
+    def _why_unpriced(self, model: str) -> str:
+        entry = self._entry(model)
+        settings = "input_cost_per_token and output_cost_per_token (USD)"
+        if _has_fees(model, entry or {}):
+            return (
+                f"model {model!r} also bills each request or web search, which its price per token "
+                f"does not cover; give {settings} that do in its litellm_params"
+            )
+        near = difflib.get_close_matches(model, self._entries, n=3, cutoff=0.75)
+        hint = f" (did you mean {', '.join(near)}?)" if near and entry is None else ""
+        return (
+            f"no price is known for model {model!r} in {self.source}{hint}; give {settings} in its "
+            "litellm_params, or the model it really is as base_model in its model_info"
+        )
 
     def _entry(self, model: str) -> Mapping[str, Any] | None:
         if model in self._entries:
@@ -118,6 +180,29 @@ class PriceCatalogue:
         if entry is not None and entry.get("litellm_provider", provider) == provider:
             return entry
         return None
+
+
+def _dearest(rates: Mapping[str, Any], suffix: str, model: str, source: str) -> Price:
+    """The highest rates that a token can be billed at, with this suffix or by default."""
+    prompts, completions = ["input_cost_per_token"], ["output_cost_per_token"]
+    completions.append("output_cost_per_reasoning_token")
+    if _WRITES_CACHE_UNASKED.search(model):
+        prompts.append("cache_creation_input_token_cost")
+
+    def highest(names: list[str], what: str) -> Decimal:
+        given = (rates.get(name + end) for name in names for end in ("", suffix))
+        return max(_nano(usd, what) for usd in given if usd is not None)
+
+    return Price(highest(prompts, "prompt price"), highest(completions, "completion price"), source)
+
+
+def _is_unknown(price: Price, model: str, entry: Mapping[str, Any]) -> bool:
+    provider = entry.get("litellm_provider") or model.partition("/")[0]
+    return provider not in _LOCAL_PROVIDERS and 0 in (price.prompt, price.completion)
+
+
+def _has_fees(model: str, entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("input_cost_per_request") or _SEARCHES_UNASKED.search(model))
 
 
 def _nano(usd: float | str, what: str) -> Decimal:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from optllm_router._types import Candidate, Message, Messages, Price, Usage
@@ -21,11 +23,43 @@ _TOKENS_PER_IMAGE = 65_536
 most 8 tiles (OpenAI's vision guide), 48,169 in all."""
 
 
+@dataclass(frozen=True)
+class Tier:
+    """What all tokens of a call cost once its prompt is long.
+
+    Attributes:
+        above_tokens: holds for prompts of more tokens than this.
+        prompt: nano-dollars per prompt token, exact.
+        completion: nano-dollars per completion token, exact.
+    """
+
+    above_tokens: int
+    prompt: Decimal
+    completion: Decimal
+
+
+@dataclass(frozen=True)
+class TieredPrice(Price):
+    """A price that rises with the length of the prompt.
+
+    Attributes:
+        tiers: the rates for long prompts, in any order.
+    """
+
+    tiers: tuple[Tier, ...] = ()
+
+
 def charge_nano(price: Price, usage: Usage) -> int:
-    """What the provider charges for this usage, in nano-dollars, rounded up to a whole one."""
-    return math.ceil(
-        price.prompt * usage.prompt_tokens + price.completion * usage.completion_tokens
-    )
+    """What the provider charges for this usage, in nano-dollars, rounded up to a whole one.
+
+    Of the rates that hold for a prompt of this length the dearest counts, so that more tokens
+    never cost less: what is charged for the most that a call can consume is its worst case.
+    """
+    tiers = price.tiers if isinstance(price, TieredPrice) else ()
+    reached = [tier for tier in tiers if usage.prompt_tokens > tier.above_tokens]
+    prompt = max([price.prompt, *(tier.prompt for tier in reached)])
+    completion = max([price.completion, *(tier.completion for tier in reached)])
+    return math.ceil(prompt * usage.prompt_tokens + completion * usage.completion_tokens)
 
 
 def size_in_bytes(messages: Messages, extra: Sequence[Any] = ()) -> int:

@@ -105,7 +105,7 @@ class Database:
 def _checked(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter: a port that is not a number
         shown = str(url).rpartition("@")[2]  # without a password
         raise StoreError(
             f"store {shown!r} is not a database URL; write sqlite:///optllm.db or "

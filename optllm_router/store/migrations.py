@@ -1,7 +1,7 @@
 """Steps from an empty database to the newest schema, recorded by name.
 
 A migration, once released, never changes: add a new one below the last. Verify with
-``tests/store/test_migrations.py``, which compares the result with :mod:`.schema`.
+``tests/test_store.py``, which compares the result with :mod:`.schema`.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def create_records(connection: Connection) -> None:
             latency_seconds DOUBLE PRECISION NOT NULL,
             error TEXT NOT NULL,
             prompt_bytes BIGINT NOT NULL,
+            choices INTEGER NOT NULL,
             PRIMARY KEY (decision_id, attempt))""",
         """CREATE TABLE feedback (
             decision_id TEXT NOT NULL PRIMARY KEY,

@@ -43,13 +43,15 @@ class RecordedUsage:
         query: text of the query.
         candidate: name of the candidate that answered.
         prompt_bytes: size of what was sent.
-        usage: what the provider counted.
+        usage: what the provider counted, for all choices together.
+        choices: how many answers it gave.
     """
 
     query: str
     candidate: str
     prompt_bytes: int
     usage: Usage
+    choices: int = 1
 
 
 class Records:
@@ -79,7 +81,9 @@ class Records:
 
         return self._database.submit(work)
 
-    def add_outcome(self, outcome: Outcome, *, attempt: int, prompt_bytes: int) -> Future[None]:
+    def add_outcome(
+        self, outcome: Outcome, *, attempt: int, prompt_bytes: int, choices: int = 1
+    ) -> Future[None]:
         """Keep what happened when a decision was sent for the ``attempt``-th time (from 0)."""
         usage = outcome.usage
         row = {
@@ -94,6 +98,7 @@ class Records:
             "latency_seconds": outcome.latency_seconds,
             "error": outcome.error,
             "prompt_bytes": prompt_bytes,
+            "choices": choices,
         }
 
         def work(connection: Connection) -> None:
@@ -147,7 +152,10 @@ class Records:
         """What recent answers consumed, as far as the provider counted it, oldest first."""
         recent = (
             _ANSWERED.add_columns(
-                outcomes.c.prompt_bytes, outcomes.c.prompt_tokens, outcomes.c.completion_tokens
+                outcomes.c.prompt_bytes,
+                outcomes.c.prompt_tokens,
+                outcomes.c.completion_tokens,
+                outcomes.c.choices,
             )
             .where(outcomes.c.estimated == 0)
             .order_by(outcomes.c.decision_id.desc())
@@ -161,6 +169,7 @@ class Records:
                 row.candidate,
                 row.prompt_bytes,
                 Usage(row.prompt_tokens, row.completion_tokens),
+                row.choices,
             )
             for row in reversed(rows)
         ]

@@ -82,6 +82,7 @@ outcomes = Table(
     Column("latency_seconds", Double, nullable=False),
     Column("error", Text, nullable=False),
     Column("prompt_bytes", BigInteger, nullable=False),
+    Column("choices", Integer, nullable=False),
 )
 
 feedback = Table(

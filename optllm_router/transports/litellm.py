@@ -7,7 +7,9 @@ price map and tokenizers over the network. Its own retries are off; ours know th
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
+import importlib.util
 import logging
 import os
 import re
@@ -31,6 +33,11 @@ from optllm_router._types import Call, Candidate, Completion, Usage
 _MOST_ERROR_CHARACTERS = 300
 _MOST_TOKENS = 10**9
 """A count over this is not believed: it would not fit the ledger either."""
+_FREE_FAILURES = (500, 503, 529)
+"""Failures of the provider itself. With 502, 504, 52x, a gateway lost an answer that was made."""
+_SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET")
+_SHORTEST_SECRET = 8
+"""Shorter values are words that messages need, and no keys."""
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_]?[A-Za-z0-9_\-*]{12,}")
 _import_lock = threading.Lock()
 
@@ -45,6 +52,19 @@ def load_litellm() -> Any:
         litellm.telemetry = False
         logging.getLogger("LiteLLM").setLevel(logging.ERROR)
         return litellm
+
+
+def keys_in_sight(candidates: Sequence[Candidate]) -> bool:
+    """Whether every candidate plainly has a key, as far as can be told without litellm.
+
+    Providers name their variables ``OPENAI_API_KEY``, ``ANTHROPIC_API_KEY`` and so on; for
+    those that do not, :meth:`LiteLLMTransport.check` knows.
+    """
+    return all(
+        candidate.api_key is not None
+        or f"{candidate.model.partition('/')[0].upper()}_API_KEY" in os.environ
+        for candidate in candidates
+    )
 
 
 class LiteLLMTransport:
@@ -90,11 +110,32 @@ def _arguments(candidate: Candidate, call: Call) -> dict[str, Any]:
         "num_retries": 0,
         "max_retries": 0,
     }
+    for name in ("extra_headers", "extra_body"):
+        # The configuration wins: it may hold the key.
+        both = {**(call.parameters.get(name) or {}), **(candidate.parameters.get(name) or {})}
+        if both:
+            arguments[name] = both
+    if call.parameters.get("metadata"):
+        # litellm keeps its own notes in metadata; the caller's have a place of their own there.
+        notes = candidate.parameters.get("metadata") or {}
+        arguments["metadata"] = {**notes, "requester_metadata": dict(call.parameters["metadata"])}
+    if arguments.get("tools") and _looks_for_mcp():
+        arguments["_skip_mcp_handler"] = True
     if call.max_output_tokens is not None:
         arguments["max_tokens"] = call.max_output_tokens
     if candidate.api_key is not None:
         arguments["api_key"] = candidate.api_key
     return arguments
+
+
+@functools.cache
+def _looks_for_mcp() -> bool:
+    """Whether this litellm looks for servers of its own among tools, and needs ``mcp`` for it."""
+    try:
+        found = importlib.util.find_spec("litellm.responses.mcp.chat_completions_handler")
+    except ModuleNotFoundError:
+        return False
+    return found is not None
 
 
 def _completion(answer: Any, candidate: Candidate) -> Completion:
@@ -159,6 +200,8 @@ def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> Provider
         maybe_billed = not any(isinstance(one, unsent) for one in below)
     else:
         kind, what = ProviderResponseError, "answered something that is not a chat completion"
+    if status is not None and status >= 500 and status not in _FREE_FAILURES:
+        maybe_billed = True
     return kind(
         f"model {candidate.name!r} {what}: {_first_line(error, candidate)}",
         candidate=candidate.name,
@@ -178,7 +221,22 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _first_line(error: Exception, candidate: Candidate) -> str:
-    line = str(error).strip().partition("\n")[0][:_MOST_ERROR_CHARACTERS]
-    if candidate.api_key:
-        line = line.replace(candidate.api_key, "[key]")
-    return _KEY_LIKE.sub("[key]", line)
+    """What the error says, with every secret masked before it is cut: half a key is one, too."""
+    line = str(error).strip().partition("\n")[0]
+    for secret in sorted(_secrets(candidate), key=len, reverse=True):
+        line = line.replace(secret, "[key]")
+    return _KEY_LIKE.sub("[key]", line)[:_MOST_ERROR_CHARACTERS]
+
+
+def _secrets(candidate: Candidate) -> set[str]:
+    """The keys that this process knows: a provider may quote any of them in a refusal."""
+    headers = candidate.parameters.get("extra_headers") or {}
+    values = [value for name, value in os.environ.items() if name.endswith(_SECRET_NAMES)]
+    values += [
+        value
+        for name, value in candidate.parameters.items()
+        if isinstance(value, str) and name.upper().endswith(_SECRET_NAMES)
+    ]
+    values += [word for value in headers.values() for word in str(value).split()]
+    long = {value for value in values if len(value) >= _SHORTEST_SECRET}
+    return long | ({candidate.api_key} if candidate.api_key else set())

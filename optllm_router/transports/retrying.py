@@ -10,7 +10,7 @@ from optllm_router._types import Call, Candidate, Completion, Transport
 
 
 class RetryingTransport:
-    """Repeats calls that failed without being billed (429, 5xx), with exponential jitter.
+    """Repeats calls that failed without being billed (429, 500, 503, 529), with exponential jitter.
 
     Args:
         transport: what sends the calls.
