@@ -8,29 +8,11 @@ import uuid
 
 import litellm_clients
 import pytest
+from simulated_entries import model_entries
 
-from optllm_router.simulation import SIMULATED_MODELS, SimulationServer
+from optllm_router.simulation import SimulationServer
 
 POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
-
-
-def model_entries(base_url: str, **litellm_params) -> list[dict]:
-    """The simulated models behind ``base_url``, as a LiteLLM ``model_list`` names them."""
-    return [
-        {
-            "model_name": model.name,
-            "litellm_params": {
-                "model": f"openai/{model.name}",
-                "api_base": base_url,
-                "api_key": "unused",
-                "input_cost_per_token": f"{model.price_prompt_usd_per_mtok}e-6",
-                "output_cost_per_token": f"{model.price_completion_usd_per_mtok}e-6",
-                "max_tokens": 400,
-                **litellm_params,
-            },
-        }
-        for model in SIMULATED_MODELS
-    ]
 
 
 @pytest.fixture

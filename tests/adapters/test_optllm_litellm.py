@@ -6,7 +6,7 @@ import asyncio
 
 import litellm_clients
 import pytest
-from conftest import model_entries
+from simulated_entries import model_entries
 
 from optllm_litellm import OptLLMRoutingStrategy
 from optllm_router import InvalidRequestError, Query, UnknownModelError, Usage, WillingnessToPay
