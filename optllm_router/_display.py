@@ -75,6 +75,8 @@ def print_demo(demo: Demo, figure: Path) -> None:
     out.print(table)
     parts = " → ".join(f"{part:.0%}" for part in demo.success_by_part)
     out.print(f"success by quarter, learning from no label on: {parts}")
+    if demo.refused:
+        out.print(f"{demo.refused} prompts were refused: what was left did not pay for them")
     out.print(f"cap   {format_usd(demo.cap_nano)}")
     out.print(
         f"spent {format_usd(demo.spent_nano)}, as the providers billed it"

@@ -84,11 +84,19 @@ def test_demo_learns_within_its_cap(tmp_path: Path) -> None:
     assert demo["spent_nano"] == demo["billed_nano"]
     assert 0 < demo["spent_nano"] <= demo["cap_nano"] == 30_000_000
     assert demo["books"] == []
+    assert demo["refused"] < 60
     assert [row["name"] for row in demo["rows"]][1:] == [
         "always the best model",
         "always the cheapest",
     ]
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_demo_that_runs_out_of_money_says_so(tmp_path: Path) -> None:
+    done = optllm("demo", "--prompts", "40", "--budget-usd", "0.001", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "prompts were refused" in done.stdout
+    assert "books verified" in done.stdout
 
 
 def test_demo_for_people(tmp_path: Path) -> None:

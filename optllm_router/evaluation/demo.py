@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from optllm_router._errors import BudgetExceededError
 from optllm_router._money import Budget, usd_from_nano
 from optllm_router._types import Candidate, Usage
 from optllm_router.client import AsyncOptLLM
@@ -62,7 +63,8 @@ class Demo:
     """What the demo did.
 
     Attributes:
-        prompts: how many were answered.
+        prompts: how many there were.
+        refused: prompts for which there was no money left; they count as not answered rightly.
         cap_nano: the budget, in nano-dollars.
         spent_nano: what the ledger says was spent.
         billed_nano: what the simulated providers say they served, at their prices.
@@ -73,6 +75,7 @@ class Demo:
     """
 
     prompts: int
+    refused: int
     cap_nano: int
     spent_nano: int
     billed_nano: int
@@ -167,6 +170,7 @@ class _Loop:
             raise AssertionError("the demo has a budget")
         return Demo(
             prompts=len(self._tasks),
+            refused=len(self._tasks) - sum(self._answered_by.values()),
             cap_nano=self._budget.limit_nano,
             spent_nano=balance.spent_nano,
             billed_nano=_billed(self._server),
@@ -178,9 +182,12 @@ class _Loop:
 
     async def _answer(self, position: int) -> None:
         task = self._tasks[position]
-        answer = await self._client.chat.completions.create(
-            model="auto", messages=[{"role": "user", "content": task.prompt}]
-        )
+        try:
+            answer = await self._client.chat.completions.create(
+                model="auto", messages=[{"role": "user", "content": task.prompt}]
+            )
+        except BudgetExceededError:
+            return
         score = grade(task, answer.choices[0].message.content or "")
         await self._client.feedback.create(answer.id, score=score)
         self._scores[position] = score

@@ -87,7 +87,7 @@ def test_without_matplotlib_the_remedy_is_named(tmp_path, monkeypatch):
         ("front.gif", CURVES, r"must end in \.svg or \.png"),
         ("front.svg", [], "at least one curve or point"),
         ("front.svg", CURVES[:1] * 19, "at most 18"),
-        ("nowhere/front.svg", CURVES, "cannot write"),
+        ("nowhere/front.svg", CURVES, "there is no folder"),
     ],
 )
 def test_figures_that_cannot_be_drawn_are_refused(tmp_path, name, series, says):
