@@ -73,6 +73,7 @@ def test_texts_that_are_all_alike_teach_without_a_warning():
     for n in range(30):
         one.learn(f"{n} + {n}", "cheap", float(n % 2))
     one.wait()
+    assert np.isfinite(one.forecast([query()]).p).all()
 
 
 def test_usage_changes_the_expected_cost():

@@ -103,8 +103,12 @@ def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
 
 def test_processes_that_start_together_migrate_once(store_url):
     with ThreadPoolExecutor(6) as pool:
-        for database in list(pool.map(Database, [store_url] * 6)):
-            database.close()
+        databases = list(pool.map(Database, [store_url] * 6))
+    with databases[0].read() as connection:
+        applied = list(connection.scalars(schema.migrations.select()))
+    for database in databases:
+        database.close()
+    assert sorted(applied) == [name for name, _ in migrations.MIGRATIONS]
 
 
 def test_a_database_of_a_newer_version_is_refused(store_url):
