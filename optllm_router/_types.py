@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
     from decimal import Decimal
 
     import numpy as np
@@ -51,6 +51,26 @@ class Price:
     source: str
 
 
+Operation: TypeAlias = Literal["chat", "embedding"]
+
+Capability: TypeAlias = Literal["vision", "audio", "tools", "json_schema", "streaming"]
+
+
+@dataclass(frozen=True)
+class RateLimits:
+    """What a candidate may be asked for; ``None`` is no limit.
+
+    Attributes:
+        requests_per_minute: calls started in any minute.
+        tokens_per_minute: tokens, prompt and completion, of the calls started in any minute.
+        concurrent: calls under way at once.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to answer a query: a model at a provider.
@@ -65,6 +85,12 @@ class Candidate:
         parameters: further litellm arguments (``api_base``, ``temperature``, ...); never printed
             either, as some are secrets (``aws_secret_access_key``, ``extra_headers``).
         api_key: passed to the provider and nowhere else; never printed or stored.
+        operation: what it does; only chat candidates are chosen among.
+        context_tokens: the most that prompt and answer may have together; ``None`` when unknown.
+        unable: what it is known not to be able to do; all else is taken to work.
+        tags: where and under which terms it runs (``region:eu``, ``no-training``), as configured.
+        limits: what it may be asked for.
+        transport: how to reach it, ``litellm`` or ``httpx``.
     """
 
     name: str
@@ -74,6 +100,12 @@ class Candidate:
     hidden_prompt_tokens: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
     api_key: str | None = field(default=None, repr=False)
+    operation: Operation = "chat"
+    context_tokens: int | None = None
+    unable: frozenset[Capability] = frozenset()
+    tags: frozenset[str] = frozenset()
+    limits: RateLimits = RateLimits()
+    transport: str = "litellm"
 
 
 @dataclass(frozen=True)
@@ -84,25 +116,37 @@ class Usage:
         prompt_tokens: tokens of everything that was sent.
         completion_tokens: tokens that were generated, reasoning included.
         estimated: True when the provider sent no count and this is ours.
+        cached_tokens: of the prompt tokens, those read from the provider's prompt cache.
+        cache_write_tokens: of the prompt tokens, those written to it.
+        reasoning_tokens: of the completion tokens, those of hidden reasoning.
+        reported_nano: what the provider itself said that it charges, in nano-dollars.
     """
 
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    reported_nano: int | None = None
 
 
 @dataclass(frozen=True)
 class Call:
-    """One chat completion to ask for.
+    """One chat completion, or embedding, to ask for.
 
     Attributes:
-        messages: the conversation, as OpenAI's API takes it.
+        messages: the conversation, as OpenAI's API takes it; for an embedding, one message
+            per text.
         parameters: further arguments of the API (``temperature``, ``tools``, ...).
         max_output_tokens: bound on each choice, where the caller set one.
         choices: how many answers are asked for.
         timeout_seconds: how long the provider may take.
         prompt_bytes: size of the messages, tools and schemas.
         most_prompt_tokens: upper bound on their tokens.
+        operation: what is asked for.
+        needs: what a candidate must be able to do.
+        required_tags: what a candidate's tags must include.
     """
 
     messages: Messages
@@ -112,6 +156,9 @@ class Call:
     timeout_seconds: float = 600.0
     prompt_bytes: int = 0
     most_prompt_tokens: int = 0
+    operation: Operation = "chat"
+    needs: frozenset[Capability] = frozenset()
+    required_tags: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -119,12 +166,25 @@ class Completion:
     """A provider's whole answer.
 
     Attributes:
-        body: an OpenAI chat completion, as JSON values.
+        body: an OpenAI chat completion (or list of embeddings), as JSON values.
         usage: what the provider counted; ``None`` when it did not say.
     """
 
     body: Mapping[str, Any]
     usage: Usage | None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a streamed answer.
+
+    Attributes:
+        body: an OpenAI chat completion chunk, as JSON values.
+        usage: what the provider counted for the whole answer, with the chunk that says so.
+    """
+
+    body: Mapping[str, Any]
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +253,22 @@ class Transport(Protocol):
 
     async def asend(self, candidate: Candidate, call: Call) -> Completion:
         """As :meth:`send`, without blocking the event loop."""
+        ...
+
+
+class StreamingTransport(Transport, Protocol):
+    """A transport that also hands on answers while they are made."""
+
+    def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
+        """Ask a candidate and hand on its chunks as they come.
+
+        The call is sent when the first chunk is asked for. The provider is always asked for
+        usage. Closing the iterator (``close()`` of a generator) closes the connection.
+        """
+        ...
+
+    def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
+        """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
         ...
 
 
