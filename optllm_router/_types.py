@@ -119,6 +119,7 @@ class Usage:
         cached_tokens: of the prompt tokens, those read from the provider's prompt cache.
         cache_write_tokens: of the prompt tokens, those written to it.
         reasoning_tokens: of the completion tokens, those of hidden reasoning.
+        audio_tokens: of the prompt tokens, those of sound.
         reported_nano: what the provider itself said that it charges, in nano-dollars.
     """
 
@@ -128,6 +129,7 @@ class Usage:
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    audio_tokens: int = 0
     reported_nano: int | None = None
 
 

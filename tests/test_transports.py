@@ -6,9 +6,11 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Mapping
 from decimal import Decimal
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 
 import litellm_clients
 import pytest
@@ -54,8 +56,15 @@ class Scripted(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, status: int, body: bytes, content_type: str = "application/json") -> None:
+    def __init__(
+        self,
+        status: int,
+        body: bytes,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.status, self.body, self.content_type = status, body, content_type
+        self.further = headers
         self.received: list[dict] = []
         self.headers: list[Message] = []
         super().__init__(("127.0.0.1", 0), ScriptedHandler)
@@ -83,6 +92,8 @@ class ScriptedHandler(BaseHTTPRequestHandler):
         self.send_response(self.server.status)
         self.send_header("content-type", self.server.content_type)
         self.send_header("content-length", str(len(self.server.body)))
+        for name, value in self.server.further.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(self.server.body)
         self.close_connection = True
@@ -196,6 +207,21 @@ def test_a_usage_block_that_counts_nothing_is_no_usage(how, usage):
     body = chat(usage=usage)
     with Scripted(200, body) as provider, contextlib.suppress(ProviderResponseError):
         assert send(how, candidate(provider.base_url)).usage is None
+
+
+@both
+def test_the_cost_that_a_gateway_reports_comes_through(how):
+    byok = {"is_byok": True, "cost_details": {"upstream_inference_cost": 0.002}}
+    counted = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "cost": 0.0001}
+    with Scripted(200, chat(usage=counted)) as provider:
+        usage = send(how, candidate(provider.base_url)).usage
+        assert usage == Usage(3, 4, reported_nano=100_000)
+    with Scripted(200, chat(usage={**counted, **byok})) as provider:
+        usage = send(how, candidate(provider.base_url)).usage
+        assert usage == Usage(3, 4, reported_nano=2_100_000)
+    with Scripted(200, chat(), headers={"x-litellm-response-cost": "2e-05"}) as provider:
+        usage = send(how, candidate(provider.base_url)).usage
+        assert usage == Usage(3, 4, reported_nano=20_000)
 
 
 @both

@@ -28,11 +28,10 @@ from optllm_router._errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
 )
-from optllm_router._types import Call, Candidate, Completion, Usage
+from optllm_router._types import Call, Candidate, Completion
+from optllm_router.transports._usage import read_usage
 
 _MOST_ERROR_CHARACTERS = 300
-_MOST_TOKENS = 10**9
-"""A count over this is not believed: it would not fit the ledger either."""
 _FREE_FAILURES = (500, 503, 529)
 """Failures of the provider itself. With 502, 504, 52x, a gateway lost an answer that was made."""
 _SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET")
@@ -147,21 +146,15 @@ def _completion(answer: Any, candidate: Candidate) -> Completion:
             "check its api_base",
             candidate=candidate.name,
         )
-    return Completion(body=body, usage=_usage(body.get("usage"), choices))
+    answered = any(choice["message"].get("content") for choice in choices)
+    usage = read_usage(body.get("usage"), answered=answered, headers=_headers(answer))
+    return Completion(body=body, usage=usage)
 
 
-def _usage(block: Any, choices: Sequence[Mapping[str, Any]]) -> Usage | None:
-    """What the provider counted; litellm puts 0 where it counted nothing."""
-    if not isinstance(block, Mapping):
-        return None
-    prompt, completion = block.get("prompt_tokens"), block.get("completion_tokens")
-    if not isinstance(prompt, int) or not isinstance(completion, int):
-        return None
-    if prompt <= 0 or completion < 0 or prompt + completion > _MOST_TOKENS:
-        return None
-    if completion == 0 and any(choice["message"].get("content") for choice in choices):
-        return None
-    return Usage(prompt, completion)
+def _headers(answer: Any) -> Mapping[str, Any]:
+    """The provider's headers, under the names that litellm gives them."""
+    hidden = getattr(answer, "_hidden_params", None) or {}
+    return hidden.get("additional_headers") or {}
 
 
 @contextlib.contextmanager
