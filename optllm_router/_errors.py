@@ -97,6 +97,7 @@ class ProviderError(OptLLMError):
         status: HTTP status, where there was one.
         maybe_billed: True when the provider may have done (and charged for) the work,
             as after a timeout; the reservation is then settled at its full amount.
+        retry_after_seconds: how long the provider wants to be left alone, where it said so.
     """
 
     _maybe_billed = False
@@ -108,10 +109,12 @@ class ProviderError(OptLLMError):
         candidate: str,
         status: int | None = None,
         maybe_billed: bool | None = None,
+        retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.candidate = candidate
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
         self.maybe_billed = self._maybe_billed if maybe_billed is None else maybe_billed
 
 

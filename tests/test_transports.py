@@ -26,7 +26,7 @@ from optllm_router._errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
 )
-from optllm_router._types import Call, Candidate, Completion, Price, Usage
+from optllm_router._types import Call, Candidate, Chunk, Completion, Price, Usage
 from optllm_router.simulation import SIMULATED_MODELS, Faults
 from optllm_router.transports import LiteLLMTransport, RetryingTransport
 
@@ -46,6 +46,22 @@ def send(how: str, to: Candidate, call: Call = CALL, transport=None) -> Completi
     if how == "sync":
         return transport.send(to, call)
     return litellm_clients.run(transport.asend(to, call))
+
+
+def stream(how: str, to: Candidate, call: Call = CALL, transport=None) -> list[Chunk]:
+    transport = transport or LiteLLMTransport()
+    if how == "sync":
+        return list(transport.stream(to, call))
+
+    async def collect() -> list[Chunk]:
+        return [chunk async for chunk in transport.astream(to, call)]
+
+    return litellm_clients.run(collect())
+
+
+def said(chunks: list[Chunk]) -> str:
+    choices = [choice for chunk in chunks for choice in chunk.body["choices"]]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 both = pytest.mark.parametrize("how", ["sync", "async"])
@@ -230,6 +246,110 @@ def test_an_answer_without_a_usage_block_has_no_usage(how):
     del body["usage"]
     with Scripted(200, json.dumps(body).encode()) as provider:
         assert send(how, candidate(provider.base_url)).usage is None
+
+
+# Streams
+
+
+def events(*bodies: str | dict, end: str = "data: [DONE]\n\n") -> bytes:
+    texts = [body if isinstance(body, str) else json.dumps(body) for body in bodies]
+    return ("".join(f"data: {text}\n\n" for text in texts) + end).encode()
+
+
+def piece(delta: dict, finish_reason: str | None = None, **changes) -> dict:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    envelope = {"id": "theirs", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return {**envelope, "choices": [choice], **changes}
+
+
+FIVE = piece({"role": "assistant", "content": "5"})
+STOP = piece({}, "stop")
+COUNT = piece({}, choices=[], usage={"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7})
+
+
+def streaming(*bodies: str | dict, **changes) -> Scripted:
+    return Scripted(200, events(*bodies, **changes), "text/event-stream")
+
+
+@both
+def test_a_stream_is_the_answer_in_pieces_with_its_usage_at_the_end(server, how):
+    expected = MODEL.reply("What is 2 + 3?")
+    chunks = stream(how, candidate(server.base_url))
+    assert said(chunks) == expected.text
+    *pieces, finish, last = chunks
+    assert not [chunk for chunk in (*pieces, finish) if chunk.usage]
+    assert [choice["finish_reason"] for choice in finish.body["choices"]] == ["stop"]
+    assert last.body["choices"] == []
+    assert last.usage == Usage(expected.prompt_tokens, expected.completion_tokens)
+    assert last.body["usage"]["completion_tokens"] == expected.completion_tokens
+    assert {chunk.body["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert server.served == {MODEL.name: (last.usage,)}
+
+
+@both
+@pytest.mark.parametrize("options", [None, {"include_usage": False, "other": 1}])
+def test_the_provider_of_a_stream_is_always_asked_for_usage(how, options):
+    call = Call(CALL.messages, {"stream_options": options}, timeout_seconds=20)
+    with streaming(FIVE, STOP, COUNT) as provider:
+        chunks = stream(how, candidate(provider.base_url), call)
+    (received,) = provider.received
+    assert received["stream"] is True
+    assert received["stream_options"] == {**(options or {}), "include_usage": True}
+    assert chunks[-1].usage == Usage(3, 4)
+
+
+@both
+def test_a_stream_whose_provider_does_not_count_has_no_usage(how):
+    with streaming(FIVE, STOP) as provider:
+        chunks = stream(how, candidate(provider.base_url))
+    assert said(chunks) == "5"
+    assert not [chunk for chunk in chunks if chunk.usage or "usage" in chunk.body]
+
+
+@both
+@pytest.mark.parametrize(
+    ("fault", "kind", "maybe_billed"),
+    [
+        ("rate_limit", ProviderRateLimitedError, False),
+        ("server_error", ProviderUnavailableError, False),
+        ("timeout", ProviderTimeoutError, True),
+        ("garbage", ProviderResponseError, True),
+    ],
+)
+def test_a_stream_that_does_not_begin(server, how, fault, kind, maybe_billed):
+    server.faults = Faults(script=(fault,))
+    call = Call(CALL.messages, timeout_seconds=0.5 if fault == "timeout" else 20)
+    with pytest.raises(ProviderError) as caught:
+        stream(how, candidate(server.base_url), call)
+    assert type(caught.value) is kind
+    assert caught.value.maybe_billed is maybe_billed
+    assert caught.value.retry_after_seconds == (1.0 if fault == "rate_limit" else None)
+
+
+@both
+@pytest.mark.parametrize(
+    ("provider", "kind"),
+    [
+        (lambda: streaming(FIVE, "{", STOP), ProviderResponseError),
+        (lambda: streaming(FIVE, "[]", STOP), ProviderResponseError),
+        (lambda: streaming(FIVE, {"error": {"message": "no"}}), ProviderResponseError),
+        (lambda: streaming(FIVE), ProviderConnectionError),
+        (lambda: streaming(FIVE, end=""), ProviderConnectionError),
+    ],
+    ids=["malformed", "list", "error", "unfinished", "ended"],
+)
+def test_a_stream_that_breaks_after_its_first_chunk_was_billed(how, provider, kind):
+    with provider() as running, pytest.raises(ProviderError) as caught:
+        stream(how, candidate(running.base_url))
+    assert type(caught.value) is kind
+    assert caught.value.maybe_billed
+
+
+@both
+def test_a_stream_takes_no_longer_than_it_may(how):
+    endless = streaming(*[FIVE] * 20_000)
+    with endless as provider, pytest.raises(ProviderTimeoutError, match="within"):
+        stream(how, candidate(provider.base_url), Call(CALL.messages, timeout_seconds=0.2))
 
 
 # Failures

@@ -12,10 +12,10 @@ import importlib
 import importlib.util
 import logging
 import os
-import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 from optllm_router._errors import (
     ConfigurationError,
@@ -28,16 +28,13 @@ from optllm_router._errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
 )
-from optllm_router._types import Call, Candidate, Completion
+from optllm_router._types import Call, Candidate, Chunk, Completion
+from optllm_router.transports._secrets import first_line
 from optllm_router.transports._usage import read_usage
+from optllm_router.transports._waiting import retry_after_seconds
 
-_MOST_ERROR_CHARACTERS = 300
 _FREE_FAILURES = (500, 503, 529)
 """Failures of the provider itself. With 502, 504, 52x, a gateway lost an answer that was made."""
-_SECRET_NAMES = ("_KEY", "_TOKEN", "_SECRET")
-_SHORTEST_SECRET = 8
-"""Shorter values are words that messages need, and no keys."""
-_KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_]?[A-Za-z0-9_\-*]{12,}")
 _import_lock = threading.Lock()
 
 
@@ -98,8 +95,36 @@ class LiteLLMTransport:
             answer = await litellm.acompletion(**_arguments(candidate, call))
             return _completion(answer, candidate)
 
+    def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
+        """Ask a candidate and hand on its chunks as they come; see ``Transport.stream``."""
+        litellm = load_litellm()
+        reading = _Reading(candidate, call)
+        with _mapped(litellm, candidate, reading):
+            stream = litellm.completion(**_arguments(candidate, call, streamed=True))
+            try:
+                for piece in stream:
+                    chunk = reading.chunk(stream, piece)
+                    if chunk is not None:
+                        yield chunk
+            finally:
+                _close(stream)
 
-def _arguments(candidate: Candidate, call: Call) -> dict[str, Any]:
+    async def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
+        """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
+        litellm = load_litellm()
+        reading = _Reading(candidate, call)
+        with _mapped(litellm, candidate, reading):
+            stream = await litellm.acompletion(**_arguments(candidate, call, streamed=True))
+            try:
+                async for piece in stream:
+                    chunk = reading.chunk(stream, piece)
+                    if chunk is not None:
+                        yield chunk
+            finally:
+                await stream.aclose()
+
+
+def _arguments(candidate: Candidate, call: Call, *, streamed: bool = False) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         **candidate.parameters,
         **call.parameters,
@@ -124,6 +149,10 @@ def _arguments(candidate: Candidate, call: Call) -> dict[str, Any]:
         arguments["max_tokens"] = call.max_output_tokens
     if candidate.api_key is not None:
         arguments["api_key"] = candidate.api_key
+    if streamed:
+        options = call.parameters.get("stream_options") or {}
+        arguments["stream"] = True
+        arguments["stream_options"] = {**options, "include_usage": True}
     return arguments
 
 
@@ -141,11 +170,7 @@ def _completion(answer: Any, candidate: Candidate) -> Completion:
     body: Mapping[str, Any] = answer.model_dump()
     choices = body.get("choices")
     if not choices or not all(isinstance(choice.get("message"), Mapping) for choice in choices):
-        raise ProviderResponseError(
-            f"model {candidate.name!r} answered something that is not a chat completion; "
-            "check its api_base",
-            candidate=candidate.name,
-        )
+        raise _no_completion(candidate)
     answered = any(choice["message"].get("content") for choice in choices)
     usage = read_usage(body.get("usage"), answered=answered, headers=_headers(answer))
     return Completion(body=body, usage=usage)
@@ -157,20 +182,103 @@ def _headers(answer: Any) -> Mapping[str, Any]:
     return hidden.get("additional_headers") or {}
 
 
+def _no_completion(candidate: Candidate) -> ProviderResponseError:
+    return ProviderResponseError(
+        f"model {candidate.name!r} answered something that is not a chat completion; "
+        "check its api_base",
+        candidate=candidate.name,
+    )
+
+
+class _Reading:
+    """What both twins make of litellm's stream, piece by piece.
+
+    Attributes:
+        begun: whether a chunk was handed on; what follows it was billed.
+    """
+
+    def __init__(self, candidate: Candidate, call: Call) -> None:
+        self.begun = False
+        self._answered = False
+        self._candidate = candidate
+        self._seconds = call.timeout_seconds
+        self._deadline = time.monotonic() + call.timeout_seconds
+
+    def chunk(self, stream: Any, piece: Any) -> Chunk | None:
+        """One chunk; ``None`` for what litellm made up.
+
+        Raises:
+            ProviderError: the answer takes too long, or ended without its end.
+        """
+        name = self._candidate.name
+        if time.monotonic() > self._deadline:
+            raise ProviderTimeoutError(
+                f"model {name!r} did not end its answer within {self._seconds:g} seconds",
+                candidate=name,
+            )
+        body = piece.model_dump(exclude_none=True)
+        choices = [choice for choice in body.get("choices", ()) if not _is_empty(choice)]
+        if any("finish_reason" in choice for choice in choices) and not _was_finished(stream):
+            self._raise_unfinished()
+        # Without a count by the provider, litellm counts for itself and does not say so.
+        block = body.pop("usage", None)
+        counted = block and any(getattr(one, "usage", None) for one in stream.chunks)
+        usage = None
+        if counted:
+            usage = read_usage(block, answered=self._answered, headers=_headers(stream))
+        if usage is not None:
+            body["usage"] = block
+        elif not choices:
+            return None
+        for choice in choices:
+            choice.setdefault("finish_reason", None)
+            self._answered = self._answered or bool(choice["delta"].get("content"))
+        self.begun = True
+        return Chunk({**body, "choices": choices}, usage)
+
+    def _raise_unfinished(self) -> NoReturn:
+        name = self._candidate.name
+        if self.begun:
+            raise ProviderConnectionError(
+                f"model {name!r} broke off in the middle of its answer", candidate=name
+            )
+        raise _no_completion(self._candidate)
+
+
+def _is_empty(choice: Mapping[str, Any]) -> bool:
+    return "finish_reason" not in choice and not choice.get("delta")
+
+
+def _was_finished(stream: Any) -> bool:
+    """Whether the provider said why it ended; else litellm makes a reason up."""
+    return bool(stream.received_finish_reason or stream.intermittent_finish_reason)
+
+
+def _close(stream: Any) -> None:
+    """Close the connection of a synchronous stream; litellm closes asynchronous ones."""
+    close = getattr(stream.completion_stream, "close", None)
+    if close is not None:
+        close()
+
+
 @contextlib.contextmanager
-def _mapped(litellm: Any, candidate: Candidate) -> Iterator[None]:
+def _mapped(litellm: Any, candidate: Candidate, reading: _Reading | None = None) -> Iterator[None]:
     try:
         yield
     except ProviderError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes ours
+        ours = _our_error(litellm, candidate, error)
+        if reading is not None and reading.begun:
+            ours.maybe_billed = True
         # The cause is cut off: a provider's text may quote the key, and tracebacks are logged.
-        raise _our_error(litellm, candidate, error) from None
+        raise ours from None
 
 
 def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> ProviderError:
     """Map by litellm's class, then by what lies under it: litellm calls much a 500."""
     theirs = litellm.exceptions
+    error = getattr(error, "original_exception", None) or error  # of a stream
     httpx = importlib.import_module("httpx")
     below = list(_chain(error))
     answered = next((one for one in below if isinstance(one, httpx.HTTPStatusError)), None)
@@ -196,10 +304,11 @@ def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> Provider
     if status is not None and status >= 500 and status not in _FREE_FAILURES:
         maybe_billed = True
     return kind(
-        f"model {candidate.name!r} {what}: {_first_line(error, candidate)}",
+        f"model {candidate.name!r} {what}: {first_line(str(error), candidate)}",
         candidate=candidate.name,
         status=status,
         maybe_billed=maybe_billed,
+        retry_after_seconds=retry_after_seconds(answered.response.headers) if answered else None,
     )
 
 
@@ -211,25 +320,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _first_line(error: Exception, candidate: Candidate) -> str:
-    """What the error says, with every secret masked before it is cut: half a key is one, too."""
-    line = str(error).strip().partition("\n")[0]
-    for secret in sorted(_secrets(candidate), key=len, reverse=True):
-        line = line.replace(secret, "[key]")
-    return _KEY_LIKE.sub("[key]", line)[:_MOST_ERROR_CHARACTERS]
-
-
-def _secrets(candidate: Candidate) -> set[str]:
-    """The keys that this process knows: a provider may quote any of them in a refusal."""
-    headers = candidate.parameters.get("extra_headers") or {}
-    values = [value for name, value in os.environ.items() if name.endswith(_SECRET_NAMES)]
-    values += [
-        value
-        for name, value in candidate.parameters.items()
-        if isinstance(value, str) and name.upper().endswith(_SECRET_NAMES)
-    ]
-    values += [word for value in headers.values() for word in str(value).split()]
-    long = {value for value in values if len(value) >= _SHORTEST_SECRET}
-    return long | ({candidate.api_key} if candidate.api_key else set())
