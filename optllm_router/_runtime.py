@@ -83,9 +83,9 @@ class Runtime:
         self._records = Records(self._database)
         self._budgets: tuple[str, ...] = ()
         try:
-            if settings.budget is not None:
-                self.ledger.set_budget(settings.budget)
-                self._budgets = (settings.budget.name,)
+            for budget in settings.budgets:
+                self.ledger.set_budget(budget)
+            self._budgets = tuple(budget.name for budget in settings.budgets)
             self.ledger.recover()
             self._remember()
         except OptLLMError:

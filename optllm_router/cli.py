@@ -333,7 +333,7 @@ def models(names: tuple[str, ...], config: Path | None, as_json: bool) -> None:
 
     MODEL is a litellm name, like openai/gpt-4o-mini. Without any, those of --config.
     """
-    from optllm_router.config import read_candidates
+    from optllm_router.candidates import read_candidates
 
     if not names and config is None:
         raise click.UsageError("name a model, like openai/gpt-4o-mini, or give --config")

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from optllm_router._chat import Prepared, chat_completion, prepare
+from optllm_router._chat import Prepared
+from optllm_router._completions import AsyncChat, Chat
+from optllm_router._feedback import AsyncFeedback, Feedback
+from optllm_router._models import AsyncModels, Models
 from optllm_router._money import Budget, nano_from_usd, usd_from_nano
 from optllm_router._openai_errors import openai_errors
+from optllm_router._options import read_options
 from optllm_router._runtime import Runtime
+from optllm_router._session import Session
 from optllm_router._types import Candidate, Decision, Messages, Transport, Usage
 from optllm_router.config import Settings, load_settings, read_policy, read_settings
 from optllm_router.ledger import Balance
 from optllm_router.plan import AsyncPlan, Plan, plan_budget
 from optllm_router.policy import Policy
 from optllm_router.pricing import size_in_bytes
-from optllm_router.router import Quote, checked_score
+from optllm_router.router import Quote
 
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    from openai.types.chat import ChatCompletion
     from typing_extensions import Self
 
     from optllm_router.allocation import ParetoFront
+
+    BudgetLike: TypeAlias = str | float | Decimal | Budget | Mapping[str, Any]
 
 
 class _Client:
@@ -37,7 +45,7 @@ class _Client:
         self,
         models: Sequence[str | Mapping[str, Any] | Candidate],
         *,
-        budget: str | float | Decimal | Budget | None = None,
+        budget: BudgetLike | Sequence[BudgetLike] | None = None,
         policy: str | Policy | None = None,
         store: str | None = None,
         predictor: str | None = None,
@@ -53,7 +61,8 @@ class _Client:
 
         Args:
             models: litellm model names, entries of a LiteLLM ``model_list``, or candidates.
-            budget: the cap, like ``"5 USD per day"``; ``None`` for none.
+            budget: the cap, like ``"5 USD per day"``, or a list of caps that all hold;
+                ``None`` for none.
             policy: ``max_success`` (default), ``match_best``, ``min_cost:0.9``,
                 ``willingness_to_pay:0.01``, or a policy object.
             store: database URL; ``sqlite:///optllm.db`` by default.
@@ -103,12 +112,68 @@ class _Client:
     def _start(self, settings: Settings, transport: Transport | None) -> None:
         self.settings = settings
         self._runtime = Runtime(settings, transport)
+        self._session = Session(settings, self._runtime)
+
+    def with_options(
+        self,
+        *,
+        timeout: Any = None,
+        max_retries: int | None = None,
+        policy: str | Policy | None = None,
+        tenant: str | None = None,
+        user: str | None = None,
+        job: str | None = None,
+        tags: str | Sequence[str] | None = None,
+        conversation: str | None = None,
+        require_tags: str | Sequence[str] | None = None,
+    ) -> Self:
+        """A copy that shares everything, for calls with further options.
+
+        The same options are taken by ``extra_body={"optllm": {...}}`` for one call. The call's
+        win, but scopes (``tenant``, ``user``, ``job``, ``tags``) only add up: a copy for one
+        tenant cannot spend another's money. Closing a copy closes the client.
+
+        Args:
+            timeout: seconds for a whole answer.
+            max_retries: repetitions of a call that a provider could not serve.
+            policy: as for the client.
+            tenant: who pays: counts towards budgets for ``tenant:NAME``.
+            user: on whose behalf: counts towards budgets for ``user:NAME``.
+            job: as a part of what: counts towards budgets for ``job:NAME``.
+            tags: what for: each counts towards budgets for ``tag:NAME``.
+            conversation: names the conversation that the calls are turns of.
+            require_tags: tags that a model must have to be asked, like ``region:eu``.
+
+        Raises:
+            InvalidRequestError: an option is wrong, or names another tenant, user or job.
+        """
+        with openai_errors():
+            further = read_options(
+                timeout=timeout,
+                max_retries=max_retries,
+                policy=policy,
+                tenant=tenant,
+                user=user,
+                job=job,
+                tags=tags,
+                conversation=conversation,
+                require_tags=require_tags,
+            )
+            options = self._session.options.narrowed(further)
+        one = copy.copy(self)
+        one._session = replace(self._session, options=options)
+        return one
 
     @property
     def balance(self) -> Balance | None:
-        """The budget in its current window; ``None`` without a budget."""
-        budget = self.settings.budget
-        return None if budget is None else self._runtime.ledger.balance(budget.name)
+        """The first budget in its current window; ``None`` without a budget."""
+        budgets = self.settings.budgets
+        return self._runtime.ledger.balance(budgets[0].name) if budgets else None
+
+    @property
+    def balances(self) -> list[Balance]:
+        """Every budget of the store in its current window, those of others included."""
+        return self._runtime.ledger.balances()
 
     def verify(self) -> list[str]:
         """Recompute the books from the reservations; one sentence per difference."""
@@ -135,12 +200,6 @@ class _Client:
         """Wait until what was learnt so far is in the predictors."""
         self._runtime.router.wait()
 
-    def _prepare(self, messages: Any, model: Any, arguments: Mapping[str, Any]) -> Prepared:
-        prepared = prepare(messages, model, arguments, self.settings.timeout_seconds)
-        if prepared.model != "auto":
-            self._runtime.router.index(prepared.model)
-        return prepared
-
     def _planned(
         self,
         queries: Sequence[str | Messages],
@@ -148,7 +207,7 @@ class _Client:
         policy: str | Policy | None,
         arguments: Mapping[str, Any],
     ) -> tuple[list[Decision], Quote, ParetoFront, list[Prepared], Runtime, Budget | None]:
-        prepared = [self._prepare(_messages(query), "auto", arguments) for query in queries]
+        prepared = [self._session.prepare(_messages(query), "auto", arguments) for query in queries]
         left = self._runtime.means().left_usd
         cap = None
         if budget_usd is not None:
@@ -171,12 +230,17 @@ class OptLLM(_Client):
     @property
     def chat(self) -> Chat:
         """``client.chat.completions.create(...)``."""
-        return Chat(self)
+        return Chat(self._session)
 
     @property
     def feedback(self) -> Feedback:
         """``client.feedback.create(answer.id, score=1.0)``."""
-        return Feedback(self)
+        return Feedback(self._session)
+
+    @property
+    def models(self) -> Models:
+        """``client.models.list()``: what ``model`` may be."""
+        return Models(self._session)
 
     def plan(
         self,
@@ -223,12 +287,17 @@ class AsyncOptLLM(_Client):
     @property
     def chat(self) -> AsyncChat:
         """``await client.chat.completions.create(...)``."""
-        return AsyncChat(self)
+        return AsyncChat(self._session)
 
     @property
     def feedback(self) -> AsyncFeedback:
         """``await client.feedback.create(answer.id, score=1.0)``."""
-        return AsyncFeedback(self)
+        return AsyncFeedback(self._session)
+
+    @property
+    def models(self) -> AsyncModels:
+        """``await client.models.list()``: what ``model`` may be."""
+        return AsyncModels(self._session)
 
     async def plan(
         self,
@@ -257,111 +326,6 @@ class AsyncOptLLM(_Client):
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-class Chat:
-    """``client.chat``."""
-
-    def __init__(self, client: OptLLM) -> None:
-        self.completions = Completions(client)
-
-
-class AsyncChat:
-    """``client.chat``."""
-
-    def __init__(self, client: AsyncOptLLM) -> None:
-        self.completions = AsyncCompletions(client)
-
-
-class Completions:
-    """``client.chat.completions``."""
-
-    def __init__(self, client: OptLLM) -> None:
-        self._client = client
-
-    def create(
-        self, *, messages: Messages, model: str = "auto", **arguments: Any
-    ) -> ChatCompletion:
-        """Answer a conversation.
-
-        Args:
-            messages: as OpenAI's API takes them.
-            model: ``auto`` to choose, or a configured model's name to pin it.
-            **arguments: further arguments of OpenAI's API. ``extra_body={"optllm": {"policy":
-                "min_cost:0.9"}}`` sets the policy of this call.
-
-        Returns:
-            OpenAI's type. ``id`` is what ``feedback.create`` takes; ``optllm`` tells how the
-            answer was made.
-
-        Raises:
-            BudgetExceededError: (an ``openai.RateLimitError``) nothing was sent.
-            InvalidRequestError: (an ``openai.BadRequestError``) nothing was sent.
-            ProviderError: (the fitting ``openai`` class) the candidate failed.
-            AllCandidatesFailedError: (an ``openai.InternalServerError``) each one failed.
-        """
-        runtime = self._client._runtime
-        with openai_errors():
-            prepared = self._client._prepare(messages, model, arguments)
-            runtime.check()
-            with runtime.under_way():
-                decision = runtime.decide(prepared.query, prepared.model, prepared.policy).result()
-                answer = runtime.answer(decision, prepared.query)
-            return chat_completion(answer)
-
-
-class AsyncCompletions:
-    """``client.chat.completions``."""
-
-    def __init__(self, client: AsyncOptLLM) -> None:
-        self._client = client
-
-    async def create(
-        self, *, messages: Messages, model: str = "auto", **arguments: Any
-    ) -> ChatCompletion:
-        """As :meth:`Completions.create`, without blocking the event loop."""
-        runtime = self._client._runtime
-        with openai_errors():
-            prepared = self._client._prepare(messages, model, arguments)
-            await runtime.acheck()
-            with runtime.under_way():
-                decision = await asyncio.wrap_future(
-                    runtime.decide(prepared.query, prepared.model, prepared.policy)
-                )
-                answer = await runtime.aanswer(decision, prepared.query)
-            return chat_completion(answer)
-
-
-class Feedback:
-    """``client.feedback``."""
-
-    def __init__(self, client: OptLLM) -> None:
-        self._client = client
-
-    def create(self, id: str, *, score: float) -> None:
-        """Tell how good an answer was; the next decision already knows.
-
-        Args:
-            id: the answer's ``id``.
-            score: 0 (wrong) to 1 (right). A later score of the same answer replaces it.
-        """
-        with openai_errors():
-            runtime = self._client._runtime
-            runtime.learn(runtime.keep_score(id, checked_score(score)).result())
-
-
-class AsyncFeedback:
-    """``client.feedback``."""
-
-    def __init__(self, client: AsyncOptLLM) -> None:
-        self._client = client
-
-    async def create(self, id: str, *, score: float) -> None:
-        """As :meth:`Feedback.create`, without blocking the event loop."""
-        with openai_errors():
-            runtime = self._client._runtime
-            answer = await asyncio.wrap_future(runtime.keep_score(id, checked_score(score)))
-            await asyncio.to_thread(runtime.learn, answer)
 
 
 def _messages(query: str | Messages) -> Messages:

@@ -6,34 +6,34 @@ that are not ours are left alone. Our settings live under ``router:``::
     model_list:
       - model_name: gpt-4o-mini
         litellm_params: {model: openai/gpt-4o-mini, api_key: os.environ/OPENAI_API_KEY}
+        router: {tags: [eu], transport: httpx}
     router:
       budget: 5 USD per day
       policy: match_best
+
+The ``router:`` of a model takes ``tags`` (where and under which terms it runs), ``transport``,
+``unable`` (a list of capabilities), ``context_tokens`` and ``hidden_prompt_tokens``. LiteLLM's own
+``rpm``, ``tpm``, ``max_parallel_requests``, ``tags`` and, in ``model_info``, ``max_input_tokens``
+and ``supports_vision`` and so on hold, too; what is not set is taken from litellm's catalogue.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from optllm_router._errors import ConfigurationError, StoreError, UnknownModelError
+from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
-from optllm_router._types import Candidate, Price
+from optllm_router._types import Candidate
+from optllm_router.candidates import CHAT_MODES, mode_of_entry, no_others, read_candidates
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, Policy, WillingnessToPay
-from optllm_router.pricing import ModelFacts, PriceCatalogue, read_price
 
-DEFAULT_OUTPUT_TOKENS = 4096
-"""Bound on an answer when neither the caller nor the configuration sets one."""
-
-_CHAT_MODES = ("chat", "responses", "completion", None)
-"""What litellm answers a conversation with; ``None`` is a model that it does not know."""
 _POLICIES: dict[str, tuple[Callable[..., Policy], bool]] = {
     "max_success": (MaxSuccess, False),
     "min_cost": (MinCost, True),
@@ -48,7 +48,7 @@ class Settings:
 
     Attributes:
         candidates: the models to choose from, with prices.
-        budget: the cap; ``None`` for none.
+        budgets: the caps; all of them hold.
         policy: what the user wants.
         store: URL of the database; not in the ``repr``.
         predictor: name of the predictor, see ``optllm_router.predictor.PREDICTORS``.
@@ -62,7 +62,7 @@ class Settings:
     """
 
     candidates: tuple[Candidate, ...]
-    budget: Budget | None = None
+    budgets: tuple[Budget, ...] = ()
     policy: Policy = dataclasses.field(default_factory=MaxSuccess)
     store: str = dataclasses.field(default="sqlite:///optllm.db", repr=False)  # may hold a password
     predictor: str = "auto"
@@ -94,6 +94,7 @@ def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **route
     Args:
         models: litellm model names, entries of a LiteLLM ``model_list``, or candidates.
         **router: any attribute of :class:`Settings` but ``candidates``; ``None`` is the default.
+            ``budget`` is another name of ``budgets``; either takes one or a list.
 
     Raises:
         ConfigurationError: names the value that is wrong and the remedy.
@@ -101,8 +102,12 @@ def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **route
     """
     _check_router(router)
     values = {name: value for name, value in router.items() if value is not None}
+    if "budget" in values and "budgets" in values:
+        raise ConfigurationError("both budget and budgets are given; write one list of budgets")
     if "budget" in values:
-        values["budget"] = Budget.parse(values["budget"])
+        values["budgets"] = values.pop("budget")
+    if "budgets" in values:
+        values["budgets"] = read_budgets(values["budgets"])
     if "policy" in values:
         values["policy"] = read_policy(values["policy"])
     return Settings(candidates=read_candidates(models), **values)
@@ -127,7 +132,7 @@ def load_settings(path: str | Path, **overrides: Any) -> Settings:
     router = _router_section(document, path)
     _check_router(router)
     given = {name: value for name, value in overrides.items() if value is not None}
-    chat = [entry for entry in models if _mode_of_entry(entry) in _CHAT_MODES]
+    chat = [entry for entry in models if mode_of_entry(entry) in CHAT_MODES]
     if models and not chat:
         raise ConfigurationError(f"config {str(path)!r} has no chat model in its model_list")
     return read_settings(chat, **{**router, **given})
@@ -147,16 +152,45 @@ def load_store(path: str | Path) -> str:
     return str(store)
 
 
+def read_budgets(given: Any) -> tuple[Budget, ...]:
+    """One budget, or a list of them: as text, as a mapping of ``Budget``'s attributes, or ready.
+
+    The first that is given no name is called ``default``, the others by their window.
+
+    Raises:
+        ConfigurationError: one is not understood, or two have one name.
+    """
+    many = given if isinstance(given, (list, tuple)) else [given]
+    found: dict[str, Budget] = {}
+    for one in many:
+        budget = _budget(one)
+        if budget.name == "default" and "default" in found:
+            budget = dataclasses.replace(budget, name=budget.window)
+        if budget.name in found:
+            raise ConfigurationError(
+                f"two budgets are called {budget.name!r}; give them names, like "
+                "{limit_usd: 5, window: day, name: mine}"
+            )
+        found[budget.name] = budget
+    return tuple(found.values())
+
+
 def read_policy(value: str | Policy) -> Policy:
     """A policy by name, with its number after a colon: ``match_best``, ``min_cost:0.9``.
 
     Raises:
         ConfigurationError: no such policy, or a number that is missing, wrong or too many.
     """
-    if not isinstance(value, str):
-        if not callable(getattr(value, "aim", None)):
-            raise ConfigurationError(f"policy {value!r} is neither a name nor a policy")
-        return value
+    if isinstance(value, str):
+        return _policy_named(value)
+    if not callable(getattr(value, "aim", None)):
+        raise ConfigurationError(f"policy {value!r} is neither a name nor a policy")
+    return value
+
+
+@functools.lru_cache(maxsize=64)
+def _policy_named(value: str) -> Policy:
+    """One object for one name: calls with one policy are decided together."""
     name, colon, number = value.partition(":")
     if name not in _POLICIES:
         raise ConfigurationError(
@@ -177,133 +211,14 @@ def read_policy(value: str | Policy) -> Policy:
     return make(argument)
 
 
-def read_candidates(
-    models: Sequence[str | Mapping[str, Any] | Candidate],
-) -> tuple[Candidate, ...]:
-    """Priced candidates with unique names.
-
-    Raises:
-        ConfigurationError: an entry is not a model, or there is none.
-        UnpricedModelError: nobody knows what a model costs.
-    """
-    if not isinstance(models, Sequence) or isinstance(models, str) or not models:
-        raise ConfigurationError(
-            f"models is {models!r}; give a list, like ['openai/gpt-4o', 'openai/gpt-4o-mini']"
-        )
-    catalogue: PriceCatalogue | None = None
-    found: dict[str, Candidate] = {}
-    for entry in models:
-        if isinstance(entry, Candidate):
-            candidate = entry
-        else:
-            catalogue = catalogue or PriceCatalogue.bundled()
-            candidate = _candidate(entry, catalogue)
-        name, copies = candidate.name, 1
-        while candidate.name in found:
-            copies += 1
-            candidate = dataclasses.replace(candidate, name=f"{name}#{copies}")
-        found[candidate.name] = candidate
-    return tuple(found.values())
-
-
-def unknown_model(name: str, candidates: Sequence[str]) -> UnknownModelError:
-    """The error for a model that is not configured, with the nearest names."""
-    near = difflib.get_close_matches(name, ["auto", *candidates], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "the models are "
-    listed = "" if near else ", ".join(map(repr, candidates)) + "; 'auto' chooses among them"
-    return UnknownModelError(f"model {name!r} is not configured: {hint}{listed}")
-
-
-def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Candidate:
-    if isinstance(entry, str):
-        entry = {"model_name": entry, "litellm_params": {"model": entry}}
-    parameters = _section(entry, "litellm_params")
-    model = parameters.pop("model", None)
-    if not isinstance(model, str) or not model:
-        raise ConfigurationError(
-            f"model entry {_shown(entry)} has no litellm_params.model, like 'openai/gpt-4o'"
-        )
-    name = entry.get("model_name") or model
-    if "*" in model or "*" in str(name):
-        raise ConfigurationError(
-            f"model {model!r} is a wildcard; the router has to know its candidates: list each one"
-        )
-    info = _info(entry)
-    known_as = _known_as(model, info)
-    facts = catalogue.facts(known_as)
-    mode = _mode(info, facts)
-    if mode not in _CHAT_MODES:
-        raise ConfigurationError(
-            f"model {name!r} is for {mode}, not for chat; leave it out, or correct its "
-            "model_info.mode"
-        )
-    parameters = {key: _from_environment(value, name) for key, value in parameters.items()}
-    info.update(parameters)
-    longest = min(facts.max_output_tokens or DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
-    bounds = [parameters.pop(key, None) for key in ("max_completion_tokens", "max_tokens")]
-    bound = next((bound for bound in bounds if bound is not None), longest)
-    if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
-        raise ConfigurationError(f"max_tokens {bound!r} of model {name!r} must be 1 or more")
-    if "n" in parameters:
-        raise ConfigurationError(f"model {name!r} sets n; set it per call, where it is budgeted")
-    api_key = parameters.pop("api_key", None)
-    own = _own_price(str(name), known_as, info)
-    return Candidate(
-        name=str(name),
-        model=model,
-        price=own or catalogue.require_price(known_as),
-        max_output_tokens=bound,
-        parameters={key: value for key, value in parameters.items() if "cost_per_" not in key},
-        api_key=api_key,
-    )
-
-
-def _section(entry: Any, name: str) -> dict[str, Any]:
-    section = entry.get(name) if isinstance(entry, Mapping) else None
-    return dict(section) if isinstance(section, Mapping) else {}
-
-
-def _info(entry: Any) -> dict[str, Any]:
-    """What the configuration says of a model, wherever LiteLLM allows it."""
-    return {**_section(entry, "model_info"), **_section(entry, "litellm_params")}
-
-
-def _known_as(model: str, info: Mapping[str, Any]) -> str:
-    """The catalogue's name of a model; an Azure deployment has a name of its own."""
-    base = info.get("base_model")
-    return base if isinstance(base, str) and base else model
-
-
-def _mode(info: Mapping[str, Any], facts: ModelFacts) -> Any:
-    return info.get("mode") or facts.mode
-
-
-def _mode_of_entry(entry: Any) -> Any:
-    """What a model of a ``model_list`` is for; ``None`` for an entry that is not understood."""
-    info = _info(entry)
-    known_as = _known_as(str(info.get("model")), info)
-    return _mode(info, PriceCatalogue.bundled().facts(known_as))
-
-
-def _own_price(name: str, model: str, info: Mapping[str, Any]) -> Price | None:
-    prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-    if (prompt is None) != (completion is None):
-        raise ConfigurationError(
-            f"model {name!r} has only one of input_cost_per_token and output_cost_per_token; "
-            "give both, in USD"
-        )
-    return read_price(info, model, source="configuration")
-
-
-def _from_environment(value: Any, model: str) -> Any:
-    if not isinstance(value, str) or not value.startswith("os.environ/"):
-        return value
-    variable = value.removeprefix("os.environ/")
-    if variable not in os.environ:
-        raise ConfigurationError(
-            f"model {model!r} wants the environment variable {variable}, which is not set"
-        )
-    return os.environ[variable]
+def _budget(given: Any) -> Budget:
+    if not isinstance(given, Mapping):
+        return Budget.parse(given)
+    known = [field.name for field in dataclasses.fields(Budget)]
+    no_others(given, known, "budget setting")
+    if "limit_usd" not in given:
+        raise ConfigurationError(f"budget {dict(given)!r} has no limit_usd, like 5")
+    return Budget(**given)
 
 
 def _read_document(path: str | Path) -> dict[Any, Any]:
@@ -349,15 +264,7 @@ def _check_predictor(name: Any) -> None:
 
 def _check_router(router: Mapping[str, Any]) -> None:
     known = {field.name for field in dataclasses.fields(Settings)} - {"candidates"}
-    _no_others(router, sorted(known), "router setting")
-
-
-def _no_others(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigurationError(f"{what} {name!r} is unknown; {hint}")
+    no_others(router, sorted({*known, "budget"}), "router setting")
 
 
 def _at_least(name: str, value: Any, least: int, kind: type = Real) -> None:
@@ -365,9 +272,3 @@ def _at_least(name: str, value: Any, least: int, kind: type = Real) -> None:
     if not number or not least <= value < math.inf:
         what = "whole number" if kind is Integral else "finite number"
         raise ConfigurationError(f"{name} {value!r} must be a {what}, {least} or more")
-
-
-def _shown(entry: Any) -> str:
-    if isinstance(entry, Mapping):
-        return repr(dict.fromkeys(entry, "..."))
-    return repr(entry)

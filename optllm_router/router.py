@@ -20,7 +20,8 @@ from optllm_router._errors import InvalidRequestError
 from optllm_router._money import NANO_PER_USD, usd_from_nano
 from optllm_router._types import Call, Candidate, Decision, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
-from optllm_router.config import read_candidates, read_policy, unknown_model
+from optllm_router.candidates import read_candidates, unknown_model
+from optllm_router.config import read_policy
 from optllm_router.features import query_text
 from optllm_router.learning import Learner, LengthLearner
 from optllm_router.policy import Choice, Forecast, Policy, choose, explore

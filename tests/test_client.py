@@ -38,7 +38,9 @@ from optllm_router import (
     StoreError,
     UnknownModelError,
     UnpricedModelError,
-    client,
+    _completions,
+    _feedback,
+    _models,
 )
 from optllm_router._openai_errors import as_openai_error
 from optllm_router.ledger import Reservation
@@ -147,6 +149,60 @@ def test_auto_chooses_and_is_the_default(make, server):
     cheap = {"optllm": {"policy": "min_cost:0.01"}}
     assert ask(client, extra_body=cheap).model == "sim-tiny"
     assert server.requests == {"sim-frontier": 2, "sim-tiny": 1}
+
+
+def test_a_policy_can_be_named_with_the_model(make, server):
+    client = make(explore=0)
+    assert ask(client, model="auto:min_cost:0.01").model == "sim-tiny"
+    assert ask(client, model="auto:max_success").model == "sim-frontier"
+    with pytest.raises(InvalidRequestError, match="policy 'cheapest' is unknown"):
+        ask(client, model="auto:cheapest")
+    with pytest.raises(UnknownModelError, match="did you mean 'auto'"):
+        ask(client, model="auto:")
+    assert server.requests == {"sim-tiny": 1, "sim-frontier": 1}
+
+
+def test_a_copy_with_options_shares_everything(make, server):
+    client = make(explore=0)
+    cheap = client.with_options(policy="min_cost:0.01", timeout=30)
+    assert ask(cheap).model == "sim-tiny"
+    assert ask(cheap, model="auto:max_success").model == "sim-frontier"
+    assert ask(client).model == "sim-frontier"
+    assert cheap.balance == client.balance
+    assert cheap._session.prepare(HELLO, "auto", {}).query.call.timeout_seconds == 30
+    assert cheap._session.prepare(HELLO, "auto", {"timeout": 5}).query.call.timeout_seconds == 5
+    with pytest.raises(InvalidRequestError, match="policy 'best'") as caught:
+        client.with_options(policy="best")
+    assert isinstance(caught.value, openai.BadRequestError)
+    bound = client.with_options(tenant="acme", tags=["a"])
+    options = bound._session.prepare(
+        HELLO, "auto", {"extra_body": {"optllm": {"tags": "b"}}}
+    ).options
+    assert options.scopes == ("tenant:acme", "tag:a", "tag:b")
+    with pytest.raises(InvalidRequestError, match="for tenant 'acme' only"):
+        ask(bound, extra_body={"optllm": {"tenant": "other"}})
+
+
+def test_the_models_are_auto_and_the_configured(make):
+    client = make()
+    names = ["auto", *(model.name for model in SIMULATED_MODELS)]
+    assert [model.id for model in client.models.list()] == names
+    assert [model.id for model in client.models.list().data] == names
+    assert client.models.retrieve("sim-tiny").owned_by == "openai"
+    with pytest.raises(UnknownModelError, match="did you mean 'sim-tiny'"):
+        client.models.retrieve("sim-tin")
+
+
+def test_all_budgets_hold(make, server):
+    client = make(budget=["1 USD", {"limit_usd": "0.00001", "window": "day", "name": "small"}])
+    with pytest.raises(BudgetExceededError, match="'small'"):
+        ask(client)
+    assert server.requests == {}
+    assert {one.budget: one.left_nano for one in client.balances} == {
+        "default": 10**9,
+        "small": 10_000,
+    }
+    assert client.balance.budget == "default"
 
 
 def test_arguments_that_openai_marks_as_not_given_are_left_out(make):
@@ -382,7 +438,7 @@ def test_what_is_nested_without_end_is_refused(make, server):
     ids=lambda arguments: ",".join(arguments),
 )
 def test_arguments_that_leave_the_price_alone_are_passed_on(make, arguments):
-    call = make()._prepare(HELLO, "auto", arguments).query.call
+    call = make()._session.prepare(HELLO, "auto", arguments).query.call
     assert call.parameters == arguments
 
 
@@ -396,7 +452,7 @@ def test_a_conversation_with_tools_is_taken(make):
         {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
         {"role": "function", "name": "f", "content": "5"},
     ]
-    assert make()._prepare(messages, "auto", {}).query.call.messages == tuple(messages)
+    assert make()._session.prepare(messages, "auto", {}).query.call.messages == tuple(messages)
 
 
 def test_an_unknown_model_gets_the_nearest_names(make, server):
@@ -685,7 +741,7 @@ def test_a_client_remembers_spend_labels_and_usage(make):
         first.feedback.create(answer.id, score=grade(task, answer.choices[0].message.content))
     spent = first.balance.spent_nano
     costs = first._runtime.router._costs.expected_usd
-    call = first._prepare(HELLO, "auto", {}).query.call
+    call = first._session.prepare(HELLO, "auto", {}).query.call
     expected = costs(call)
     first.close()
     again = make()
@@ -762,9 +818,10 @@ def test_a_process_killed_while_sending_has_its_call_counted(make, sqlite_url):
     ("sync", "asynchronous"),
     [
         (OptLLM, AsyncOptLLM),
-        (client.Chat, client.AsyncChat),
-        (client.Completions, client.AsyncCompletions),
-        (client.Feedback, client.AsyncFeedback),
+        (_completions.Chat, _completions.AsyncChat),
+        (_completions.Completions, _completions.AsyncCompletions),
+        (_feedback.Feedback, _feedback.AsyncFeedback),
+        (_models.Models, _models.AsyncModels),
         (optllm_router.Plan, optllm_router.AsyncPlan),
     ],
 )
@@ -801,6 +858,10 @@ def test_the_async_client_does_the_same(models, sqlite_url):
             plan = await client.plan(["What is 1 + 1?", "What is 2 + 2?"])
             results = await plan.apply()
             assert all(isinstance(result, ChatCompletion) for result in results)
+            names = ["auto", *client._runtime.candidates]
+            assert [model.id async for model in client.models.list()] == names
+            assert [model.id for model in (await client.models.list()).data] == names
+            assert (await client.models.retrieve("auto")).id == "auto"
             with pytest.raises(UnknownModelError):
                 await client.chat.completions.create(messages=HELLO, model="nobody")
             with pytest.raises(InvalidRequestError):

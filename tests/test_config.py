@@ -6,16 +6,9 @@ import pytest
 
 from optllm_router._errors import ConfigurationError, StoreError, UnpricedModelError
 from optllm_router._money import Budget
-from optllm_router._types import Candidate, Price
-from optllm_router.config import (
-    DEFAULT_OUTPUT_TOKENS,
-    load_settings,
-    load_store,
-    read_candidates,
-    read_policy,
-    read_settings,
-    unknown_model,
-)
+from optllm_router._types import Candidate, Price, RateLimits
+from optllm_router.candidates import DEFAULT_OUTPUT_TOKENS, read_candidates, unknown_model
+from optllm_router.config import load_settings, load_store, read_policy, read_settings
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, WillingnessToPay
 from optllm_router.pricing import Tier, TieredPrice
 
@@ -223,7 +216,7 @@ def test_what_is_no_policy_is_refused(text):
 
 def test_settings_from_plain_values():
     settings = read_settings([entry()], budget="5 USD per day", policy="min_cost:0.9", store=None)
-    assert settings.budget == Budget(Decimal(5), "day")
+    assert settings.budgets == (Budget(Decimal(5), "day"),)
     assert settings.policy == MinCost(0.9)
     assert settings.store == "sqlite:///optllm.db"
 
@@ -237,7 +230,7 @@ def test_settings_from_plain_values():
         *[("timeout_seconds", value) for value in (0, -1, float("nan"), float("inf"), "1m", [1])],
         *[("batch_window_ms", value) for value in (-1, float("nan"), "1", True)],
         *[("seed", value) for value in (-1, 1.5, "x", True)],
-        *[("budget", value) for value in (-1, "lots", [1], True, float("nan"))],
+        *[("budget", value) for value in (-1, "lots", True, float("nan"))],
         *[("policy", value) for value in ("best", 5)],
         *[("predictor", value) for value in ("nope", 5, ["auto"])],
     ],
@@ -299,14 +292,14 @@ def test_a_litellm_configuration_loads_unchanged(config, monkeypatch):
     settings = load_settings(config(LITELLM))
     assert [candidate.name for candidate in settings.candidates] == ["mine", "other"]
     assert settings.candidates[1].price.completion == 1000
-    assert settings.budget is None
+    assert settings.budgets == ()
 
 
 def test_our_settings_live_under_router_and_arguments_win(config, monkeypatch):
     monkeypatch.setenv("SOME_KEY", "sk-1")
     path = config(LITELLM + "router: {budget: 5 USD per day, policy: match_best, seed: 3}\n")
     settings = load_settings(path, policy="max_success", seed=None)
-    assert settings.budget == Budget(Decimal(5), "day")
+    assert settings.budgets == (Budget(Decimal(5), "day"),)
     assert (settings.policy, settings.seed) == (MaxSuccess(), 3)
 
 
@@ -371,6 +364,102 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         load_settings(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigurationError, match="cannot be read"):
         load_settings(tmp_path)
+
+
+def test_several_budgets_hold_together():
+    settings = read_settings(
+        [entry()], budget=["5 USD per day", 20, {"limit_usd": 1, "window": "hour", "name": "burst"}]
+    )
+    assert settings.budgets == (
+        Budget(Decimal(5), "day"),
+        Budget(20, "total", "total"),
+        Budget(1, "hour", "burst"),
+    )
+    assert read_settings([entry()], budgets=[3]).budgets == (Budget(3),)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"budget": [5, 6, 7]}, "two budgets are called 'total'"),
+        ({"budget": ["lots"]}, "'lots'"),
+        ({"budget": [[5]]}, r"\[5\]"),
+        ({"budget": {"window": "day"}}, "has no limit_usd"),
+        ({"budget": {"limit_usd": 5, "windw": "day"}}, "'windw' is unknown; did you mean 'window'"),
+        ({"budget": 5, "budgets": [6]}, "both budget and budgets"),
+    ],
+)
+def test_budgets_that_are_none(settings, shown):
+    with pytest.raises(ConfigurationError, match=shown):
+        read_settings([entry()], **settings)
+
+
+# What a model can do
+
+
+def test_abilities_come_from_the_catalogue():
+    mini, turbo = read_candidates([GPT, "openai/gpt-3.5-turbo"])
+    assert (mini.context_tokens, mini.unable) == (128_000, {"audio"})
+    assert (turbo.context_tokens, turbo.unable) == (16_385, {"audio", "vision", "json_schema"})
+
+
+def test_abilities_of_an_unheard_of_model_are_not_doubted():
+    (candidate,) = read_candidates([entry()])
+    assert (candidate.context_tokens, candidate.unable) == (None, frozenset())
+    assert (candidate.transport, candidate.tags) == ("litellm", frozenset())
+    assert candidate.limits == RateLimits()
+
+
+def test_the_configuration_wins_over_the_catalogue():
+    stated = {"supports_vision": False, "supports_audio_input": True, "max_input_tokens": 9}
+    ours = {
+        "unable": "streaming",
+        "context_tokens": 7,
+        "hidden_prompt_tokens": 5,
+        "tags": ["region:eu"],
+        "transport": "httpx",
+    }
+    one = entry(model=GPT, tags=["paid"])
+    (candidate,) = read_candidates([{**one, "model_info": stated, "router": ours}])
+    assert candidate.unable == {"vision", "streaming"}
+    assert (candidate.context_tokens, candidate.hidden_prompt_tokens) == (7, 5)
+    assert candidate.tags == {"paid", "region:eu"}
+    assert candidate.transport == "httpx"
+    assert candidate.parameters == {}
+    (candidate,) = read_candidates([{**one, "model_info": stated}])
+    assert candidate.context_tokens == 9
+
+
+@pytest.mark.parametrize("place", ["litellm_params", "model_info", None])
+def test_limits_stand_where_litellm_takes_them(place):
+    one = entry()
+    limits = {"rpm": 5, "tpm": 1000, "max_parallel_requests": 2}
+    (one.setdefault(place, {}) if place else one).update(limits)
+    (candidate,) = read_candidates([one])
+    assert candidate.limits == RateLimits(5, 1000, 2)
+    assert candidate.parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"rpm": 0}, "rpm 0 of model 'mine' must be a whole number"),
+        ({"tpm": "many"}, "tpm 'many'"),
+        ({"max_parallel_requests": True}, "max_parallel_requests True"),
+        ({"model_info": {"max_input_tokens": 1.5}}, "max_input_tokens 1.5"),
+        ({"router": "eu"}, "router of model 'mine' must hold settings"),
+        ({"router": {"tag": ["eu"]}}, "'tag' is unknown; did you mean 'tags'"),
+        ({"router": {"tags": 5}}, "tags 5 of model 'mine' must be a list of texts"),
+        ({"router": {"tags": [5]}}, r"tags \[5\]"),
+        ({"router": {"unable": ["flying"]}}, "unable 'flying' of model 'mine' is no capability"),
+        ({"router": {"transport": "pigeon"}}, "transport 'pigeon'.*litellm or httpx"),
+        ({"router": {"context_tokens": 0}}, "context_tokens 0"),
+        ({"router": {"hidden_prompt_tokens": -1}}, "hidden_prompt_tokens -1"),
+    ],
+)
+def test_a_setting_of_a_model_that_is_wrong_is_named(settings, shown):
+    with pytest.raises(ConfigurationError, match=shown):
+        read_candidates([{**entry(), **settings}])
 
 
 def test_candidates_are_values():

@@ -3,7 +3,13 @@
 A model without a price is refused by name; nothing is ever billed as free by default.
 """
 
-from optllm_router.pricing.catalogue import ModelFacts, PriceCatalogue, price_per_token, read_price
+from optllm_router.pricing.catalogue import (
+    ABILITIES,
+    ModelFacts,
+    PriceCatalogue,
+    price_per_token,
+    read_price,
+)
 from optllm_router.pricing.charge import (
     Tier,
     TieredPrice,
@@ -16,6 +22,7 @@ from optllm_router.pricing.charge import (
 from optllm_router.pricing.forecast import CostForecast
 
 __all__ = [
+    "ABILITIES",
     "CostForecast",
     "ModelFacts",
     "PriceCatalogue",

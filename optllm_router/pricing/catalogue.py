@@ -19,7 +19,7 @@ from typing import Any
 
 from optllm_router._errors import ConfigurationError, UnpricedModelError
 from optllm_router._money import NANO_PER_USD
-from optllm_router._types import Price
+from optllm_router._types import Capability, Price
 from optllm_router.pricing.charge import Tier, TieredPrice
 
 _MAP_FILE = "model_prices_and_context_window_backup.json"
@@ -40,6 +40,14 @@ _LOCAL_PROVIDERS = frozenset(
 )
 """Where a price of 0 says that nobody sends a bill; elsewhere, that the price is unknown."""
 
+ABILITIES: Mapping[Capability, str] = {
+    "vision": "supports_vision",
+    "audio": "supports_audio_input",
+    "tools": "supports_function_calling",
+    "json_schema": "supports_response_schema",
+}
+"""What litellm calls the capabilities; streaming it imitates where a model has none."""
+
 
 @dataclass(frozen=True)
 class ModelFacts:
@@ -49,11 +57,15 @@ class ModelFacts:
         price: what it charges; ``None`` when unpriced.
         max_output_tokens: the longest answer it gives; ``None`` when unknown.
         mode: what it is for, ``chat`` or ``embedding`` for instance; ``None`` when unknown.
+        context_tokens: the longest prompt that it takes; ``None`` when unknown.
+        unable: what it cannot do; all else may work.
     """
 
     price: Price | None
     max_output_tokens: int | None
     mode: str | None = None
+    context_tokens: int | None = None
+    unable: frozenset[Capability] = frozenset()
 
 
 def price_per_token(prompt_usd: float | str, completion_usd: float | str, source: str) -> Price:
@@ -141,9 +153,9 @@ class PriceCatalogue:
         price = read_price(entry, model, self.source)
         if price is not None and (_is_unknown(price, model, entry) or _has_fees(model, entry)):
             price = None
-        longest = entry.get("max_output_tokens", entry.get("max_tokens"))
-        bound = int(longest) if isinstance(longest, (int, float)) else None
-        return ModelFacts(price, bound, entry.get("mode"))
+        bound = _whole(entry.get("max_output_tokens", entry.get("max_tokens")))
+        context = _whole(entry.get("max_input_tokens"))
+        return ModelFacts(price, bound, entry.get("mode"), context, _unable(entry))
 
     def require_price(self, model: str) -> Price:
         """The price of a model.
@@ -203,6 +215,20 @@ def _is_unknown(price: Price, model: str, entry: Mapping[str, Any]) -> bool:
 
 def _has_fees(model: str, entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("input_cost_per_request") or _SEARCHES_UNASKED.search(model))
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if isinstance(value, (int, float)) and value >= 1 else None
+
+
+def _unable(entry: Mapping[str, Any]) -> frozenset[Capability]:
+    """What an entry denies, or leaves out although it lists abilities."""
+    listed = any(key.startswith("supports_") for key in entry)
+    return frozenset(
+        name
+        for name, key in ABILITIES.items()
+        if entry.get(key) is False or (listed and not entry.get(key))
+    )
 
 
 def _nano(usd: float | str, what: str) -> Decimal:

@@ -1,0 +1,298 @@
+"""What a call may carry besides its messages. All else is refused.
+
+litellm would pass other arguments on, or act on them itself: they could change who answers or
+what is billed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
+
+from optllm_router._errors import InvalidRequestError
+
+_MOST_CHOICES = 128
+_UNBOUNDED = ("cache_control", "audio")
+"""Keys of messages and tools that change the price: cache writes, earlier answers as sound."""
+_SWITCHES = frozenset(
+    (
+        *("top_k", "min_p", "top_a", "typical_p", "repetition_penalty", "length_penalty"),
+        *("min_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens"),
+        *("spaces_between_special_tokens", "include_stop_str_in_output"),
+        *("enable_thinking", "chat_template_kwargs"),
+    )
+)
+"""What ``extra_body`` may hold: sampling of open servers, which no price depends on."""
+_HEADERS = frozenset(
+    (
+        *("traceparent", "tracestate", "baggage", "user-agent", "http-referer", "x-title"),
+        *("x-request-id", "x-client-request-id", "x-correlation-id"),
+    )
+)
+"""What ``extra_headers`` may hold: tracing. Others may carry keys, or choose who answers."""
+
+
+def given_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that the caller gave: openai marks those that were left out."""
+    return {name: value for name, value in arguments.items() if not _not_given(value)}
+
+
+def check_names(given: Mapping[str, Any]) -> None:
+    """Raise for an argument that is not in the table."""
+    for name in given:
+        if name not in _ARGUMENTS:
+            near = difflib.get_close_matches(name, _ARGUMENTS, n=2)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; leave it out"
+            raise InvalidRequestError(
+                f"argument {name!r} is not taken: only those are that cannot change who answers "
+                f"or what is billed{hint}"
+            )
+
+
+def check_values(given: Mapping[str, Any]) -> None:
+    """Raise for a value that is not what its argument takes."""
+    for name, value in given.items():
+        form, fits = _ARGUMENTS[name]
+        if value is None:
+            continue
+        if not fits(value):
+            plain = isinstance(value, (str, int, float))
+            shown = reprlib.repr(value) if plain else type(value).__name__
+            raise InvalidRequestError(f"{name} {shown} must be {form}")
+        check_json(name, value)
+    if isinstance(given.get("tools"), (list, tuple)):
+        for position, tool in enumerate(given["tools"]):
+            refuse_unbounded(f"tools[{position}]", tool[tool["type"]])
+
+
+def take_bound(given: dict[str, Any]) -> int | None:
+    """Remove both names of the bound on an answer; the newer one wins."""
+    bounds: list[int | None] = [
+        given.pop(name, None) for name in ("max_completion_tokens", "max_tokens")
+    ]
+    for bound in bounds:
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
+            raise InvalidRequestError(f"max_tokens {bound!r} must be a whole number")
+        if bound is not None and bound < 1:
+            raise InvalidRequestError(f"max_tokens {bound!r} must be 1 or more")
+    return bounds[0] if bounds[0] is not None else bounds[1]
+
+
+def checked_choices(n: Any) -> int:
+    """How many answers are asked for."""
+    if n is None:
+        return 1
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_CHOICES:
+        raise InvalidRequestError(f"n {n!r} must be a whole number from 1 to {_MOST_CHOICES}")
+    return n
+
+
+def checked_seconds(timeout: Any) -> float | None:
+    """A time limit; of an ``httpx.Timeout`` the one on reading. ``None`` where there is none."""
+    if type(timeout).__module__.partition(".")[0] == "httpx":
+        timeout = timeout.read
+    if timeout is None:
+        return None
+    number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if not number or not 0 < timeout < math.inf:
+        raise InvalidRequestError(f"timeout {timeout!r} must be a finite number of seconds over 0")
+    return float(timeout)
+
+
+def take_switches(given: dict[str, Any]) -> Any:
+    """Leave of ``extra_body`` what goes to the provider; return what is under ``optllm``."""
+    body = given.pop("extra_body", None)
+    if body is None:
+        return None
+    if not isinstance(body, Mapping):
+        raise InvalidRequestError(f"extra_body must be a mapping, not {type(body).__name__}")
+    theirs = {key: value for key, value in body.items() if key != "optllm"}
+    for name, value in theirs.items():
+        if name in _ARGUMENTS:
+            raise InvalidRequestError(f"extra_body sets {name}; pass {name}= where it is checked")
+        if name not in _SWITCHES:
+            raise InvalidRequestError(
+                f"extra_body sets {name!r}, which may change who answers or what the call costs; "
+                "leave it out (sampling of the model's own server belongs in its litellm_params)"
+            )
+        if not _is_switch(value):
+            raise InvalidRequestError(f"extra_body[{name!r}] may hold numbers and booleans only")
+    if theirs:
+        given["extra_body"] = theirs
+    return body.get("optllm")
+
+
+def refuse_unbounded(where: str, holder: Mapping[str, Any]) -> None:
+    """Raise for keys that change the price."""
+    for key in _UNBOUNDED:
+        if holder.get(key) is not None:
+            raise InvalidRequestError(
+                f"{where} sets {key}, whose cost cannot be bounded yet; leave it out"
+            )
+
+
+def check_json(where: str, value: Any) -> None:
+    """Raise where ``value`` cannot be sent: it would be charged, because it fails on the way."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            f"{where} holds half a surrogate pair, which UTF-8 cannot carry; remove it"
+        ) from None
+    except RecursionError:
+        raise InvalidRequestError(f"{where} is nested too deeply to be sent as JSON") from None
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(f"{where} cannot be sent as JSON: {error}") from None
+
+
+def _not_given(value: Any) -> bool:
+    """Whether this is one of openai's marks for an argument that was left out."""
+    kind = type(value)
+    from_openai = kind.__module__.partition(".")[0] == "openai"
+    return from_openai and kind.__name__ in ("NotGiven", "Omit")
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and -math.inf < value < math.inf
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def is_list(value: Any) -> bool:
+    """Whether this is a list or a tuple."""
+    return isinstance(value, (list, tuple))
+
+
+def _is_stop(value: Any) -> bool:
+    return _is_text(value) or (is_list(value) and all(map(_is_text, value)))
+
+
+def _is_bias(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_number, value.values()))
+
+
+def _is_metadata(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, (*value, *value.values())))
+
+
+def _is_headers(value: Any) -> bool:
+    return _is_metadata(value) and all(
+        name.lower() in _HEADERS and text.isascii() and text.isprintable()
+        for name, text in value.items()
+    )
+
+
+def _is_switch(value: Any) -> bool:
+    """Whether this is no text: that could make the prompt longer than was measured."""
+    if isinstance(value, Mapping):
+        return all(map(_is_text, value)) and all(map(_is_switch, value.values()))
+    if is_list(value):
+        return all(map(_is_switch, value))
+    return value is None or _is_flag(value) or _is_number(value)
+
+
+def _is_named(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and _is_text(value.get("name"))
+
+
+def _are_functions(value: Any) -> bool:
+    return is_list(value) and all(map(_is_named, value))
+
+
+def _is_tool(value: Any) -> bool:
+    """Whether the caller runs this tool: those that providers run are billed apart."""
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    return (
+        kind in ("function", "custom") and set(value) == {"type", kind} and _is_named(value[kind])
+    )
+
+
+def _are_tools(value: Any) -> bool:
+    return is_list(value) and all(map(_is_tool, value))
+
+
+def is_tool_call(value: Any) -> bool:
+    """Whether this is the call of a tool, as an earlier answer made it."""
+    if not isinstance(value, Mapping):
+        return False
+    custom = value.get("type") == "custom"
+    made = value.get("custom" if custom else "function")
+    return _is_named(made) and _is_text(made.get("input" if custom else "arguments"))
+
+
+def _is_choice_of_tool(value: Any) -> bool:
+    return _is_text(value) or (
+        isinstance(value, Mapping)
+        and value.get("type") in ("function", "custom")
+        and _is_named(value.get(value["type"]))
+    )
+
+
+def _is_choice_of_function(value: Any) -> bool:
+    return _is_text(value) or _is_named(value)
+
+
+def _is_format(value: Any) -> bool:
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    return kind in ("text", "json_object") or (
+        kind == "json_schema" and _is_named(value.get("json_schema"))
+    )
+
+
+def _is_anything(_: Any) -> bool:
+    return True
+
+
+_Argument = tuple[str, Callable[[Any], bool]]
+_TOOL_FORM = "a list of {'type': 'function', 'function': {'name': ...}}; others are billed apart"
+_FORMAT_FORM = (
+    "{'type': 'text'}, {'type': 'json_object'} or {'type': 'json_schema', 'json_schema': {'name': "
+    "..., 'schema': ...}} (classes, as for parse(), are not supported yet)"
+)
+_HEADER_FORM = f"a mapping of {', '.join(sorted(_HEADERS))} to printable ASCII text"
+_CHECKED_ELSEWHERE: _Argument = ("", _is_anything)
+_ARGUMENTS: Mapping[str, _Argument] = {
+    **dict.fromkeys(
+        ("temperature", "top_p", "frequency_penalty", "presence_penalty"),
+        ("a finite number", _is_number),
+    ),
+    **dict.fromkeys(("seed", "top_logprobs"), ("a whole number", _is_whole)),
+    **dict.fromkeys(("logprobs", "store", "parallel_tool_calls"), ("True or False", _is_flag)),
+    **dict.fromkeys(
+        ("user", "safety_identifier", "prompt_cache_key", "reasoning_effort", "verbosity"),
+        ("text", _is_text),
+    ),
+    "stop": ("text or a list of texts", _is_stop),
+    "logit_bias": ("a mapping of token ids to finite numbers", _is_bias),
+    "metadata": ("a mapping of text to text", _is_metadata),
+    "tools": (_TOOL_FORM, _are_tools),
+    "tool_choice": ("text or {'type': 'function', 'function': {'name': ...}}", _is_choice_of_tool),
+    "functions": ("a list of {'name': ...}", _are_functions),
+    "function_call": ("text or {'name': ...}", _is_choice_of_function),
+    "response_format": (_FORMAT_FORM, _is_format),
+    "extra_headers": (_HEADER_FORM, _is_headers),
+    **dict.fromkeys(
+        ("n", "max_tokens", "max_completion_tokens", "timeout", "extra_body"), _CHECKED_ELSEWHERE
+    ),
+}
+"""The arguments that change neither the price nor who answers: what each must be, and a test.
+
+Not among those of OpenAI: ``audio`` and ``modalities`` (sound has its own price), ``prediction``
+(billed beyond ``max_tokens``), ``service_tier``, ``web_search_options``, ``prompt_cache_options``
+and ``prompt_cache_retention`` (billed apart), ``moderation``, ``stream`` and ``stream_options``.
+"""

@@ -1,0 +1,40 @@
+"""``client.feedback``: how good answers were."""
+
+from __future__ import annotations
+
+import asyncio
+
+from optllm_router._openai_errors import openai_errors
+from optllm_router._session import Session
+from optllm_router.router import checked_score
+
+
+class Feedback:
+    """``client.feedback``."""
+
+    def __init__(self, session: Session) -> None:
+        self._runtime = session.runtime
+
+    def create(self, id: str, *, score: float) -> None:
+        """Tell how good an answer was; the next decision already knows.
+
+        Args:
+            id: the answer's ``id``.
+            score: 0 (wrong) to 1 (right). A later score of the same answer replaces it.
+        """
+        with openai_errors():
+            kept = self._runtime.keep_score(id, checked_score(score))
+            self._runtime.learn(kept.result())
+
+
+class AsyncFeedback:
+    """``client.feedback``."""
+
+    def __init__(self, session: Session) -> None:
+        self._runtime = session.runtime
+
+    async def create(self, id: str, *, score: float) -> None:
+        """As :meth:`Feedback.create`, without blocking the event loop."""
+        with openai_errors():
+            kept = self._runtime.keep_score(id, checked_score(score))
+            await asyncio.to_thread(self._runtime.learn, await asyncio.wrap_future(kept))

@@ -1,0 +1,90 @@
+"""The messages of a call: what they must look like, and what cannot be priced in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optllm_router._arguments import check_json, is_list, is_tool_call, refuse_unbounded
+from optllm_router._errors import InvalidRequestError
+from optllm_router._types import Messages
+
+_MOST_MESSAGES = 10_000
+_PARTS = ("text", "image_url", "refusal")
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+def checked_messages(messages: Any) -> Messages:
+    """The messages as plain values.
+
+    Raises:
+        InvalidRequestError: names the message, what is wrong with it and the remedy.
+    """
+    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        raise InvalidRequestError(
+            f"messages is {type(messages).__name__}; pass a list, like "
+            "[{'role': 'user', 'content': 'Hello'}]"
+        )
+    if not 1 <= len(messages) <= _MOST_MESSAGES:
+        raise InvalidRequestError(
+            f"messages has {len(messages)} entries; between 1 and {_MOST_MESSAGES} are taken"
+        )
+    plain = tuple(map(_as_mapping, messages))
+    for position, message in enumerate(plain):
+        _check_message(f"messages[{position}]", message)
+    return plain
+
+
+def _as_mapping(message: Any) -> Any:
+    """An earlier answer's message, which OpenAI's users append as it came, as plain values."""
+    if not hasattr(message, "model_dump"):
+        return message
+    fields = message.model_dump(exclude_none=True)
+    fields.pop("provider_specific_fields", None)
+    return fields
+
+
+def _check_message(where: str, message: Any) -> None:
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if role not in _ROLES:
+        raise InvalidRequestError(f"{where} has role {role!r}; use one of {', '.join(_ROLES)}")
+    content = message.get("content")
+    if not isinstance(content, (str, list, tuple, type(None))):
+        raise InvalidRequestError(
+            f"{where}.content must be text or a list of parts, not {type(content).__name__}"
+        )
+    for part in content if isinstance(content, (list, tuple)) else ():
+        _check_part(where, part)
+    needed = {"tool": "tool_call_id", "function": "name"}.get(role)
+    for key in ("name", "tool_call_id"):
+        value = message.get(key)
+        if not isinstance(value, str) and (value is not None or key == needed):
+            raise InvalidRequestError(f"{where}.{key} must be text, not {type(value).__name__}")
+    calls = message.get("tool_calls")
+    if calls is not None and not (is_list(calls) and all(map(is_tool_call, calls))):
+        raise InvalidRequestError(
+            f"{where}.tool_calls must be a list like [{{'id': ..., 'type': 'function', "
+            "'function': {'name': ..., 'arguments': '{}'}}]"
+        )
+    made = message.get("function_call")
+    if made is not None and not is_tool_call({"function": made}):
+        raise InvalidRequestError(
+            f"{where}.function_call must be like {{'name': ..., 'arguments': '{{}}'}}"
+        )
+    refuse_unbounded(where, message)
+    check_json(where, message)
+
+
+def _check_part(where: str, part: Any) -> None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in _PARTS:
+        raise InvalidRequestError(
+            f"{where} has a part of type {kind!r}, whose cost cannot be bounded yet; use "
+            f"{', '.join(_PARTS)}"
+        )
+    value = part.get(kind)
+    url = value.get("url") if kind == "image_url" and isinstance(value, Mapping) else value
+    if not isinstance(url, str):
+        form = {"image_url": "{'url': 'https://...'}"}.get(kind, "text")
+        raise InvalidRequestError(f"{where} has a part whose {kind} is not {form}")
+    refuse_unbounded(where, part)

@@ -1,0 +1,168 @@
+"""What a call, or a client made with ``with_options``, sets of ours: scopes, policy and so on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from optllm_router._arguments import checked_seconds
+from optllm_router._errors import ConfigurationError, InvalidRequestError
+from optllm_router.config import read_policy
+from optllm_router.policy import Policy
+
+_LONGEST_NAME = 200
+_MOST_TAGS = 50
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is set beside OpenAI's own arguments; ``None`` and empty are "not set".
+
+    Attributes:
+        policy: instead of the client's own.
+        tenant: who pays: the scope ``tenant:NAME``.
+        user: on whose behalf: the scope ``user:NAME``.
+        job: as a part of what: the scope ``job:NAME``.
+        tags: what it is for: one scope ``tag:NAME`` each.
+        conversation: names the conversation that the call is a turn of.
+        require_tags: what a candidate's tags must include.
+        timeout_seconds: how long an answer may take.
+        max_retries: repetitions of a call that a provider could not serve.
+    """
+
+    policy: Policy | None = None
+    tenant: str | None = None
+    user: str | None = None
+    job: str | None = None
+    tags: tuple[str, ...] = ()
+    conversation: str | None = None
+    require_tags: tuple[str, ...] = ()
+    timeout_seconds: float | None = None
+    max_retries: int | None = None
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """The scopes of budgets that a call with these options belongs to."""
+        named = (("tenant", self.tenant), ("user", self.user), ("job", self.job))
+        pairs = [*named, *(("tag", tag) for tag in self.tags)]
+        return tuple(f"{kind}:{name}" for kind, name in pairs if name is not None)
+
+    def narrowed(self, further: Options) -> Options:
+        """These and ``further``, which wins; but scopes only add up.
+
+        Who was given a client for one tenant cannot spend another's money with it.
+
+        Raises:
+            InvalidRequestError: ``further`` names another tenant, user or job.
+        """
+        for kind in ("tenant", "user", "job"):
+            bound, named = getattr(self, kind), getattr(further, kind)
+            if bound is not None and named not in (None, bound):
+                raise InvalidRequestError(
+                    f"{kind} {named!r} is asked for, but this client is for {kind} {bound!r} only"
+                )
+        given = {one.name: getattr(further, one.name) for one in fields(further)}
+        given = {name: value for name, value in given.items() if value not in (None, ())}
+        for name in ("tags", "require_tags"):
+            given[name] = tuple(dict.fromkeys(getattr(self, name) + getattr(further, name)))
+        return replace(self, **given)
+
+
+_OF_A_CALL = ("policy", "tenant", "user", "job", "tags", "conversation", "require_tags")
+
+
+def read_call_options(given: Any) -> Options:
+    """Options from ``extra_body={"optllm": {...}}``.
+
+    Raises:
+        InvalidRequestError: names the option that is wrong.
+    """
+    if given is None:
+        return Options()
+    if not isinstance(given, Mapping):
+        raise InvalidRequestError(
+            f"extra_body['optllm'] is {given!r}; it takes a mapping of {', '.join(_OF_A_CALL)}"
+        )
+    for name in given:
+        if name not in _OF_A_CALL:
+            near = difflib.get_close_matches(str(name), _OF_A_CALL, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_OF_A_CALL)}"
+            raise InvalidRequestError(
+                f"extra_body['optllm'] sets {name!r}, which is unknown; {hint}"
+            )
+    return read_options(**given)
+
+
+def read_options(
+    *,
+    policy: Any = None,
+    tenant: Any = None,
+    user: Any = None,
+    job: Any = None,
+    tags: Any = (),
+    conversation: Any = None,
+    require_tags: Any = (),
+    timeout: Any = None,
+    max_retries: Any = None,
+) -> Options:
+    """Options as a user writes them.
+
+    Raises:
+        InvalidRequestError: names the option that is wrong.
+    """
+    whole = isinstance(max_retries, int) and not isinstance(max_retries, bool)
+    if max_retries is not None and not (whole and max_retries >= 0):
+        raise InvalidRequestError(f"max_retries {max_retries!r} must be a whole number, 0 or more")
+    return Options(
+        policy=None if policy is None else call_policy(policy),
+        tenant=_name("tenant", tenant),
+        user=_name("user", user),
+        job=_name("job", job),
+        tags=_names("tags", tags),
+        conversation=_name("conversation", conversation),
+        require_tags=_names("require_tags", require_tags),
+        timeout_seconds=checked_seconds(timeout),
+        max_retries=max_retries,
+    )
+
+
+def call_policy(value: Any) -> Policy:
+    """The policy of one call.
+
+    Raises:
+        InvalidRequestError: there is none of that name.
+    """
+    try:
+        return read_policy(value)
+    except ConfigurationError as error:
+        raise InvalidRequestError(str(error)) from None
+
+
+def _name(what: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if (
+        not isinstance(value, str)
+        or not 1 <= len(value) <= _LONGEST_NAME
+        or not value.isprintable()
+    ):
+        shown = repr(value)[:_LONGEST_NAME]
+        raise InvalidRequestError(
+            f"{what} {shown} must be printable text of 1 to {_LONGEST_NAME} characters"
+        )
+    return value
+
+
+def _names(what: str, values: Any) -> tuple[str, ...]:
+    if values is None:
+        return ()
+    many = (values,) if isinstance(values, str) else values
+    if not isinstance(many, (list, tuple)) or len(many) > _MOST_TAGS:
+        kind = type(values).__name__
+        raise InvalidRequestError(
+            f"{what} must be a text or a list of at most {_MOST_TAGS} texts, not this {kind}"
+        )
+    named = [name for name in (_name(what, value) for value in many) if name is not None]
+    return tuple(dict.fromkeys(named))

@@ -1,0 +1,259 @@
+"""Candidates from what a user or a LiteLLM ``model_list`` says of them, and from the catalogue."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optllm_router._errors import ConfigurationError, UnknownModelError
+from optllm_router._types import Candidate, Capability, Price, RateLimits
+from optllm_router.pricing import ABILITIES, ModelFacts, PriceCatalogue, read_price
+
+DEFAULT_OUTPUT_TOKENS = 4096
+"""Bound on an answer when neither the caller nor the configuration sets one."""
+CHAT_MODES = ("chat", "responses", "completion", None)
+"""What litellm answers a conversation with; ``None`` is a model that it does not know."""
+_LIMITS = {
+    "rpm": "requests_per_minute",
+    "tpm": "tokens_per_minute",
+    "max_parallel_requests": "concurrent",
+}
+_NOT_SENT = ("api_key", "max_completion_tokens", "max_tokens", "tags", *_LIMITS)
+"""Parameters that are not among those of a call, or that have a place of their own."""
+_CAPABILITIES: tuple[Capability, ...] = (*ABILITIES, "streaming")
+_TRANSPORTS = ("litellm", "httpx")
+_MODEL_SETTINGS = ("tags", "transport", "unable", "context_tokens", "hidden_prompt_tokens")
+
+
+def read_candidates(
+    models: Sequence[str | Mapping[str, Any] | Candidate],
+) -> tuple[Candidate, ...]:
+    """Priced candidates with unique names.
+
+    Raises:
+        ConfigurationError: an entry is not a model, or there is none.
+        UnpricedModelError: nobody knows what a model costs.
+    """
+    if not isinstance(models, Sequence) or isinstance(models, str) or not models:
+        raise ConfigurationError(
+            f"models is {models!r}; give a list, like ['openai/gpt-4o', 'openai/gpt-4o-mini']"
+        )
+    catalogue: PriceCatalogue | None = None
+    found: dict[str, Candidate] = {}
+    for entry in models:
+        if isinstance(entry, Candidate):
+            candidate = entry
+        else:
+            catalogue = catalogue or PriceCatalogue.bundled()
+            candidate = _candidate(entry, catalogue)
+        name, copies = candidate.name, 1
+        while candidate.name in found:
+            copies += 1
+            candidate = dataclasses.replace(candidate, name=f"{name}#{copies}")
+        found[candidate.name] = candidate
+    return tuple(found.values())
+
+
+def unknown_model(name: str, candidates: Sequence[str]) -> UnknownModelError:
+    """The error for a model that is not configured, with the nearest names."""
+    near = difflib.get_close_matches(name, ["auto", *candidates], n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "the models are "
+    listed = "" if near else ", ".join(map(repr, candidates)) + "; 'auto' chooses among them"
+    return UnknownModelError(f"model {name!r} is not configured: {hint}{listed}")
+
+
+def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Candidate:
+    if isinstance(entry, str):
+        entry = {"model_name": entry, "litellm_params": {"model": entry}}
+    parameters = _section(entry, "litellm_params")
+    model = parameters.pop("model", None)
+    if not isinstance(model, str) or not model:
+        raise ConfigurationError(
+            f"model entry {_shown(entry)} has no litellm_params.model, like 'openai/gpt-4o'"
+        )
+    name = str(entry.get("model_name") or model)
+    if "*" in model or "*" in name:
+        raise ConfigurationError(
+            f"model {model!r} is a wildcard; the router has to know its candidates: list each one"
+        )
+    info = _info(entry)
+    known_as = _known_as(model, info)
+    facts = catalogue.facts(known_as)
+    mode = _mode(info, facts)
+    if mode not in CHAT_MODES:
+        raise ConfigurationError(
+            f"model {name!r} is for {mode}, not for chat; leave it out, or correct its "
+            "model_info.mode"
+        )
+    parameters = {key: _from_environment(value, name) for key, value in parameters.items()}
+    info.update(parameters)
+    if "n" in parameters:
+        raise ConfigurationError(f"model {name!r} sets n; set it per call, where it is budgeted")
+    return Candidate(
+        name=name,
+        model=model,
+        price=_own_price(name, known_as, info) or catalogue.require_price(known_as),
+        max_output_tokens=_output_bound(name, parameters, facts),
+        parameters={key: value for key, value in parameters.items() if not _is_ours(key)},
+        api_key=parameters.get("api_key"),
+        limits=_limits(name, entry, info),
+        **_abilities(name, _own_settings(name, entry), info, facts),
+    )
+
+
+def _is_ours(parameter: str) -> bool:
+    """Whether a parameter is for the router to read, and not for the call."""
+    return parameter in _NOT_SENT or "cost_per_" in parameter
+
+
+def _output_bound(name: str, parameters: Mapping[str, Any], facts: ModelFacts) -> int:
+    given = (parameters.get(key) for key in ("max_completion_tokens", "max_tokens"))
+    longest = min(facts.max_output_tokens or DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
+    bound = next((bound for bound in given if bound is not None), longest)
+    if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
+        raise ConfigurationError(f"max_tokens {bound!r} of model {name!r} must be 1 or more")
+    return bound
+
+
+def _abilities(
+    name: str, ours: Mapping[str, Any], info: Mapping[str, Any], facts: ModelFacts
+) -> dict[str, Any]:
+    """What decides which calls a candidate gets, and how: what is configured, else the facts."""
+    context = _whole(name, "context_tokens", ours) or _whole(name, "max_input_tokens", info)
+    tags = [*_texts(name, "tags", info), *_texts(name, "tags", ours)]
+    return {
+        "hidden_prompt_tokens": _whole(name, "hidden_prompt_tokens", ours, least=0) or 0,
+        "context_tokens": context or facts.context_tokens,
+        "unable": _unable(name, info, ours, facts),
+        "tags": frozenset(tags),
+        "transport": _transport(name, ours),
+    }
+
+
+def _own_settings(name: str, entry: Any) -> dict[str, Any]:
+    """The ``router:`` of a model."""
+    ours = entry.get("router") or {}
+    if not isinstance(ours, Mapping):
+        raise ConfigurationError(f"router of model {name!r} must hold settings, not {ours!r}")
+    no_others(ours, _MODEL_SETTINGS, f"router setting of model {name!r},")
+    return dict(ours)
+
+
+def _limits(name: str, entry: Any, info: Mapping[str, Any]) -> RateLimits:
+    """LiteLLM takes them in ``litellm_params``, in ``model_info`` and beside both."""
+    given = {**info, **{key: entry[key] for key in _LIMITS if key in entry}}
+    return RateLimits(**{ours: _whole(name, key, given) for key, ours in _LIMITS.items()})
+
+
+def _unable(
+    name: str, info: Mapping[str, Any], ours: Mapping[str, Any], facts: ModelFacts
+) -> frozenset[Capability]:
+    """What the configuration says wins over the catalogue."""
+    denied = _texts(name, "unable", ours)
+    for word in denied:
+        if word not in _CAPABILITIES:
+            raise ConfigurationError(
+                f"unable {word!r} of model {name!r} is no capability; known are "
+                f"{', '.join(_CAPABILITIES)}"
+            )
+    stated = {known: info[key] for known, key in ABILITIES.items() if info.get(key) is not None}
+    return frozenset(
+        one
+        for one in _CAPABILITIES
+        if one in denied or not stated.get(one, one not in facts.unable)
+    )
+
+
+def _transport(name: str, ours: Mapping[str, Any]) -> str:
+    transport = ours.get("transport", _TRANSPORTS[0])
+    if transport not in _TRANSPORTS:
+        raise ConfigurationError(
+            f"transport {transport!r} of model {name!r} is unknown; use {' or '.join(_TRANSPORTS)}"
+        )
+    return str(transport)
+
+
+def _texts(name: str, what: str, given: Mapping[str, Any]) -> list[str]:
+    """A list of texts; one text is a list of one."""
+    value = given.get(what)
+    many = [value] if isinstance(value, str) else value or []
+    if not isinstance(many, (list, tuple)) or not all(isinstance(one, str) for one in many):
+        raise ConfigurationError(f"{what} {value!r} of model {name!r} must be a list of texts")
+    return list(many)
+
+
+def _whole(name: str, what: str, given: Mapping[str, Any], least: int = 1) -> int | None:
+    number = given.get(what)
+    if number is None:
+        return None
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        raise ConfigurationError(
+            f"{what} {number!r} of model {name!r} must be a whole number, {least} or more"
+        )
+    return number
+
+
+def _section(entry: Any, name: str) -> dict[str, Any]:
+    section = entry.get(name) if isinstance(entry, Mapping) else None
+    return dict(section) if isinstance(section, Mapping) else {}
+
+
+def _info(entry: Any) -> dict[str, Any]:
+    """What the configuration says of a model, wherever LiteLLM allows it."""
+    return {**_section(entry, "model_info"), **_section(entry, "litellm_params")}
+
+
+def _known_as(model: str, info: Mapping[str, Any]) -> str:
+    """The catalogue's name of a model; an Azure deployment has a name of its own."""
+    base = info.get("base_model")
+    return base if isinstance(base, str) and base else model
+
+
+def _mode(info: Mapping[str, Any], facts: ModelFacts) -> Any:
+    return info.get("mode") or facts.mode
+
+
+def mode_of_entry(entry: Any) -> Any:
+    """What a model of a ``model_list`` is for; ``None`` for an entry that is not understood."""
+    info = _info(entry)
+    known_as = _known_as(str(info.get("model")), info)
+    return _mode(info, PriceCatalogue.bundled().facts(known_as))
+
+
+def _own_price(name: str, model: str, info: Mapping[str, Any]) -> Price | None:
+    prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    if (prompt is None) != (completion is None):
+        raise ConfigurationError(
+            f"model {name!r} has only one of input_cost_per_token and output_cost_per_token; "
+            "give both, in USD"
+        )
+    return read_price(info, model, source="configuration")
+
+
+def _from_environment(value: Any, model: str) -> Any:
+    if not isinstance(value, str) or not value.startswith("os.environ/"):
+        return value
+    variable = value.removeprefix("os.environ/")
+    if variable not in os.environ:
+        raise ConfigurationError(
+            f"model {model!r} wants the environment variable {variable}, which is not set"
+        )
+    return os.environ[variable]
+
+
+def _shown(entry: Any) -> str:
+    if isinstance(entry, Mapping):
+        return repr(dict.fromkeys(entry, "..."))
+    return repr(entry)
+
+
+def no_others(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+    """Raise for a key that is not known, with the nearest that is."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+            raise ConfigurationError(f"{what} {name!r} is unknown; {hint}")
