@@ -7,11 +7,11 @@ Arrays appear in annotations only: importing this module loads nothing but the s
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-    from decimal import Decimal
 
     import numpy as np
     from numpy.typing import NDArray
@@ -37,18 +37,52 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Price:
-    """What a model charges.
+class Rates:
+    """Nano-dollars per token of each kind, exact (150 is 0.15 USD per million tokens).
 
     Attributes:
-        prompt: nano-dollars per prompt token (150 is 0.15 USD per million tokens), exact.
-        completion: nano-dollars per completion token, exact.
-        source: where the price comes from, recorded with every amount.
+        prompt: per prompt token that is of no other kind.
+        completion: per completion token that is of no other kind.
+        cached: per prompt token read from the provider's cache; ``None`` as ``prompt``.
+        cache_write: per prompt token written to it; ``None`` as ``prompt``.
+        audio: per prompt token of sound; ``None`` when unknown.
+        reasoning: per completion token of hidden reasoning; ``None`` as ``completion``.
     """
 
     prompt: Decimal
     completion: Decimal
+    cached: Decimal | None = field(default=None, kw_only=True)
+    cache_write: Decimal | None = field(default=None, kw_only=True)
+    audio: Decimal | None = field(default=None, kw_only=True)
+    reasoning: Decimal | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Tier(Rates):
+    """What all tokens of a call cost once its prompt is long.
+
+    Attributes:
+        above_tokens: holds for prompts of more tokens than this.
+    """
+
+    above_tokens: int
+
+
+@dataclass(frozen=True)
+class Price(Rates):
+    """What a model charges.
+
+    Attributes:
+        source: the price table and its version, recorded with every amount.
+        request: nano-dollars per call, whatever its tokens, exact.
+        tiers: the rates for long prompts, in any order.
+        batch: what the provider's batch API charges instead; ``None`` when unknown.
+    """
+
     source: str
+    request: Decimal = field(default=Decimal(0), kw_only=True)
+    tiers: tuple[Tier, ...] = field(default=(), kw_only=True)
+    batch: Price | None = field(default=None, kw_only=True)
 
 
 Operation: TypeAlias = Literal["chat", "embedding"]

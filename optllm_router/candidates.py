@@ -95,7 +95,7 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
     return Candidate(
         name=name,
         model=model,
-        price=_own_price(name, known_as, info) or catalogue.require_price(known_as),
+        price=_own_price(name, info) or catalogue.require_price(known_as),
         max_output_tokens=_output_bound(name, parameters, facts),
         parameters={key: value for key, value in parameters.items() if not _is_ours(key)},
         api_key=parameters.get("api_key"),
@@ -106,7 +106,7 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
 
 def _is_ours(parameter: str) -> bool:
     """Whether a parameter is for the router to read, and not for the call."""
-    return parameter in _NOT_SENT or "cost_per_" in parameter
+    return parameter in _NOT_SENT or "cost_per_" in parameter or "_token_cost" in parameter
 
 
 def _output_bound(name: str, parameters: Mapping[str, Any], facts: ModelFacts) -> int:
@@ -223,14 +223,14 @@ def mode_of_entry(entry: Any) -> Any:
     return _mode(info, PriceCatalogue.bundled().facts(known_as))
 
 
-def _own_price(name: str, model: str, info: Mapping[str, Any]) -> Price | None:
+def _own_price(name: str, info: Mapping[str, Any]) -> Price | None:
     prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
     if (prompt is None) != (completion is None):
         raise ConfigurationError(
             f"model {name!r} has only one of input_cost_per_token and output_cost_per_token; "
             "give both, in USD"
         )
-    return read_price(info, model, source="configuration")
+    return read_price(info, source="configuration")
 
 
 def _from_environment(value: Any, model: str) -> Any:

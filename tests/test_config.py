@@ -6,11 +6,10 @@ import pytest
 
 from optllm_router._errors import ConfigurationError, StoreError, UnpricedModelError
 from optllm_router._money import Budget
-from optllm_router._types import Candidate, Price, RateLimits
+from optllm_router._types import Candidate, Price, RateLimits, Tier
 from optllm_router.candidates import DEFAULT_OUTPUT_TOKENS, read_candidates, unknown_model
 from optllm_router.config import load_settings, load_store, read_policy, read_settings
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, WillingnessToPay
-from optllm_router.pricing import Tier, TieredPrice
 
 GPT = "openai/gpt-4o-mini"
 
@@ -62,8 +61,8 @@ def test_a_price_under_model_info():
 
 def test_a_price_for_long_prompts():
     (candidate,) = read_candidates([entry(input_cost_per_token_above_200k_tokens=3e-6)])
-    tier = Tier(200_000, Decimal(3000), Decimal(2000))
-    assert candidate.price == TieredPrice(Decimal(1000), Decimal(2000), "configuration", (tier,))
+    tier = Tier(Decimal(3000), Decimal(2000), 200_000)
+    assert candidate.price == Price(Decimal(1000), Decimal(2000), "configuration", tiers=(tier,))
     assert candidate.parameters == {}
 
 

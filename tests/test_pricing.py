@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 
@@ -9,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optllm_router._errors import ConfigurationError, UnpricedModelError
-from optllm_router._types import Call, Candidate, Price, Usage
+from optllm_router._types import Call, Candidate, Price, Tier, Usage
 from optllm_router.pricing import (
     CostForecast,
     PriceCatalogue,
-    Tier,
-    TieredPrice,
     charge_nano,
     most_prompt_tokens,
     price_per_token,
@@ -54,33 +53,104 @@ def test_no_call_within_its_bounds_costs_more_than_its_worst_case(price, prompt,
     assert charge_nano(asked.price, within) <= worst_case_nano(asked, prompt, bound, k)
 
 
-tiered_prices = st.builds(
-    TieredPrice,
+maybe = st.none() | prices
+kinds = dict.fromkeys(("cached", "cache_write", "reasoning"), maybe)
+any_prices = st.builds(
+    Price,
     *(prices, prices, st.just("test")),
-    st.lists(st.builds(Tier, tokens, prices, prices), max_size=3).map(tuple),
+    **kinds,
+    request=prices,
+    tiers=st.lists(st.builds(Tier, prices, prices, tokens, **kinds), max_size=3).map(tuple),
 )
 
 
-@given(tiered_prices, tokens, tokens, tokens, tokens)
-def test_with_tiers_too_more_tokens_never_cost_less(price, prompt, completion, n, m):
-    within = Usage(min(n, prompt), min(m, completion))
-    assert charge_nano(price, within) <= charge_nano(price, Usage(prompt, completion))
+@given(any_prices, st.builds(Usage, tokens, tokens, st.just(False), *[tokens] * 3), st.data())
+def test_whatever_the_kinds_of_tokens_the_worst_case_is_an_upper_bound(price, usage, data):
+    asked = candidate(price=price, hidden_prompt_tokens=7)
+    prompt = data.draw(st.integers(max(0, usage.prompt_tokens - 7), 2 * 10**7))
+    bound = data.draw(st.integers(max(1, usage.completion_tokens), 2 * 10**7))
+    assert charge_nano(price, usage) <= worst_case_nano(asked, prompt, bound)
+    assert charge_nano(price, worst_usage(asked, prompt, bound)) == worst_case_nano(
+        asked, prompt, bound
+    )
+
+
+@given(any_prices, st.builds(Usage, tokens, tokens, st.just(False), *[tokens] * 3), tokens, tokens)
+def test_more_plain_tokens_never_cost_less(price, usage, prompt, completion):
+    more = replace(
+        usage,
+        prompt_tokens=usage.prompt_tokens + prompt,
+        completion_tokens=usage.completion_tokens + completion,
+    )
+    plain = replace(more, cached_tokens=0, cache_write_tokens=0, reasoning_tokens=0)
+    less = replace(usage, cached_tokens=0, cache_write_tokens=0, reasoning_tokens=0)
+    assert charge_nano(price, less) <= charge_nano(price, plain)
+
+
+BY_KIND = Price(
+    *(Decimal(100), Decimal(1000), "test"),
+    cached=Decimal(10),
+    cache_write=Decimal(125),
+    audio=Decimal(700),
+    reasoning=Decimal(3000),
+    request=Decimal(5_000_000),
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "nano"),
+    [
+        (Usage(1000, 100), 100_000 + 100_000),
+        (Usage(1000, 100, cached_tokens=900), 10_000 + 9_000 + 100_000),
+        (Usage(1000, 100, cache_write_tokens=400), 60_000 + 50_000 + 100_000),
+        (Usage(1000, 100, reasoning_tokens=60), 100_000 + 40_000 + 180_000),
+        (Usage(1000, 100, audio_tokens=300), 70_000 + 210_000 + 100_000),
+        (Usage(1000, 0, cached_tokens=900, audio_tokens=300), 7_000 + 210_000),
+        (Usage(0, 0), 0),
+    ],
+)
+def test_each_kind_of_token_has_its_rate(usage, nano):
+    assert charge_nano(BY_KIND, usage) == 5_000_000 + nano
+
+
+def test_a_kind_without_a_rate_costs_as_any_other():
+    plain = Price(Decimal(100), Decimal(1000), "test")
+    usage = Usage(10, 10, cached_tokens=5, cache_write_tokens=3, reasoning_tokens=9, audio_tokens=2)
+    assert charge_nano(plain, usage) == 11_000
+
+
+@given(any_prices, tokens, tokens, st.integers(0, 2**53))
+def test_what_the_provider_says_it_charges_is_what_is_charged(price, prompt, completion, nano):
+    assert charge_nano(price, Usage(prompt, completion, reported_nano=nano)) == nano
 
 
 def test_a_long_prompt_makes_every_token_dearer():
-    price = TieredPrice(
+    price = Price(
         *(Decimal(1), Decimal(10), "test"),
-        (Tier(500, Decimal(3), Decimal(20)), Tier(200, Decimal(2), Decimal(15))),
+        cached=Decimal("0.1"),
+        tiers=(
+            Tier(Decimal(3), Decimal(20), 500, cached=Decimal("0.3")),
+            Tier(Decimal(2), Decimal(15), 200),
+        ),
     )
     assert charge_nano(price, Usage(200, 7)) == 200 * 1 + 7 * 10
     assert charge_nano(price, Usage(201, 7)) == 201 * 2 + 7 * 15
     assert charge_nano(price, Usage(501, 7)) == 501 * 3 + 7 * 20
+    assert charge_nano(price, Usage(200, 0, cached_tokens=100)) == 100 * 1 + 10
+    # Nobody said what cached tokens cost in this tier: as any other of the prompt.
+    assert charge_nano(price, Usage(300, 0, cached_tokens=100)) == 300 * 2
 
 
 def test_the_candidate_s_own_bound_holds_where_the_caller_sets_none():
     assert worst_usage(candidate(), 10, None, 3) == Usage(10, 150, estimated=True)
     assert worst_usage(candidate(), 10, 5, 3) == Usage(10, 15, estimated=True)
     assert worst_case_nano(candidate(), 10, 5) == 10 * 1000 + 5 * 2000
+
+
+def test_the_most_that_a_call_can_consume_is_of_the_dearest_kinds():
+    assert worst_usage(candidate(price=BY_KIND), 10, 5) == Usage(
+        10, 5, estimated=True, cache_write_tokens=10, reasoning_tokens=5
+    )
 
 
 # Sizes
@@ -138,10 +208,21 @@ CATALOGUE = PriceCatalogue(
         },
         "experiment": {"input_cost_per_token": 0, "output_cost_per_token": 0.0},
         "other/half-free": {"input_cost_per_token": 1e-6, "output_cost_per_token": 0.0},
-        "per-request": {
+        "per-request": {"input_cost_per_request": 0.005},
+        "perplexity/sonar-small-online": {
+            "input_cost_per_token": 0,
+            "output_cost_per_token": 2.8e-07,
+            "input_cost_per_request": 0.005,
+        },
+        "films": {
             "input_cost_per_token": 1e-6,
             "output_cost_per_token": 1e-6,
-            "input_cost_per_request": 0.005,
+            "output_cost_per_video_token": 9e-6,
+        },
+        "embedder": {
+            "input_cost_per_token": 2e-8,
+            "output_cost_per_token": 0.0,
+            "mode": "embedding",
         },
         "perplexity/sonar": {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6},
         "gpt-x-search-preview": {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6},
@@ -164,23 +245,47 @@ def test_only_a_model_of_one_s_own_machine_is_free():
     assert CATALOGUE.facts("ollama/llama").max_output_tokens is None
 
 
-@pytest.mark.parametrize("model", ["per-request", "perplexity/sonar", "gpt-x-search-preview"])
+def test_a_fee_per_request_is_part_of_a_price():
+    zero = Decimal(0)
+    fee = {"request": Decimal(5_000_000)}
+    assert CATALOGUE.require_price("per-request") == Price(zero, zero, "a test", **fee)
+    online = CATALOGUE.require_price("perplexity/sonar-small-online")
+    assert online == Price(zero, Decimal(280), "a test", **fee)
+    assert worst_case_nano(candidate(price=online), 100, 10) == 5_000_000 + 2_800
+
+
+def test_embeddings_have_no_completions_to_pay_for():
+    assert CATALOGUE.require_price("embedder") == Price(Decimal(20), Decimal(0), "a test")
+    assert read_price({"input_cost_per_token": 2e-8, "mode": "embedding"}, "test") is not None
+
+
+@pytest.mark.parametrize("model", ["perplexity/sonar", "gpt-x-search-preview", "films"])
 def test_a_price_that_is_not_all_that_a_call_costs_is_no_price(model):
-    with pytest.raises(UnpricedModelError, match="bills each request or web search") as caught:
+    with pytest.raises(UnpricedModelError, match="also bills web searches, or pictures") as caught:
         CATALOGUE.require_price(model)
     assert repr(model) in str(caught.value)
     assert CATALOGUE.facts("nousresearch").price is not None
 
 
-def test_where_a_token_has_two_rates_the_dearer_is_the_price():
-    rates = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
-    reasoning = {**rates, "output_cost_per_reasoning_token": 4e-6}
-    assert read_price(reasoning, "m", "test") == Price(Decimal(1000), Decimal(4000), "test")
-    cheap = {**rates, "output_cost_per_reasoning_token": 1e-6}
-    assert read_price(cheap, "m", "test") == Price(Decimal(1000), Decimal(2000), "test")
-    written = {**rates, "cache_creation_input_token_cost": 1.25e-6}
-    assert read_price(written, "azure/gpt-5.6", "test").prompt == 1250
-    assert read_price(written, "anthropic/claude", "test").prompt == 1000
+def test_each_kind_of_token_may_have_a_rate_of_its_own():
+    rates = {
+        "input_cost_per_token": 1e-6,
+        "output_cost_per_token": 2e-6,
+        "cache_read_input_token_cost": 1e-7,
+        "cache_creation_input_token_cost": 1.25e-6,
+        "input_cost_per_audio_token": 7e-6,
+        "output_cost_per_reasoning_token": 4e-6,
+    }
+    assert read_price(rates, "test") == Price(
+        *(Decimal(1000), Decimal(2000), "test"),
+        cached=Decimal(100),
+        cache_write=Decimal(1250),
+        audio=Decimal(7000),
+        reasoning=Decimal(4000),
+    )
+    free = {**rates, "cache_read_input_token_cost": 0.0, "cache_creation_input_token_cost": None}
+    assert read_price(free, "test").cached is None
+    assert read_price(free, "test").cache_write is None
 
 
 def test_long_prompts_have_their_own_rates():
@@ -189,20 +294,37 @@ def test_long_prompts_have_their_own_rates():
         "output_cost_per_token": 2e-6,
         "output_cost_per_token_above_272k_tokens": 3e-6,
         "input_cost_per_token_above_128k_tokens": 5e-6,
+        "cache_read_input_token_cost_above_128k_tokens": 5e-7,
         "input_cost_per_token_above_128k_tokens_priority": 9e-6,
     }
-    assert read_price(rates, "m", "test") == TieredPrice(
+    assert read_price(rates, "test") == Price(
         *(Decimal(1000), Decimal(2000), "test"),
-        (
-            Tier(128_000, Decimal(5000), Decimal(2000)),
-            Tier(272_000, Decimal(1000), Decimal(3000)),
+        tiers=(
+            Tier(Decimal(5000), Decimal(2000), 128_000, cached=Decimal(500)),
+            Tier(Decimal(1000), Decimal(3000), 272_000),
         ),
+    )
+
+
+def test_batches_have_a_price_of_their_own():
+    rates = {
+        "input_cost_per_token": 2e-6,
+        "output_cost_per_token": 4e-6,
+        "input_cost_per_token_above_128k_tokens": 5e-6,
+        "cache_read_input_token_cost": 1e-7,
+    }
+    assert read_price(rates, "test").batch is None
+    batch = {"input_cost_per_token_batches": 1e-6, "output_cost_per_token_batches": 2e-6}
+    assert read_price({**rates, **batch}, "test").batch == Price(
+        *(Decimal(1000), Decimal(2000), "test"),
+        # Nobody said what a long prompt costs in a batch: as without one.
+        tiers=(Tier(Decimal(5000), Decimal(2000), 128_000),),
     )
 
 
 def test_a_prompt_over_the_threshold_of_a_well_known_model_costs_more():
     price = PriceCatalogue.bundled().require_price("gemini-2.5-pro")
-    base = charge_nano(Price(price.prompt, price.completion, "base"), Usage(300_000, 1000))
+    base = charge_nano(replace(price, tiers=()), Usage(300_000, 1000))
     assert charge_nano(price, Usage(300_000, 1000)) > 1.9 * base
     asked = candidate(max_output_tokens=1000, price=price)
     assert worst_case_nano(asked, 300_000, None) == charge_nano(price, Usage(300_000, 1000))
@@ -232,12 +354,30 @@ def test_an_unpriced_model_gets_the_nearest_names():
 def test_the_bundled_map_knows_well_known_models():
     catalogue = PriceCatalogue.bundled()
     price = catalogue.require_price("openai/gpt-4o-mini")
-    assert (price.prompt, price.completion) == (150, 600)
+    assert (price.prompt, price.completion, price.cached) == (150, 600, 75)
+    assert price.batch is not None
+    assert (price.batch.prompt, price.batch.completion) == (75, 300)
     assert price.source.startswith("litellm ")
     assert catalogue.facts("anthropic/claude-3-5-haiku-latest") is not None
     assert catalogue.facts("openai/gpt-4o-mini").mode == "chat"
     assert catalogue.facts("openai/text-embedding-3-small").mode == "embedding"
     assert catalogue.require_price("ollama/mistral").prompt == 0
+
+
+def test_every_price_of_the_bundled_map_is_read_and_bounds_its_charges():
+    catalogue = PriceCatalogue.bundled()
+    read = [price for name in catalogue._entries if (price := catalogue.facts(name).price)]
+    assert len(read) > 1000
+    usage = Usage(
+        *(300_000, 900),
+        cached_tokens=100_000,
+        cache_write_tokens=50_000,
+        reasoning_tokens=500,
+    )
+    for price in (price for price in read if price.prompt or price.request):
+        assert (
+            0 < charge_nano(price, usage) <= worst_case_nano(candidate(price=price), 300_000, 900)
+        )
 
 
 @given(st.integers(0, 10**9))
@@ -270,6 +410,29 @@ def test_a_forecast_learns_what_calls_consume():
     after = forecast.expected_usd(call(400))
     assert after[0] == before[0]
     assert after[1] == pytest.approx((200 * 1000 + 20 * 2000) * 1e-9, rel=0.1)
+
+
+def test_a_forecast_follows_the_kinds_of_tokens_that_are_seen():
+    price = Price(Decimal(1000), Decimal(0), "test", cached=Decimal(100))
+    forecast = CostForecast([candidate(price=price), candidate(1000, 0)])
+    for j in (0, 1):
+        for _ in range(200):
+            forecast.learn(j, 4000, Usage(1000, 5, cached_tokens=900))
+    cached, plain = forecast.expected_usd(call(4000))
+    assert cached == pytest.approx(0.19 * plain, rel=0.05)
+
+
+def test_a_forecast_knows_fees_and_long_prompts():
+    price = Price(
+        *(Decimal(10), Decimal(0), "test"),
+        request=Decimal(7_000_000),
+        tiers=(Tier(Decimal(20), Decimal(0), 10_000),),
+    )
+    forecast = CostForecast([candidate(price=price)])
+    (short,) = forecast.expected_usd(call(4000))
+    (long,) = forecast.expected_usd(call(80_000))
+    assert short == pytest.approx(0.007 + 1000 * 10e-9, rel=0.01)
+    assert long == pytest.approx(0.007 + 20_000 * 20e-9, rel=0.01)
 
 
 def test_a_forecast_knows_the_caller_s_bound_and_choices():

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from optllm_router._types import Candidate, Message, Messages, Price, Usage
+from optllm_router._types import Candidate, Message, Messages, Price, Rates, Usage
 
 _TOKENS_PER_MESSAGE = 16
 """Upper bound on what chat templates add around one message (role, separators)."""
@@ -23,43 +22,64 @@ _TOKENS_PER_IMAGE = 65_536
 most 8 tiles (OpenAI's vision guide), 48,169 in all."""
 
 
-@dataclass(frozen=True)
-class Tier:
-    """What all tokens of a call cost once its prompt is long.
-
-    Attributes:
-        above_tokens: holds for prompts of more tokens than this.
-        prompt: nano-dollars per prompt token, exact.
-        completion: nano-dollars per completion token, exact.
-    """
-
-    above_tokens: int
-    prompt: Decimal
-    completion: Decimal
-
-
-@dataclass(frozen=True)
-class TieredPrice(Price):
-    """A price that rises with the length of the prompt.
-
-    Attributes:
-        tiers: the rates for long prompts, in any order.
-    """
-
-    tiers: tuple[Tier, ...] = ()
-
-
 def charge_nano(price: Price, usage: Usage) -> int:
     """What the provider charges for this usage, in nano-dollars, rounded up to a whole one.
 
-    Of the rates that hold for a prompt of this length the dearest counts, so that more tokens
-    never cost less: what is charged for the most that a call can consume is its worst case.
+    A cost that the provider reports itself is what it charges, even when it is over the worst
+    case: it was spent. Otherwise each kind of token has its rate. Sound counts as such even when
+    it was cached. Of the rates that hold for a prompt of this length the dearest counts, so
+    that a longer prompt never costs less: :func:`worst_case_nano` holds for any usage within its
+    bounds.
     """
-    tiers = price.tiers if isinstance(price, TieredPrice) else ()
-    reached = [tier for tier in tiers if usage.prompt_tokens > tier.above_tokens]
-    prompt = max([price.prompt, *(tier.prompt for tier in reached)])
-    completion = max([price.completion, *(tier.completion for tier in reached)])
-    return math.ceil(prompt * usage.prompt_tokens + completion * usage.completion_tokens)
+    if usage.reported_nano is not None:
+        return usage.reported_nano
+    rates = rates_at(price, usage.prompt_tokens)
+    tokens = _by_kind(usage, sound=price.audio is not None)
+    return math.ceil(price.request + sum(rates[kind] * n for kind, n in tokens.items()))
+
+
+def rates_at(price: Price, prompt_tokens: float) -> dict[str, Decimal]:
+    """Nano-dollars per token of each kind, when the prompt has so many tokens.
+
+    The keys are those attributes of ``Rates``.
+
+    >>> price = Price(Decimal(2), Decimal(8), "list", cached=Decimal(1))
+    >>> {kind: int(rate) for kind, rate in rates_at(price, 10).items()}
+    {'prompt': 2, 'cached': 1, 'cache_write': 2, 'audio': 2, 'completion': 8, 'reasoning': 8}
+    """
+    held = [_rates(price)]
+    held += [_rates(tier) for tier in price.tiers if prompt_tokens > tier.above_tokens]
+    return {kind: max(rates[kind] for rates in held) for kind in held[0]}
+
+
+def _rates(rates: Rates) -> dict[str, Decimal]:
+    def or_else(rate: Decimal | None, other: Decimal) -> Decimal:
+        return other if rate is None else rate
+
+    return {
+        "prompt": rates.prompt,
+        "cached": or_else(rates.cached, rates.prompt),
+        "cache_write": or_else(rates.cache_write, rates.prompt),
+        "audio": or_else(rates.audio, rates.prompt),
+        "completion": rates.completion,
+        "reasoning": or_else(rates.reasoning, rates.completion),
+    }
+
+
+def _by_kind(usage: Usage, *, sound: bool) -> dict[str, int]:
+    """Tokens that are billed as each kind; together they are the prompt's and completion's."""
+    audio = min(usage.audio_tokens, usage.prompt_tokens) if sound else 0
+    written = min(usage.cache_write_tokens, usage.prompt_tokens - audio)
+    cached = min(usage.cached_tokens, usage.prompt_tokens - audio - written)
+    reasoning = min(usage.reasoning_tokens, usage.completion_tokens)
+    return {
+        "prompt": usage.prompt_tokens - audio - written - cached,
+        "cached": cached,
+        "cache_write": written,
+        "audio": audio,
+        "completion": usage.completion_tokens - reasoning,
+        "reasoning": reasoning,
+    }
 
 
 def size_in_bytes(messages: Messages, extra: Sequence[Any] = ()) -> int:
@@ -95,7 +115,7 @@ def most_prompt_tokens(messages: Messages, size: int, *, tools: bool) -> int:
 def worst_usage(
     candidate: Candidate, prompt_tokens: int, max_output_tokens: int | None, n: int = 1
 ) -> Usage:
-    """The most that a call can consume when its output is bounded.
+    """The most that a call can consume when its output is bounded, all of the dearest kinds.
 
     Args:
         candidate: who is asked.
@@ -104,14 +124,27 @@ def worst_usage(
         n: number of choices asked for.
     """
     prompt = prompt_tokens + candidate.hidden_prompt_tokens
-    bound = max_output_tokens or candidate.max_output_tokens
-    return Usage(prompt, bound * n, estimated=True)
+    completion = (max_output_tokens or candidate.max_output_tokens) * n
+    rates = rates_at(candidate.price, prompt)
+    dearest = max(("prompt", "cached", "cache_write"), key=rates.__getitem__)
+    return Usage(
+        prompt,
+        completion,
+        estimated=True,
+        cached_tokens=prompt if dearest == "cached" else 0,
+        cache_write_tokens=prompt if dearest == "cache_write" else 0,
+        reasoning_tokens=completion if rates["reasoning"] > rates["completion"] else 0,
+    )
 
 
 def worst_case_nano(
     candidate: Candidate, prompt_tokens: int, max_output_tokens: int | None, n: int = 1
 ) -> int:
-    """The most that a call can cost, in nano-dollars; arguments as for :func:`worst_usage`."""
+    """The most that a call can cost, in nano-dollars; arguments as for :func:`worst_usage`.
+
+    A provider that reports a higher cost, or counts more tokens than were bounded, is recorded
+    in full when the call is settled.
+    """
     usage = worst_usage(candidate, prompt_tokens, max_output_tokens, n)
     return charge_nano(candidate.price, usage)
 

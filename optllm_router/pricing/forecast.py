@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from optllm_router._types import Call, Candidate, Usage
+from optllm_router._types import Call, Candidate, Price, Usage
+from optllm_router.pricing.charge import rates_at
 
 _PRIOR_WEIGHT = 4.0
 """How many observed calls the prior trends are worth."""
 _PRIOR_BYTES = 400.0
 """Prompt size, in bytes, around which the prior trends are held."""
+_PRIOR_TOKENS = 1000.0
+"""How many tokens of no special kind are taken to have come before the first call."""
 
 
 class _Trend:
@@ -42,18 +45,62 @@ class _Trend:
         return max(0.0, self._mean_y + self._xy / self._xx * (x - self._mean_x))
 
 
+class _Rates:
+    """Nano-dollars per prompt and completion token, at the kinds that calls consisted of so far."""
+
+    def __init__(self, price: Price) -> None:
+        self.request = float(price.request)
+        levels = sorted({-1, *(tier.above_tokens for tier in price.tiers)}, reverse=True)
+        self._exact = [
+            (above, {kind: float(rate) for kind, rate in rates_at(price, above + 1).items()})
+            for above in levels
+        ]
+        self._prompt_tokens = self._completion_tokens = _PRIOR_TOKENS
+        self._of_prompt = dict.fromkeys(("cached", "cache_write", "audio"), 0.0)
+        self._reasoning = 0.0
+        self._blended = [self._blend(above, rates) for above, rates in self._exact]
+
+    def learn(self, usage: Usage) -> None:
+        self._prompt_tokens += usage.prompt_tokens
+        self._completion_tokens += usage.completion_tokens
+        self._of_prompt["cached"] += usage.cached_tokens
+        self._of_prompt["cache_write"] += usage.cache_write_tokens
+        self._of_prompt["audio"] += usage.audio_tokens
+        self._reasoning += usage.reasoning_tokens
+        self._blended = [self._blend(above, rates) for above, rates in self._exact]
+
+    def at(self, prompt_tokens: float) -> tuple[float, float]:
+        """For a prompt of so many tokens."""
+        return next(
+            (prompt, completion)
+            for above, prompt, completion in self._blended
+            if prompt_tokens > above
+        )
+
+    def _blend(self, above: float, rates: Mapping[str, float]) -> tuple[float, float, float]:
+        prompt = rates["prompt"] + sum(
+            (rates[kind] - rates["prompt"]) * tokens / self._prompt_tokens
+            for kind, tokens in self._of_prompt.items()
+        )
+        reasoning = self._reasoning / self._completion_tokens
+        completion = rates["completion"] + (rates["reasoning"] - rates["completion"]) * reasoning
+        return above, max(0.0, prompt), completion
+
+
 class CostForecast:
     """Forecasts tokens, and so USD, of a call to each candidate; thread-safe.
 
     Prompt and completion tokens each follow a line in the prompt's size in bytes. Before
     any history a token is four bytes and an answer has 200 tokens. Who knows more about the
-    answers passes their expected tokens.
+    answers passes their expected tokens. The share of cached tokens, and of the other kinds
+    with a rate of their own, is that of the history.
     """
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self._candidates = tuple(candidates)
         self._prompt = [_Trend(8.0, 0.25) for _ in candidates]
         self._completion = [_Trend(200.0, 0.0) for _ in candidates]
+        self._rates = [_Rates(candidate.price) for candidate in candidates]
         self._learnt = [0] * len(candidates)
         self._lock = threading.Lock()
 
@@ -62,6 +109,7 @@ class CostForecast:
         with self._lock:
             self._prompt[candidate].learn(prompt_bytes, usage.prompt_tokens)
             self._completion[candidate].learn(prompt_bytes, usage.completion_tokens)
+            self._rates[candidate].learn(usage)
             self._learnt[candidate] += 1
 
     def expected_usd(
@@ -97,15 +145,16 @@ class CostForecast:
         return math.sqrt(total) * 1e-9
 
     def _expected(self, j: int, call: Call, completion_tokens: float) -> float:
-        price = self._candidates[j].price
         bound = call.max_output_tokens or self._candidates[j].max_output_tokens
         prompt = self._prompt[j].at(call.prompt_bytes)
         completion = min(completion_tokens, bound) * call.choices
-        return (float(price.prompt) * prompt + float(price.completion) * completion) * 1e-9
+        rates = self._rates[j]
+        per_prompt, per_completion = rates.at(prompt)
+        return (rates.request + per_prompt * prompt + per_completion * completion) * 1e-9
 
     def _variance(self, j: int) -> float:
-        price = self._candidates[j].price
+        per_prompt, per_completion = self._rates[j].at(0.0)
         return (
-            float(price.prompt) ** 2 * self._prompt[j].variance
-            + float(price.completion) ** 2 * self._completion[j].variance
+            per_prompt**2 * self._prompt[j].variance
+            + per_completion**2 * self._completion[j].variance
         )
