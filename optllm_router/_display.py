@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,3 +146,22 @@ def print_models(rows: Sequence[dict[str, Any]]) -> None:
             row["price_source"],
         )
     console().print(table)
+
+
+def print_keys(rows: Sequence[dict[str, Any]]) -> None:
+    """One row per access key."""
+    if not rows:
+        console().print("no access keys in this store; make one with: optllm keys create")
+        return
+    table = Table()
+    for heading in ("id", "scope", "made", "expires", "works"):
+        table.add_column(heading)
+    for row in rows:
+        expires = _day(row["expires_at"]) if row["expires_at"] else "never"
+        works = "yes" if row["works"] else "revoked" if row["revoked_at"] else "expired"
+        table.add_row(row["id"], row["scope"], _day(row["created_at"]), expires, works)
+    console().print(table)
+
+
+def _day(moment: float) -> str:
+    return datetime.fromtimestamp(moment, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

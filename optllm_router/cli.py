@@ -25,6 +25,7 @@ from optllm_router._display import (
     progress_bar,
 )
 from optllm_router._errors import OptLLMError
+from optllm_router._server_commands import keys, serve
 
 if TYPE_CHECKING:
     from optllm_router.config import Settings
@@ -58,6 +59,10 @@ def _fail(sentence: str, code: int) -> NoReturn:
 @click.version_option(__version__, prog_name="optllm")
 def commands() -> None:
     """Route every prompt to the LLM that should answer it, within a budget that holds."""
+
+
+commands.add_command(serve)
+commands.add_command(keys)
 
 
 def _json_option(command: Command) -> Command:

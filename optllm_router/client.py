@@ -312,6 +312,11 @@ class AsyncOptLLM(_Client):
             planned = await asyncio.to_thread(self._planned, queries, budget_usd, policy, arguments)
             return AsyncPlan(*planned)
 
+    async def check(self) -> None:
+        """Load what the first request needs; raises ``ConfigurationError`` as that would."""
+        with openai_errors():
+            await self._runtime.acheck()
+
     async def close(self) -> None:
         """As :meth:`OptLLM.close`, without blocking the event loop."""
         await asyncio.to_thread(self._runtime.close)

@@ -35,6 +35,7 @@ FLOORS = (
     ("client",),
     ("evaluation", "server"),
     ("_display",),
+    ("_server_commands",),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

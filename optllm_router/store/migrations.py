@@ -86,9 +86,23 @@ def create_records(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def create_access_keys(connection: Connection) -> None:
+    """Who may use a server: digests of keys, and the scope each key's calls count under."""
+    connection.exec_driver_sql(
+        """CREATE TABLE access_keys (
+            id TEXT NOT NULL PRIMARY KEY,
+            digest TEXT NOT NULL,
+            scope TEXT NOT NULL,
+            created_at DOUBLE PRECISION NOT NULL,
+            expires_at DOUBLE PRECISION,
+            revoked_at DOUBLE PRECISION)"""
+    )
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
+    ("0005_create_access_keys", create_access_keys),
 )
 
 

@@ -92,3 +92,14 @@ feedback = Table(
     Column("created_at", Double, nullable=False),
     Column("score", Double, nullable=False),
 )
+
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+)

@@ -1,0 +1,182 @@
+"""``optllm serve`` and ``optllm keys``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from optllm_router._display import print_keys
+from optllm_router._errors import ConfigurationError
+from optllm_router.config import Settings, load_store
+from optllm_router.server import Limits, ServerOptions
+
+if TYPE_CHECKING:
+    from optllm_router.store import AccessKey, AccessKeys
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_LIFE = re.compile(r"(?P<count>[1-9]\d{0,5})\s*(?P<unit>[hdw])")
+_UNIT_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def _store_options(command: Any) -> Any:
+    config = click.option(
+        "--config", type=_FILE, help="A LiteLLM config.yaml with our settings under router:."
+    )
+    store = click.option(
+        "--store", help=f"Database URL.  [default: that of --config, or {Settings.store}]"
+    )
+    return config(store(command))
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@_store_options
+@click.option("--budget", help="The cap, like '5 USD per day'.")
+@click.option("--policy", help="What is wanted, like match_best or min_cost:0.9.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True)
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(1, 3_600),
+    default=30.0,
+    show_default=True,
+    help="Seconds that answers under way may take when the server is to stop.",
+)
+@click.option(
+    "--max-body-bytes",
+    type=click.IntRange(1_000, 1_000_000_000),
+    default=Limits.body_bytes,
+    show_default=True,
+    help="Of a request.",
+)
+@click.option(
+    "--log-prompts", is_flag=True, help="Write prompts and answers to the log; off by default."
+)
+def serve(
+    models: tuple[str, ...],
+    config: Path | None,
+    store: str | None,
+    budget: str | None,
+    policy: str | None,
+    host: str,
+    port: int,
+    workers: int,
+    grace: float,
+    max_body_bytes: int,
+    log_prompts: bool,
+) -> None:
+    """An OpenAI-compatible server: point base_url at it, and ask for model 'auto'.
+
+    MODEL is a litellm name, like openai/gpt-4o-mini; or give --config. On 127.0.0.1 no key is
+    asked for until one is made; to listen elsewhere, make one first: optllm keys create.
+    """
+    from optllm_router.server.serving import serve as run
+
+    if bool(models) == (config is not None):
+        raise click.UsageError("name models, like openai/gpt-4o-mini, or give --config")
+    settings = {"store": store, "budget": budget, "policy": policy}
+    options = ServerOptions(
+        models=models,
+        config=config,
+        settings={name: value for name, value in settings.items() if value is not None},
+        host=host,
+        port=port,
+        workers=workers,
+        grace_seconds=grace,
+        log_prompts=log_prompts,
+        limits=Limits(body_bytes=max_body_bytes),
+    )
+    run(options, listening=lambda url: click.echo(f"listening on {url}", err=True))
+
+
+@click.group()
+def keys() -> None:
+    """Who may use `optllm serve`: make, list and revoke access keys."""
+
+
+@keys.command()
+@_store_options
+@click.option(
+    "--scope",
+    default="everything",
+    show_default=True,
+    help="What its calls count under, like tenant:team-a (or just team-a).",
+)
+@click.option("--expires", metavar="LIFE", help="When it stops working, like 12h, 90d or 4w.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def create(
+    config: Path | None, store: str | None, scope: str, expires: str | None, as_json: bool
+) -> None:
+    """Make a key; it is shown once."""
+    with _opened(config, store) as known:
+        text, key = known.create(_scope(scope), lives_seconds=_seconds(expires))
+    if as_json:
+        _print_json({"key": text, **_as_dict(key)})
+    else:
+        click.echo(text)
+        click.echo(f"id {key.id}, scope {key.scope}; it is not shown again", err=True)
+
+
+@keys.command(name="list")
+@_store_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_keys(config: Path | None, store: str | None, as_json: bool) -> None:
+    """All keys that were ever made, without their secrets."""
+    with _opened(config, store) as known:
+        rows = [_as_dict(key) for key in known.all()]
+    if as_json:
+        _print_json({"keys": rows})
+    else:
+        print_keys(rows)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@_store_options
+def revoke(key_id: str, config: Path | None, store: str | None) -> None:
+    """Stop a key from working, within a second and for good."""
+    with _opened(config, store) as known:
+        key = known.revoke(key_id)
+    click.echo(f"key {key.id} of scope {key.scope} is revoked", err=True)
+
+
+@contextlib.contextmanager
+def _opened(config: Path | None, store: str | None) -> Iterator[AccessKeys]:
+    from optllm_router.store import AccessKeys, Database
+
+    url = store or (load_store(config) if config else Settings.store)
+    with contextlib.closing(Database(url)) as database:
+        yield AccessKeys(database)
+
+
+def _scope(text: str) -> str:
+    """A scope as people write it: ``team-a`` is ``tenant:team-a``."""
+    return text if ":" in text or text == "everything" else f"tenant:{text}"
+
+
+def _seconds(life: str | None) -> float | None:
+    if life is None:
+        return None
+    match = _LIFE.fullmatch(life.strip().lower())
+    if match is None:
+        raise ConfigurationError(f"life {life!r} is not understood; write it like 12h, 90d or 4w")
+    return float(int(match["count"]) * _UNIT_SECONDS[match["unit"]])
+
+
+def _as_dict(key: AccessKey) -> dict[str, Any]:
+    return {**asdict(key), "works": key.works_at(time.time())}
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))

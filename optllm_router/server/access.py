@@ -1,0 +1,164 @@
+"""Who may call, and what they may see.
+
+Keys are asked for when the server is bound to more than this machine, and as soon as one was
+ever made in its store. A key is looked up at most every :data:`CACHE_SECONDS`: that is how long
+a revoked one can still be used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers
+
+from optllm_router._errors import ConfigurationError
+from optllm_router.server.errors import Refused
+from optllm_router.store import AccessKey, AccessKeys
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+CACHE_SECONDS = 1.0
+"""For how long what the store said about a key is believed."""
+EVERYTHING = "everything"
+"""The scope of a key that sees, and may name, all others."""
+OPEN_PATHS = frozenset(("/health/live", "/health/ready", "/openapi.json"))
+"""What needs no key: it tells nothing but that the server is there, and how to call it."""
+_MOST_REMEMBERED = 10_000
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks.
+
+    Attributes:
+        key: id of the access key; empty where none is asked for.
+        scope: what the calls are counted under.
+    """
+
+    key: str = ""
+    scope: str = EVERYTHING
+
+    @property
+    def sees_everything(self) -> bool:
+        """Whether no scope is closed to this caller."""
+        return self.scope == EVERYTHING
+
+
+class Access:
+    """Finds out who calls.
+
+    Args:
+        keys: of the store.
+        required: whether to ask for a key even when none was ever made.
+        clock: seconds, monotonic and since the epoch.
+    """
+
+    def __init__(
+        self,
+        keys: AccessKeys,
+        *,
+        required: bool,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys = keys
+        self._required = required
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._looked_for_any = -CACHE_SECONDS
+        self._found: OrderedDict[bytes, tuple[float, AccessKey | None]] = OrderedDict()
+
+    async def caller(self, authorization: str) -> Caller:
+        """Who sends this ``Authorization`` header.
+
+        Raises:
+            Refused: 401, a key is needed and this is none that works.
+        """
+        if not await self._is_required():
+            return Caller()
+        scheme, _, text = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
+            raise _unauthorised("no API key was sent; send 'Authorization: Bearer sk-optllm-...'")
+        key = await self._find(text.strip())
+        if key is None or not key.works_at(self._wall_clock()):
+            raise _unauthorised(
+                "this API key is unknown, expired or revoked; `optllm keys create` makes one"
+            )
+        return Caller(key.id, key.scope)
+
+    async def _is_required(self) -> bool:
+        now = self._clock()
+        if not self._required and now - self._looked_for_any >= CACHE_SECONDS:
+            self._looked_for_any = now
+            self._required = await asyncio.to_thread(self._keys.exist)
+        return self._required
+
+    async def _find(self, text: str) -> AccessKey | None:
+        now = self._clock()
+        name = hashlib.sha256(text.encode()).digest()  # the cache holds no secrets
+        known = self._found.get(name)
+        if known is not None and now - known[0] < CACHE_SECONDS:
+            return known[1]
+        key = await asyncio.to_thread(self._keys.find, text)
+        self._found[name] = (now, key)
+        self._found.move_to_end(name)
+        if len(self._found) > _MOST_REMEMBERED:
+            self._found.popitem(last=False)
+        return key
+
+
+class Authenticated:
+    """Calls an application with ``state["caller"]`` set; raises :class:`Refused` otherwise."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Find out who calls, then hand on."""
+        if scope["path"] not in OPEN_PATHS:
+            authorization = Headers(scope=scope).get("authorization", "")
+            scope["state"]["caller"] = await self._access.caller(authorization)
+        await self._app(scope, receive, send)
+
+
+def check_binding(host: str, keys: AccessKeys) -> bool:
+    """Whether keys are asked for from the start: always beyond this machine.
+
+    Raises:
+        ConfigurationError: the server would be open to others, and nobody has a key.
+    """
+    if is_loopback(host):
+        return False
+    if not keys.exist():
+        raise ConfigurationError(
+            f"host {host!r} lets others in, and there is no access key yet; make one with "
+            "`optllm keys create --scope everything` (with the same --store or --config), or "
+            "bind to 127.0.0.1"
+        )
+    return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine can connect to that address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _unauthorised(message: str) -> Refused:
+    return Refused(
+        401,
+        message,
+        code="invalid_api_key",
+        headers={"www-authenticate": "Bearer", "connection": "close"},
+    )

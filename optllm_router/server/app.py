@@ -1,0 +1,66 @@
+"""The application: a client, its endpoints, and the layers around them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import Router
+
+from optllm_router.ledger import Ledger
+from optllm_router.server.access import Access, Authenticated, check_binding
+from optllm_router.server.body import Body
+from optllm_router.server.endpoints import Endpoints
+from optllm_router.server.gate import Gate
+from optllm_router.server.metrics import Metrics
+from optllm_router.store import AccessKeys, Database
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from optllm_router.client import AsyncOptLLM
+    from optllm_router.server.options import ServerOptions
+
+
+def make_app(client: AsyncOptLLM, options: ServerOptions) -> ASGIApp:
+    """The server as an ASGI application; it closes the client when it is shut down.
+
+    Raises:
+        ConfigurationError: it would be open to others without a key.
+        StoreError: the store cannot be used.
+    """
+    database = Database(client.settings.store)
+    try:
+        keys = AccessKeys(database)
+        access = Access(keys, required=check_binding(options.host, keys))
+    except BaseException:
+        database.close()
+        raise
+    metrics = Metrics(Ledger(database).balances)
+    endpoints = Endpoints(client, database, metrics, options.limits, options.log_prompts)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        try:
+            await client.check()
+            yield
+        finally:
+            await client.close()
+            database.close()
+
+    routes = endpoints.routes()
+    metrics.tell_apart(route.path for route in routes)
+    router = Router(routes, redirect_slashes=False, lifespan=lifespan)
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = router  # then the router raises 404 and 405 instead of answering them
+        await router(scope, receive, send)
+
+    limits = options.limits
+    gate = Gate(Authenticated(Body(routed, limits), access), limits, metrics)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await (router if scope["type"] == "lifespan" else gate)(scope, receive, send)
+
+    return app

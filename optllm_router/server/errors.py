@@ -1,0 +1,143 @@
+"""What goes wrong, as OpenAI's API says it: a status and ``{"error": {...}}``.
+
+OpenAI's clients raise by the status, and show the message. What is nobody's business outside
+(which database cannot be reached, which key a provider refused) is logged and not told.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from optllm_router._errors import (
+    BudgetExceededError,
+    ConfigurationError,
+    InvalidRequestError,
+    OptLLMError,
+    ProviderAuthenticationError,
+    ProviderError,
+    StoreError,
+    UnknownModelError,
+)
+from optllm_router._openai_errors import as_openai_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_log = logging.getLogger("optllm_router.server")
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+"""``error.type`` by status; otherwise that of the caller's mistakes, or of ours."""
+
+
+@dataclass
+class Refused(Exception):
+    """A request that is not carried out.
+
+    Attributes:
+        status: of the response.
+        message: what was wrong and what to do.
+        code: for programs, like ``invalid_api_key``.
+        param: the field that was wrong.
+        headers: of the response.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+
+
+def as_refusal(error: Exception) -> Refused:
+    """Any error as a response; one that nobody expected is logged, without its values."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, HTTPException):
+        code = error.detail.lower().replace(" ", "_")  # not_found, method_not_allowed
+        return Refused(error.status_code, error.detail, code=code, headers=error.headers or {})
+    if isinstance(error, (InvalidRequestError, UnknownModelError, BudgetExceededError)):
+        return _told(error)
+    if isinstance(error, ProviderError) and _concerns_us(error):
+        _log.error("candidate %r refuses the router's key: %s", error.candidate, error)
+        return Refused(
+            502,
+            f"candidate {error.candidate!r} refuses the router's credentials; whoever runs this "
+            "server has to correct them",
+            code="provider_authentication",
+        )
+    if isinstance(error, StoreError):
+        _log.error("the store cannot be used: %s", error)
+        return Refused(
+            503, "the router's books cannot be kept; nothing more was sent", code="store_error"
+        )
+    if isinstance(error, OptLLMError):
+        return _told(error)
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("unexpected %s:\n%s", type(error).__name__, where)
+    return Refused(500, "the router failed; its log says more", code="internal_error")
+
+
+def error_body(refused: Refused) -> dict[str, Any]:
+    """OpenAI's error object."""
+    kind = _TYPES.get(
+        refused.status, "invalid_request_error" if refused.status < 500 else "server_error"
+    )
+    if refused.code == "insufficient_quota":
+        kind = refused.code
+    return {
+        "error": {
+            "message": refused.message,
+            "type": kind,
+            "param": refused.param,
+            "code": refused.code,
+        }
+    }
+
+
+def error_response(refused: Refused) -> JSONResponse:
+    """The response to a request that is refused."""
+    return JSONResponse(error_body(refused), refused.status, headers=dict(refused.headers))
+
+
+def _concerns_us(error: ProviderError) -> bool:
+    """Whether the provider's complaint is about our credentials, not about the request."""
+    return isinstance(error, ProviderAuthenticationError) or error.status in (401, 403)
+
+
+def _told(error: OptLLMError) -> Refused:
+    """An error whose message is for the caller, with the status that openai gives it."""
+    import openai
+
+    known: Any = as_openai_error(error)
+    if isinstance(known, openai.APITimeoutError):
+        status = 504
+    elif isinstance(known, openai.APIConnectionError):
+        status = 502
+    elif isinstance(known, openai.APIStatusError):
+        status = known.status_code
+    else:
+        status = 400 if isinstance(error, ConfigurationError) else 500
+    code = getattr(known, "code", None) or _snake(type(error).__name__)
+    headers = {}
+    if isinstance(error, BudgetExceededError):
+        headers["x-should-retry"] = "false"  # what openai's clients go by
+    return Refused(status, str(error), code=code, headers=headers)
+
+
+def _snake(name: str) -> str:
+    """``ProviderTimeoutError`` as ``provider_timeout``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Error")).lower()

@@ -1,0 +1,135 @@
+"""The outermost layer: an id for every request, a bound on all of it, an answer to any error."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from optllm_router.server.body import ClientGone
+from optllm_router.server.errors import Refused, as_refusal, error_response
+from optllm_router.server.log import log_event
+from optllm_router.server.options import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from optllm_router.server.metrics import Metrics
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_MOST_LOGGED = 200
+_CLIENT_GONE = 499
+"""How a request is counted whose client went away: nginx's number, there is no other."""
+
+
+class Gate:
+    """Lets requests in, within limits, and turns every error that comes out into a response.
+
+    Args:
+        app: what answers.
+        limits: the bounds.
+        metrics: where requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics) -> None:
+        self._app = app
+        self._limits = limits
+        self._metrics = metrics
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers.get("x-request-id", ""))
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+        start = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        self._under_way += 1
+        self._metrics.under_way.inc()
+        try:
+            self._check(headers)
+            await self._answer(scope, receive, send_with_id)
+        except ClientGone:
+            status = _CLIENT_GONE
+        except Exception as error:  # noqa: BLE001 - logged there, and told to the client
+            refused = as_refusal(error)
+            self._note(scope, refused)
+            if not status:
+                await error_response(refused)(scope, receive, send_with_id)
+        finally:
+            self._under_way -= 1
+            self._metrics.under_way.dec()
+            seconds = time.perf_counter() - start
+            self._metrics.request(scope["path"], scope["method"], status, seconds)
+
+    def _check(self, headers: Headers) -> None:
+        limits = self._limits
+        if self._under_way > limits.requests:
+            raise Refused(
+                503,
+                f"{limits.requests} requests are under way; try again in a second",
+                code="overloaded",
+                headers={"retry-after": "1", "connection": "close"},
+            )
+        size = sum(len(name) + len(value) for name, value in headers.raw)
+        if len(headers.raw) > limits.headers or size > limits.header_bytes:
+            raise Refused(
+                431,
+                f"at most {limits.headers} headers with {limits.header_bytes} bytes are taken",
+                code="headers_too_large",
+                headers={"connection": "close"},
+            )
+
+    def _note(self, scope: Scope, refused: Refused) -> None:
+        code = refused.code or str(refused.status)
+        self._metrics.refusal(code)
+        caller = scope["state"].get("caller")
+        log_event(
+            "refused",
+            request_id=scope["state"]["request_id"],
+            path=scope["path"][:_MOST_LOGGED],
+            key=caller.key if caller else "",
+            status=refused.status,
+            code=code,
+        )
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "requests are tasks"
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = True
+            task.cancel()
+
+        deadline = asyncio.get_running_loop().call_later(self._limits.request_seconds, give_up)
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            raise Refused(
+                504,
+                f"no whole answer within {self._limits.request_seconds:g} seconds",
+                code="request_timeout",
+            ) from None
+        finally:
+            deadline.cancel()
+
+
+def _request_id(given: str) -> str:
+    """The caller's id of a request, if it may stand in logs and headers, else one of ours."""
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"

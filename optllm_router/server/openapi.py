@@ -1,0 +1,288 @@
+"""The OpenAPI document: what the server accepts, no more and no less than it does.
+
+It is written by hand: OpenAI's own document allows much that is refused here, because nobody
+could say beforehand what it costs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from optllm_router import __version__
+
+if TYPE_CHECKING:
+    from optllm_router.server.options import Limits
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string"}
+_FLAG: Schema = {"type": "boolean"}
+_WHOLE: Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+_NUMBER: Schema = {"type": "number"}
+_OBJECT: Schema = {"type": "object"}
+_NAMED: Schema = {"type": "object", "required": ["name"], "properties": {"name": _TEXT}}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _list(items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, **more}
+
+
+def _object(properties: dict[str, Schema], required: tuple[str, ...] = (), **more: Any) -> Schema:
+    return {"type": "object", "properties": properties, "required": list(required), **more}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _tagged(kind: str, value: Schema, **more: Any) -> Schema:
+    """An object with ``type``, and under that name what it is."""
+    properties = {"type": {"const": kind}, kind: value}
+    return _object(properties, ("type", kind), **more)
+
+
+_PART = {
+    "oneOf": [
+        _tagged("text", _TEXT),
+        _tagged("refusal", _TEXT),
+        _tagged("image_url", _object({"url": _TEXT}, ("url",))),
+    ]
+}
+_TOOL_CALL = {
+    "oneOf": [
+        _tagged("function", _object({"name": _TEXT, "arguments": _TEXT}, ("name", "arguments"))),
+        _tagged("custom", _object({"name": _TEXT, "input": _TEXT}, ("name", "input"))),
+    ]
+}
+_MESSAGE = _object(
+    {
+        "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+        "content": {"anyOf": [_TEXT, _list(_ref("Part")), {"type": "null"}]},
+        "name": _TEXT,
+        "tool_call_id": _TEXT,
+        "tool_calls": _list(_ref("ToolCall")),
+    },
+    ("role",),
+    description="role 'tool' needs tool_call_id, role 'function' needs name.",
+)
+_TOOL = {
+    "oneOf": [
+        _tagged("function", _NAMED, additionalProperties=False),
+        _tagged("custom", _NAMED, additionalProperties=False),
+    ]
+}
+_FORMAT = {
+    "oneOf": [
+        _object({"type": {"const": "text"}}, ("type",)),
+        _object({"type": {"const": "json_object"}}, ("type",)),
+        _tagged("json_schema", _NAMED),
+    ]
+}
+_ROUTING = _object(
+    {"policy": {"type": "string", "examples": ["match_best", "min_cost:0.9"]}},
+    additionalProperties=False,
+    description="How this call is decided; what OpenAI's clients send as extra_body.",
+)
+_CHAT: dict[str, Schema] = {
+    "messages": _list(_ref("Message"), minItems=1, maxItems=10_000),
+    "model": {
+        "type": "string",
+        "description": "'auto' to choose, or the name of a model to pin it.",
+        "examples": ["auto"],
+    },
+    **dict.fromkeys(
+        ("temperature", "top_p", "frequency_penalty", "presence_penalty"), _or_null(_NUMBER)
+    ),
+    **dict.fromkeys(("seed", "top_logprobs"), _or_null(_WHOLE)),
+    **dict.fromkeys(("logprobs", "store", "parallel_tool_calls"), _or_null(_FLAG)),
+    **dict.fromkeys(
+        ("user", "safety_identifier", "prompt_cache_key", "reasoning_effort", "verbosity"),
+        _or_null(_TEXT),
+    ),
+    **dict.fromkeys(
+        ("max_tokens", "max_completion_tokens"), _or_null({"type": "integer", "minimum": 1})
+    ),
+    "n": _or_null({"type": "integer", "minimum": 1, "maximum": 128}),
+    "stop": {"anyOf": [_TEXT, _list(_TEXT), {"type": "null"}]},
+    "logit_bias": _or_null({"type": "object", "additionalProperties": _NUMBER}),
+    "metadata": _or_null({"type": "object", "additionalProperties": _TEXT}),
+    "tools": _or_null(_list(_ref("Tool"))),
+    "tool_choice": {
+        "anyOf": [_TEXT, _tagged("function", _NAMED), _tagged("custom", _NAMED), {"type": "null"}]
+    },
+    "functions": _or_null(_list(_NAMED)),
+    "function_call": {"anyOf": [_TEXT, _NAMED, {"type": "null"}]},
+    "response_format": _or_null(_FORMAT),
+}
+CHAT_FIELDS = frozenset(_CHAT)
+"""The fields of a chat completion; others must be among those of ``extra_body``."""
+_FEEDBACK: dict[str, Schema] = {
+    "id": {"type": "string", "description": "of the answer"},
+    "score": {"type": "number", "minimum": 0, "maximum": 1, "description": "0 wrong, 1 right"},
+}
+FEEDBACK_FIELDS = frozenset(_FEEDBACK)
+
+_USAGE = _object(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), _WHOLE))
+_COMPLETION = _object(
+    {
+        "id": {"type": "string", "description": "what /v1/feedback takes"},
+        "object": {"const": "chat.completion"},
+        "created": {"type": "integer"},
+        "model": _TEXT,
+        "choices": _list(_OBJECT),
+        "usage": _USAGE,
+    },
+    ("id", "object", "model", "choices"),
+)
+_MODEL = _object(
+    {
+        "id": _TEXT,
+        "object": {"const": "model"},
+        "created": {"type": "integer"},
+        "owned_by": _TEXT,
+    },
+    ("id", "object", "created", "owned_by"),
+)
+_ERROR = _object(
+    {
+        "error": _object(
+            {
+                "message": _TEXT,
+                "type": _TEXT,
+                "param": _or_null(_TEXT),
+                "code": _or_null(_TEXT),
+            },
+            ("message", "type", "param", "code"),
+        )
+    },
+    ("error",),
+)
+_SCHEMAS = {
+    "Part": _PART,
+    "ToolCall": _TOOL_CALL,
+    "Message": _MESSAGE,
+    "Tool": _TOOL,
+    "Routing": _ROUTING,
+    "ChatCompletionRequest": _object({**_CHAT, "optllm": _ref("Routing")}, ("messages", "model")),
+    "ChatCompletion": _COMPLETION,
+    "FeedbackRequest": _object(_FEEDBACK, ("id", "score"), additionalProperties=False),
+    "Feedback": _object({"object": {"const": "feedback"}, **_FEEDBACK}),
+    "Model": _MODEL,
+    "Models": _object({"object": {"const": "list"}, "data": _list(_ref("Model"))}),
+    "Error": _ERROR,
+}
+_MEANINGS = {
+    400: "The request is wrong; nothing was sent.",
+    401: "No key, or none that works.",
+    403: "The key's scope does not allow it.",
+    404: "No such model, answer or path.",
+    405: "Another method is meant.",
+    408: "The body came too slowly.",
+    413: "The body is too large.",
+    415: "The body must be application/json.",
+    429: "A budget is used up (insufficient_quota), or providers ask for fewer calls.",
+    431: "The headers are too large.",
+    500: "The server failed.",
+    502: "A provider gave no usable answer.",
+    503: "All candidates failed, or the server has too much to do.",
+    504: "No answer in time.",
+}
+_OF_READING = (401, 405, 431)
+_OF_WRITING = (400, 401, 405, 408, 413, 415, 431, 503)
+_OF_SENDING = (*_OF_WRITING, 403, 404, 429, 500, 502, 504)
+
+
+def document(limits: Limits) -> dict[str, Any]:
+    """The document of a server with these limits."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "optllm_router",
+            "version": __version__,
+            "description": "OpenAI's API, where model 'auto' lets the router choose. "
+            f"Bodies have at most {limits.body_bytes} bytes.",
+        },
+        "paths": {
+            "/v1/chat/completions": {
+                "post": _operation(
+                    "createChatCompletion",
+                    "Answer a conversation.",
+                    _ref("ChatCompletion"),
+                    _OF_SENDING,
+                    body=_ref("ChatCompletionRequest"),
+                )
+            },
+            "/v1/feedback": {
+                "post": _operation(
+                    "createFeedback",
+                    "Tell how good an answer was; the next decision already knows.",
+                    _ref("Feedback"),
+                    (*_OF_WRITING, 403, 404),
+                    body=_ref("FeedbackRequest"),
+                )
+            },
+            "/v1/models": {
+                "get": _operation("listModels", "What can be asked.", _ref("Models"), _OF_READING)
+            },
+            "/v1/models/{model}": {
+                "parameters": [{"name": "model", "in": "path", "required": True, "schema": _TEXT}],
+                "get": _operation(
+                    "retrieveModel", "One of them.", _ref("Model"), (*_OF_READING, 404)
+                ),
+            },
+            "/metrics": {
+                "get": _operation(
+                    "metrics", "For Prometheus.", _TEXT, (*_OF_READING, 403), kind="text/plain"
+                )
+            },
+            "/health/live": {
+                "get": _operation("live", "The process answers.", _OBJECT, (405, 431), open=True)
+            },
+            "/health/ready": {
+                "get": _operation("ready", "It can be used.", _OBJECT, (405, 431, 503), open=True)
+            },
+            "/openapi.json": {
+                "get": _operation("openapi", "This document.", _OBJECT, (405, 431), open=True)
+            },
+        },
+        "components": {
+            "schemas": _SCHEMAS,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}],
+    }
+
+
+def _operation(
+    id: str,
+    summary: str,
+    answer: Schema,
+    errors: tuple[int, ...],
+    *,
+    body: Schema | None = None,
+    kind: str = "application/json",
+    open: bool = False,
+) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": _response("The answer.", answer, kind)}
+    for status in sorted(errors):
+        responses[str(status)] = _response(_MEANINGS[status], _ref("Error"), "application/json")
+    operation: dict[str, Any] = {"operationId": id, "summary": summary, "responses": responses}
+    if body is not None:
+        content = {"application/json": {"schema": body}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if open:
+        operation["security"] = []
+    return operation
+
+
+def _response(meaning: str, schema: Schema, kind: str) -> dict[str, Any]:
+    request_id = {"schema": _TEXT, "description": "of the request, also in the server's log"}
+    return {
+        "description": meaning,
+        "headers": {"x-request-id": request_id},
+        "content": {kind: {"schema": schema}},
+    }

@@ -1,0 +1,75 @@
+"""HTTP/1.1 on a socket: uvicorn's protocol, which knows no deadline before a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from optllm_router.server.options import Limits
+
+
+class BoundedProtocol(H11Protocol):
+    """A connection that cannot be held open for nothing.
+
+    It ends when headers do not come in time, when an answer stays unread, and at once when
+    there are too many others.
+
+    Args:
+        limits: the bounds.
+        **uvicorn: what uvicorn makes its protocol with.
+    """
+
+    def __init__(self, *, limits: Limits, **uvicorn: Any) -> None:
+        super().__init__(**uvicorn)
+        self._limits = limits
+        self._until_headers: asyncio.TimerHandle | None = None
+        self._until_read: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Accept a connection, for as long as headers may take."""
+        super().connection_made(transport)
+        if len(self.connections) > self._limits.connections:
+            transport.abort()
+        else:
+            self._until_headers = self._abort_in(self._limits.header_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the deadlines."""
+        self._forget_headers()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; a request that has begun must have its headers soon."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._forget_headers()
+        elif self._until_headers is None and not self.transport.is_closing():
+            self._until_headers = self._abort_in(self._limits.header_seconds)
+
+    def pause_writing(self) -> None:
+        """The client does not read: it has a while to go on."""
+        super().pause_writing()
+        self._until_read = self._abort_in(self._limits.send_seconds)
+
+    def resume_writing(self) -> None:
+        """The client reads."""
+        super().resume_writing()
+        if self._until_read is not None:
+            self._until_read.cancel()
+            self._until_read = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, also when its client never read the last answer."""
+        self.transport.abort()
+
+    def _abort_in(self, seconds: float) -> asyncio.TimerHandle:
+        return self.loop.call_later(seconds, self.transport.abort)
+
+    def _forget_headers(self) -> None:
+        if self._until_headers is not None:
+            self._until_headers.cancel()
+            self._until_headers = None

@@ -1,0 +1,109 @@
+"""Access keys: kept as digests, found by their text alone, gone when they are revoked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from optllm_router import ConfigurationError
+from optllm_router.cli import commands
+from optllm_router.store import AccessKeys, Database
+from optllm_router.store.schema import access_keys
+
+
+@pytest.fixture
+def database(store_url):
+    opened = Database(store_url)
+    yield opened
+    opened.close()
+
+
+def test_a_key_is_found_by_its_text_and_by_nothing_else(database):
+    keys = AccessKeys(database)
+    text, made = keys.create("tenant:a")
+    assert keys.find(text) == made
+    other, _ = keys.create("tenant:b")
+    assert text != other
+    id, secret = text.removeprefix("sk-optllm-").split("-", 1)
+    assert id == made.id
+    wrong = "A" * 43 if secret != "A" * 43 else "B" * 43
+    for guess in ("", "unused", id, secret, f"sk-optllm-{id}-{wrong}", text[:-1], f"{text}A"):
+        assert keys.find(guess) is None, guess
+
+
+def test_the_store_does_not_know_the_secret(database):
+    text, made = AccessKeys(database).create()
+    secret = text.split("-", 3)[3]
+    assert len(secret) == 43  # 256 bits
+    with database.read() as connection:
+        (row,) = connection.execute(access_keys.select()).all()
+    assert row.id == made.id
+    assert not any(secret in str(value) for value in row)
+
+
+def test_keys_end_by_time_and_by_being_revoked(database):
+    now = 1_000.0
+    keys = AccessKeys(database, clock=lambda: now)
+    assert not keys.exist()
+    text, made = keys.create("tenant:a", lives_seconds=60)
+    assert made.works_at(1_059.9)
+    assert not made.works_at(1_060.0)
+    now = 1_010.0
+    revoked = keys.revoke(made.id)
+    assert revoked.revoked_at == 1_010.0
+    assert not keys.find(text).works_at(1_011.0)
+    now = 1_020.0
+    assert keys.revoke(made.id) == revoked  # the first time counts
+    assert keys.all() == [revoked]
+    assert keys.exist()
+    with pytest.raises(ConfigurationError, match="no key 'ffffffffffff'"):
+        keys.revoke("ffffffffffff")
+
+
+@pytest.mark.parametrize("scope", ["", "a" * 201, "a\x00b", "a\nb"])
+def test_scopes_are_printable_and_bounded(database, scope):
+    with pytest.raises(ConfigurationError, match="printable characters"):
+        AccessKeys(database).create(scope)
+
+
+@pytest.mark.parametrize("life", [0.0, -1.0, float("nan")])
+def test_a_key_lives(database, life):
+    with pytest.raises(ConfigurationError, match="would never work"):
+        AccessKeys(database).create(lives_seconds=life)
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(commands, list(arguments))
+
+
+def test_the_command_makes_lists_and_revokes(sqlite_url):
+    made = run("keys", "create", "--store", sqlite_url, "--scope", "team-a", "--expires", "90d")
+    assert made.exit_code == 0, made.output
+    text = made.stdout.strip()
+    database = Database(sqlite_url)
+    try:
+        key = AccessKeys(database).find(text)
+    finally:
+        database.close()
+    assert key.scope == "tenant:team-a"
+    assert key.expires_at == key.created_at + 90 * 86_400
+    assert run("keys", "revoke", key.id, "--store", sqlite_url).exit_code == 0
+    listed = json.loads(run("keys", "list", "--store", sqlite_url, "--json").stdout)["keys"]
+    assert [(row["id"], row["works"]) for row in listed] == [(key.id, False)]
+    shown = run("keys", "list", "--store", sqlite_url).stdout
+    assert key.id in shown
+    assert "revoked" in shown
+    assert text.split("-", 3)[3] not in shown
+
+
+def test_a_life_that_nobody_understands_makes_no_key(sqlite_url):
+    done = run("keys", "create", "--store", sqlite_url, "--expires", "a while")
+    assert isinstance(done.exception, ConfigurationError)
+    assert "'a while' is not understood" in str(done.exception)
+    database = Database(sqlite_url)
+    try:
+        assert not AccessKeys(database).exist()
+    finally:
+        database.close()
