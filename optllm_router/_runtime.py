@@ -37,8 +37,9 @@ from optllm_router._types import Decision, Transport, Usage
 from optllm_router.config import Settings
 from optllm_router.ledger import Ledger
 from optllm_router.policy import Policy
-from optllm_router.router import Means, Query, Router
+from optllm_router.router import Query, Router
 from optllm_router.store import Database, LabelledAnswer, Records
+from optllm_router.traffic import Means, Pot
 from optllm_router.transports import LiteLLMTransport, RetryingTransport, keys_in_sight
 
 T = TypeVar("T")
@@ -146,6 +147,7 @@ class Runtime:
     def decide(self, query: Query, model: str, policy: Policy | None) -> Future[Decision]:
         """Decide, together with what else is waiting; a named model is pinned."""
         if model == "auto":
+            self.router.check(query)  # here, as an error in a batch goes to all who are in it
             return self._batcher.submit(_Undecided(query, policy))
         done: Future[Decision] = Future()
         done.set_result(self.router.pin(query, model))
@@ -153,16 +155,17 @@ class Runtime:
 
     def means(self) -> Means:
         """What there is to spend now."""
+        now = time.time()
         if not self._budgets:
-            return Means()
+            return Means(now=now)
         balance = self.ledger.balance(self._budgets[0])
         start, end = balance.window_start, balance.next_window
         with self._window_lock:
             if self._window is None or self._window[0] < start:
                 self._window = (start, self._records.decided_since(start))
             seen = self._window[1]
-        elapsed = None if end is None else (time.time() - start) / (end - start)
-        return Means(usd_from_nano(balance.left_nano), elapsed, seen)
+        left = usd_from_nano(balance.left_nano)
+        return Means((Pot(left, start, end, seen, name=balance.budget),), now)
 
     def answer(
         self, decision: Decision, query: Query, *, patient: bool = False, cap: Budget | None = None
@@ -216,8 +219,7 @@ class Runtime:
         for key, policy in policies.items():
             chosen = [i for i, one in enumerate(waiting) if id(one.policy) == key]
             queries = [waiting[i].query for i in chosen]
-            share = len(chosen) / len(waiting)
-            part = Means(means.left_usd * share, means.elapsed, means.seen)
+            part = means.part(len(chosen) / len(waiting))
             decisions.update(zip(chosen, self.router.decide(queries, part, policy), strict=True))
         with self._window_lock:
             if self._window is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    BoolArray: TypeAlias = NDArray[np.bool_]
     FloatArray: TypeAlias = NDArray[np.float64]
     IntArray: TypeAlias = NDArray[np.int64]
 
@@ -237,6 +238,7 @@ class Decision:
         propensity: probability with which the policy chose this candidate, in (0, 1].
         price: the shadow price used, in expected successes per USD; 0 when money is no object.
         reason: one sentence for people.
+        left_out: names of the candidates that cannot serve the call, each with the reason.
     """
 
     id: str
@@ -248,6 +250,7 @@ class Decision:
     propensity: float
     price: float
     reason: str
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 OutcomeStatus: TypeAlias = Literal["ok", "error"]

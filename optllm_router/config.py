@@ -183,7 +183,7 @@ def read_policy(value: str | Policy) -> Policy:
     """
     if isinstance(value, str):
         return _policy_named(value)
-    if not callable(getattr(value, "aim", None)):
+    if not callable(getattr(value, "look", None)):
         raise ConfigurationError(f"policy {value!r} is neither a name nor a policy")
     return value
 

@@ -1,25 +1,28 @@
-"""What the user wants, turned into an allocation. No I/O: forecasts and balance in, choices out.
+"""What the user wants, turned into an allocation. No I/O: forecasts and money in, choices out.
 
-Every policy names a point of a Pareto front. Queries that are planned on their own take that
-point's allocation. Requests that arrive one by one are decided at that point's shadow price:
-the front is then computed over recent traffic and the new requests together, and each of them
-takes the candidate with the highest ``p - cost * price``.
+A policy looks at queries and names a point of their Pareto front. Queries that are planned on
+their own take that point's allocation (:func:`choose`). Requests that arrive one by one are
+decided at that point's shadow price, the front being that of recent traffic: each of them takes
+the candidate with the highest ``p - cost * price`` (:func:`follow`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
 from optllm_router._errors import ConfigurationError, InfeasibleError
-from optllm_router.allocation import Solution, exact_front
+from optllm_router.allocation import ParetoFront, Solution, exact_front
 
 if TYPE_CHECKING:
-    from optllm_router._types import FloatArray, IntArray
+    from optllm_router._types import BoolArray, FloatArray, IntArray
+
+    Valuation: TypeAlias = Callable[["Forecast"], FloatArray]
 
 _DRAWS = 32
 _CORRELATION = 0.1
@@ -35,21 +38,29 @@ class Forecast:
         p: success probabilities, 0..1.
         std: their uncertainty.
         cost: expected USD.
+        able: which candidates can serve the query; ``None`` for all of them.
     """
 
     p: FloatArray
     std: FloatArray
     cost: FloatArray
+    able: BoolArray | None = None
 
     def __len__(self) -> int:
         return len(self.p)
 
-    def followed_by(self, other: Forecast) -> Forecast:
-        """Both, one below the other."""
+    def among(self, able: BoolArray) -> Forecast:
+        """With candidates that cannot serve a query made worse for it than any that can.
+
+        Args:
+            able: shape (n, k), at least one per query.
+        """
+        dearest = np.where(able, self.cost, 0.0).max(axis=1, keepdims=True)
         return Forecast(
-            np.vstack([self.p, other.p]),
-            np.vstack([self.std, other.std]),
-            np.vstack([self.cost, other.cost]),
+            np.where(able, self.p, 0.0),
+            np.where(able, self.std, 0.0),
+            np.where(able, self.cost, 2.0 * dearest + 1.0),
+            able,
         )
 
 
@@ -58,14 +69,78 @@ class Aim:
     """The point that a policy names.
 
     Attributes:
-        value: shape (n, k), the success in 0..1 that the policy counts on.
-        solution: the point, on the front of ``value`` against cost.
+        price: shadow price there, in successes per USD; 0 when money is no object.
         reason: why, in one sentence for people.
     """
 
-    value: FloatArray
-    solution: Solution
+    price: float
     reason: str
+
+
+class Outlook(Protocol):
+    """What a policy makes of some queries."""
+
+    def value(self, forecast: Forecast) -> FloatArray:
+        """Shape (n, k), the success in 0..1 that is counted on, for these queries or like ones."""
+        ...
+
+    def aim(self, usd: float) -> Aim:
+        """The point to take when ``usd`` may be spent on the queries that were looked at.
+
+        It may cost more where the policy does not care; never raises for lack of money.
+        """
+        ...
+
+    def solution(self, usd: float) -> Solution:
+        """The allocation at that point."""
+        ...
+
+
+class Policy(Protocol):
+    """Names a point of the front; hashable, as what it makes of recent traffic is kept."""
+
+    def look(self, queries: Forecast) -> Outlook:
+        """Look at n queries, at least one."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Affordable:
+    """The most success that money buys."""
+
+    front: ParetoFront
+
+    def value(self, forecast: Forecast) -> FloatArray:
+        return forecast.p
+
+    def aim(self, usd: float) -> Aim:
+        price = self.front.shadow_price(self._payable(usd))
+        if price == 0:
+            return Aim(price, "highest predicted success; the budget does not bind")
+        return Aim(
+            price, f"most success within the budget: a success more costs {1 / price:.2g} USD"
+        )
+
+    def solution(self, usd: float) -> Solution:
+        return self.front.at_budget(self._payable(usd))
+
+    def _payable(self, usd: float) -> float:
+        return max(usd, float(self.front.cost[0]))
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A point that is the same whatever there is to spend."""
+
+    value: Valuation
+    allocated: Solution
+    point: Aim
+
+    def aim(self, usd: float) -> Aim:
+        return self.point
+
+    def solution(self, usd: float) -> Solution:
+        return self.allocated
 
 
 @dataclass(frozen=True)
@@ -85,31 +160,13 @@ class Choice:
     reason: str
 
 
-class Policy(Protocol):
-    """Names a point of the front."""
-
-    def aim(self, forecast: Forecast, usd: float) -> Aim:
-        """The point to take for these queries when ``usd`` may be spent on them.
-
-        The point may cost more where the policy does not care; never raises for lack of money.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class MaxSuccess:
     """The most successes that the budget buys."""
 
-    def aim(self, forecast: Forecast, usd: float) -> Aim:
-        """The dearest point within the budget; all-cheapest where nothing fits."""
-        solution = _within(forecast.p, forecast.cost, usd)
-        if solution.price == 0:
-            return Aim(forecast.p, solution, "highest predicted success; the budget does not bind")
-        return Aim(
-            forecast.p,
-            solution,
-            f"most success within the budget: a success more costs {1 / solution.price:.2g} USD",
-        )
+    def look(self, queries: Forecast) -> Outlook:
+        """Aims for the dearest point within the budget; all-cheapest where nothing fits."""
+        return _Affordable(exact_front(queries.p, queries.cost))
 
 
 @dataclass(frozen=True)
@@ -128,15 +185,17 @@ class MinCost:
                 f"target success {self.target!r} must lie over 0 and up to 1, like 0.9"
             )
 
-    def aim(self, forecast: Forecast, usd: float) -> Aim:
-        """The cheapest point that reaches the target; the one of most success if none does."""
-        front = exact_front(forecast.p, forecast.cost)
+    def look(self, queries: Forecast) -> Outlook:
+        """Aims for the cheapest point that reaches the target, or for the most success."""
+        front = exact_front(queries.p, queries.cost)
         try:
             solution = front.at_success(self.target)
         except InfeasibleError as error:
+            solution = front.at_budget(math.inf)
             reason = f"target success {self.target:g} is out of reach: {error.attainable:.3g} is"
-            return Aim(forecast.p, front.at_budget(math.inf), f"{reason} the most")
-        return Aim(forecast.p, solution, f"least cost for a success rate of {self.target:g}")
+            return _Settled(_probability, solution, Aim(solution.price, f"{reason} the most"))
+        reason = f"least cost for a success rate of {self.target:g}"
+        return _Settled(_probability, solution, Aim(_keeping(front, solution), reason))
 
 
 @dataclass(frozen=True)
@@ -163,19 +222,25 @@ class MatchBest:
                 f"confidence {self.confidence!r} must lie between 0.5 and 0.999"
             )
 
-    def aim(self, forecast: Forecast, usd: float) -> Aim:
-        """The cheapest point whose robust success is that of the best single model."""
-        best = int(np.argmax(forecast.p.mean(axis=0)))
-        shared = math.sqrt(_CORRELATION + (1.0 - _CORRELATION) / len(forecast))
-        margin = NormalDist().inv_cdf(self.confidence) * shared * forecast.std
-        value = np.clip(forecast.p - margin, 0.0, 1.0)
-        value[:, best] = forecast.p[:, best]
-        solution = exact_front(value, forecast.cost).at_success(float(value[:, best].mean()))
+    def look(self, queries: Forecast) -> Outlook:
+        """Aims for the cheapest point whose robust success is that of the best single model."""
+        best = int(np.argmax(queries.p.mean(axis=0)))
+        shared = math.sqrt(_CORRELATION + (1.0 - _CORRELATION) / len(queries))
+        margin = NormalDist().inv_cdf(self.confidence) * shared
+
+        def value(forecast: Forecast) -> FloatArray:
+            robust = np.clip(forecast.p - margin * forecast.std, 0.0, 1.0)
+            robust[:, best] = forecast.p[:, best]
+            return robust
+
+        target = float(queries.p[:, best].mean())
+        front = exact_front(value(queries), queries.cost)
+        solution = front.at_success(target)
         if np.all(solution.allocation == best):
             reason = "stays with the best model: no switch is confident enough"
         else:
             reason = f"as good as the best single model with confidence {self.confidence:g}"
-        return Aim(value, solution, reason)
+        return _Settled(value, solution, Aim(_keeping(front, solution), reason))
 
 
 @dataclass(frozen=True)
@@ -194,44 +259,55 @@ class WillingnessToPay:
                 f"usd_per_success {self.usd_per_success!r} must be a finite number over 0"
             )
 
-    def aim(self, forecast: Forecast, usd: float) -> Aim:
-        """The point where one more success would cost more than it is worth."""
-        solution = exact_front(forecast.p, forecast.cost).at_price(self.usd_per_success)
+    def look(self, queries: Forecast) -> Outlook:
+        """Aims for the point where one more success would cost more than it is worth."""
+        solution = exact_front(queries.p, queries.cost).at_price(self.usd_per_success)
         reason = f"a success is worth {self.usd_per_success:g} USD"
-        return Aim(forecast.p, replace(solution, price=1 / self.usd_per_success), reason)
+        return _Settled(_probability, solution, Aim(1 / self.usd_per_success, reason))
 
 
-def choose(
-    policy: Policy,
-    batch: Forecast,
-    *,
-    left_usd: float = math.inf,
-    traffic: Forecast | None = None,
-    expected_queries: float | None = None,
-) -> Choice:
-    """Decide for the n queries of a batch together.
+def choose(policy: Policy, batch: Forecast, *, left_usd: float = math.inf) -> Choice:
+    """Decide for n queries together, as if no others were to come.
 
     Args:
         policy: what the user wants.
         batch: what is expected of the queries.
         left_usd: what may be spent in all.
-        traffic: what was expected of recent queries: a sample of those still to come.
-        expected_queries: how many are still to come under this budget, the batch included.
-            The budget is then shared with them; ``None`` gives the batch all that is left.
     """
-    n = len(batch)
-    reference = batch if traffic is None else traffic.followed_by(batch)
-    share = math.inf
-    if expected_queries is not None:
-        share = left_usd * len(reference) / max(expected_queries, n)
-    aim = policy.aim(reference, share)
-    value, price, reason = aim.value[-n:], aim.solution.price, aim.reason
-    allocation = aim.solution.allocation if traffic is None else _ranked(value, batch, price)[:, 0]
-    if _cost(batch, allocation) > left_usd:
-        affordable = _within(value, batch.cost, left_usd)
-        allocation, price = affordable.allocation, affordable.price
-        reason = "most success with what is left of the budget"
-    return Choice(allocation, _ranked(value, batch, price), price, reason)
+    outlook = policy.look(batch)
+    allocation = outlook.solution(left_usd).allocation
+    return _choice(outlook.value(batch), batch, outlook.aim(left_usd), left_usd, allocation)
+
+
+def follow(outlook: Outlook, batch: Forecast, *, usd: float, left_usd: float) -> Choice:
+    """Decide for n queries at the price of the queries that were looked at.
+
+    Args:
+        outlook: what a policy made of recent traffic.
+        batch: what is expected of the queries.
+        usd: what may be spent on as many queries as were looked at.
+        left_usd: what may be spent on the batch.
+    """
+    return _choice(outlook.value(batch), batch, outlook.aim(usd), left_usd)
+
+
+def _choice(
+    value: FloatArray,
+    batch: Forecast,
+    aim: Aim,
+    left_usd: float,
+    allocation: IntArray | None = None,
+) -> Choice:
+    """The allocation, by default that of highest worth, if there is money for it."""
+    ranking = _ranked(value, batch, aim.price)
+    if allocation is None:
+        allocation = ranking[:, 0]
+    if _cost(batch, allocation) <= left_usd:
+        return Choice(allocation, ranking, aim.price, aim.reason)
+    affordable = _Affordable(exact_front(value, batch.cost)).solution(left_usd)
+    ranking = _ranked(value, batch, affordable.price)
+    reason = "most success with what is left of the budget"
+    return Choice(affordable.allocation, ranking, affordable.price, reason)
 
 
 def _ranked(value: FloatArray, batch: Forecast, price: float) -> IntArray:
@@ -253,7 +329,8 @@ def explore(
     Posterior sampling (Thompson 1933): the candidates of a query are compared on values drawn
     around ``p`` with a standard deviation of ``doubt * std``. One of 32 such draws is
     followed, so that the propensity is known: the share of the draws that agree with it. Besides,
-    with probability ``uniform``, a candidate is drawn uniformly, whatever is believed of it.
+    with probability ``uniform``, one of the candidates that can serve the query is drawn
+    uniformly, whatever is believed of it.
 
     Args:
         choice: what the policy chose.
@@ -266,27 +343,38 @@ def explore(
         The allocation, shape (n,), and the propensity of each choice: the probability, in
         (0, 1], with which this procedure makes it. Off-policy estimators divide by it.
     """
+    if doubt == 0 and uniform == 0:
+        return choice.allocation, np.ones(len(batch))
     n, k = batch.p.shape
+    able = np.ones((n, k), dtype=np.bool_) if batch.able is None else batch.able
     draws = choice.allocation[None, :]
     if doubt > 0:
-        worth = batch.p - choice.price * batch.cost
+        worth = np.where(able, batch.p - choice.price * batch.cost, -np.inf)
         noise = rng.standard_normal((_DRAWS, n, k)) * (doubt * batch.std)
         draws = np.argmax(worth + noise, axis=2)
-    allocation = np.where(rng.random(n) < uniform, rng.integers(k, size=n), draws[0])
+    among = able.sum(axis=1)
+    ables_first = np.argsort(~able, axis=1, kind="stable")
+    any_one = ables_first[np.arange(n), rng.integers(among)]
+    allocation = np.where(rng.random(n) < uniform, any_one, draws[0])
     agreement = (draws == allocation).mean(axis=0)
-    return allocation, uniform / k + (1.0 - uniform) * agreement
+    return allocation, uniform / among + (1.0 - uniform) * agreement
 
 
 def match_best_allocation(
     p: FloatArray, std: FloatArray, cost: FloatArray, confidence: float
 ) -> IntArray:
     """The allocation of :class:`MatchBest`, shape (n,), from arrays of shape (n, k)."""
-    return MatchBest(confidence).aim(Forecast(p, std, cost), math.inf).solution.allocation
+    return MatchBest(confidence).look(Forecast(p, std, cost)).solution(math.inf).allocation
 
 
-def _within(value: FloatArray, cost: FloatArray, usd: float) -> Solution:
-    front = exact_front(value, cost)
-    return front.at_budget(max(usd, float(front.cost[0])))
+def _probability(forecast: Forecast) -> FloatArray:
+    return forecast.p
+
+
+def _keeping(front: ParetoFront, solution: Solution) -> float:
+    """A price at which a promise is kept, and not nearly kept: the last move that it takes is
+    made by every query like it."""
+    return solution.price * (1.0 if solution.cost <= front.cost[0] else 1.0 - 1e-9)
 
 
 def _cost(forecast: Forecast, allocation: IntArray) -> float:

@@ -9,7 +9,6 @@ import math
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from optllm_router._money import NANO_PER_USD, usd_from_nano
 from optllm_router._types import Call, Candidate, Decision, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
+from optllm_router.capabilities import left_out
 from optllm_router.config import read_policy
 from optllm_router.features import query_text
 from optllm_router.learning import Learner, LengthLearner
@@ -32,12 +32,11 @@ from optllm_router.pricing import (
     size_in_bytes,
     worst_case_nano,
 )
+from optllm_router.traffic import Means, Traffic
 
 if TYPE_CHECKING:
     from optllm_router._types import FloatArray, IntArray, Predictor
 
-_TRAFFIC = 256
-"""How many recent queries stand for those still to come."""
 _UNIFORM_PER_CANDIDATE = 2.0
 _DOUBTED_PER_CANDIDATE = 20.0
 _MOST_DOUBT = 0.5
@@ -91,21 +90,6 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Means:
-    """What there is to spend.
-
-    Attributes:
-        left_usd: what is left of the budget; infinity without one.
-        elapsed: share of the budget's window that is over, 0..1; ``None`` for an endless one.
-        seen: queries decided in this window so far.
-    """
-
-    left_usd: float = math.inf
-    elapsed: float | None = None
-    seen: int = 0
-
-
-@dataclass(frozen=True)
 class Quote:
     """What a plan is expected to cost and to achieve.
 
@@ -155,11 +139,10 @@ class Router:
         self.candidates = tuple(candidates)
         self.names = tuple(candidate.name for candidate in candidates)
         self._policy = policy
-        self._expected_queries = expected_queries
         self._explore = explore * len(candidates)
         self._rng = np.random.default_rng(seed)
         self._costs = CostForecast(candidates)
-        self._traffic: deque[tuple[FloatArray, FloatArray, FloatArray]] = deque(maxlen=_TRAFFIC)
+        self._traffic = Traffic(len(candidates), expected_queries)
         self._decided = 0
         self._lock = threading.Lock()
         prior, k = _prior(self.candidates), len(candidates)
@@ -205,17 +188,14 @@ class Router:
             queries: at least one.
             means: what there is to spend.
             policy: instead of the router's own.
+
+        Raises:
+            InvalidRequestError: no candidate can serve one of the queries, see :meth:`check`.
         """
-        means = means or Means()
-        forecast = self.forecast(queries)
+        unable = [self.check(query) for query in queries]
+        forecast = self._able(self.forecast(queries), unable)
         with self._lock:
-            choice = choose(
-                policy or self._policy,
-                forecast,
-                left_usd=means.left_usd,
-                traffic=self._recent(),
-                expected_queries=self._still_expected(means, len(queries)),
-            )
+            choice = self._traffic.choose(policy or self._policy, forecast, means or Means())
             allocation, propensity = explore(
                 choice,
                 forecast,
@@ -223,17 +203,19 @@ class Router:
                 uniform=self._exploration(_UNIFORM_PER_CANDIDATE),
                 rng=self._rng,
             )
-            self._traffic.extend(zip(forecast.p, forecast.std, forecast.cost, strict=True))
             self._decided += len(queries)
-        explored = allocation != choice.allocation
-        return [
-            self._decision(forecast, choice, i, int(allocation[i]), propensity[i], explored[i])
-            for i in range(len(queries))
-        ]
+        return self._decisions(forecast, choice, allocation, propensity, unable)
 
     def pin(self, query: Query, name: str) -> Decision:
-        """The decision that a caller made by naming the model."""
+        """The decision that a caller made by naming the model.
+
+        Raises:
+            UnknownModelError: no candidate has that name.
+            InvalidRequestError: it cannot serve the query.
+        """
         j = self.index(name)
+        if reasons := left_out([self.candidates[j]], query.call):
+            raise InvalidRequestError(f"model {name!r} {reasons[name]}; name another, or 'auto'")
         forecast = self.forecast([query])
         return Decision(
             id=_new_id(),
@@ -257,14 +239,25 @@ class Router:
         """
         if not queries:
             raise InvalidRequestError("there is nothing to plan: pass at least one query")
-        forecast = self.forecast(queries)
+        unable = [self.check(query) for query in queries]
+        forecast = self._able(self.forecast(queries), unable)
         choice = self._with_reserve(queries, forecast, policy or self._policy, usd)
         front = exact_front(forecast.p, forecast.cost)
-        decisions = [
-            self._decision(forecast, choice, i, int(choice.allocation[i]), 1.0, False)
-            for i in range(len(queries))
-        ]
+        certain = np.ones(len(queries))
+        decisions = self._decisions(forecast, choice, choice.allocation, certain, unable)
         return decisions, self._quote(forecast, choice.allocation, front), front
+
+    def check(self, query: Query) -> dict[str, str]:
+        """The candidates that cannot serve a query, each with the reason.
+
+        Raises:
+            InvalidRequestError: none can.
+        """
+        reasons = left_out(self.candidates, query.call)
+        if len(reasons) == len(self.names):
+            each = "; ".join(f"{name!r} {reason}" for name, reason in reasons.items())
+            raise InvalidRequestError(f"no model can serve this call: {each}")
+        return reasons
 
     def forecast(self, queries: Sequence[Query]) -> Forecast:
         """Success probabilities, their uncertainty and expected USD; arrays of shape (n, k)."""
@@ -371,35 +364,39 @@ class Router:
         known = self._decided + self._learner.labels
         return first / (first + known) if first else 0.0
 
-    def _recent(self) -> Forecast | None:
-        if not self._traffic:
-            return None
-        p, std, cost = (np.array(column) for column in zip(*self._traffic, strict=True))
-        return Forecast(p, std, cost)
-
-    def _still_expected(self, means: Means, n: int) -> float | None:
-        if self._expected_queries is not None:
-            return max(self._expected_queries - means.seen, n)
-        if means.elapsed is None or means.seen < _TRAFFIC // 8:
-            return None
-        elapsed = max(means.elapsed, 1e-6)
-        return max(means.seen / elapsed * (1.0 - elapsed), n)
-
-    def _decision(
-        self, forecast: Forecast, choice: Choice, i: int, j: int, propensity: float, explored: bool
-    ) -> Decision:
-        others = tuple(self.names[other] for other in choice.fallbacks[i] if other != j)
-        return Decision(
-            id=_new_id(),
-            candidate=self.names[j],
-            fallbacks=others,
-            p=float(forecast.p[i, j]),
-            std=float(forecast.std[i, j]),
-            expected_cost_nano=_nano(forecast.cost[i, j]),
-            propensity=float(propensity),
-            price=choice.price,
-            reason="chosen at random to learn how good it is" if explored else choice.reason,
+    def _able(self, forecast: Forecast, unable: Sequence[Mapping[str, str]]) -> Forecast:
+        if not any(unable):
+            return forecast
+        return forecast.among(
+            np.array([[name not in one for name in self.names] for one in unable])
         )
+
+    def _decisions(
+        self,
+        forecast: Forecast,
+        choice: Choice,
+        allocation: IntArray,
+        propensity: FloatArray,
+        unable: Sequence[Mapping[str, str]],
+    ) -> list[Decision]:
+        decisions = []
+        for i, (j, ranking) in enumerate(zip(allocation.tolist(), choice.fallbacks, strict=True)):
+            others = (self.names[other] for other in ranking.tolist() if other != j)
+            explored = j != choice.allocation[i]
+            decision = Decision(
+                id=_new_id(),
+                candidate=self.names[j],
+                fallbacks=tuple(name for name in others if name not in unable[i]),
+                p=float(forecast.p[i, j]),
+                std=float(forecast.std[i, j]),
+                expected_cost_nano=_nano(forecast.cost[i, j]),
+                propensity=float(propensity[i]),
+                price=choice.price,
+                reason="chosen at random to learn how good it is" if explored else choice.reason,
+                left_out=unable[i],
+            )
+            decisions.append(decision)
+        return decisions
 
 
 def checked_score(score: Any) -> float:

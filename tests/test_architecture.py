@@ -23,11 +23,11 @@ FLOORS = (
     ("_types", "_errors", "_money"),
     (
         *("features", "allocation", "metrics", "pricing", "store"),
-        *("transports", "simulation", "_batching", "_arguments"),
+        *("transports", "simulation", "_batching", "_arguments", "capabilities", "arrivals"),
     ),
     ("predictor", "_books", "_messages", "candidates"),
     ("ledger", "learning", "policy"),
-    ("config", "_flow"),
+    ("config", "_flow", "traffic"),
     ("router", "_options"),
     ("_chat", "_openai_errors", "_runtime"),
     ("plan", "_session"),

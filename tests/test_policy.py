@@ -18,6 +18,7 @@ from optllm_router.policy import (
     WillingnessToPay,
     choose,
     explore,
+    follow,
     match_best_allocation,
 )
 
@@ -160,30 +161,65 @@ def test_no_policy_plans_to_spend_more_than_is_left(policy, data, usd):
 def test_fallbacks_name_every_candidate_once_and_the_most_worth_first(policy, data):
     batch = data.draw(forecasts())
     traffic = data.draw(forecasts().filter(lambda other: other.p.shape[1] == batch.p.shape[1]))
-    choice = choose(policy, batch, left_usd=1.0, traffic=traffic, expected_queries=10)
     n, k = batch.p.shape
-    assert sorted(map(tuple, np.sort(choice.fallbacks, axis=1).tolist())) == [tuple(range(k))] * n
-    assert choice.allocation.shape == (n,)
-    assert 0 <= choice.price < math.inf
-    assert choice.reason
+    for choice in (
+        choose(policy, batch, left_usd=1.0),
+        follow(policy.look(traffic), batch, usd=0.5, left_usd=1.0),
+    ):
+        assert np.array_equal(np.sort(choice.fallbacks, axis=1), np.tile(np.arange(k), (n, 1)))
+        assert choice.allocation.shape == (n,)
+        assert 0 <= choice.price < math.inf
+        assert choice.reason
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+@given(data=st.data(), usd=st.floats(0, 3), left=st.floats(0, 1))
+def test_who_cannot_serve_is_never_chosen_before_who_can(policy, data, usd, left):
+    batch = data.draw(forecasts())
+    n, k = batch.p.shape
+    able = np.array(data.draw(st.lists(st.booleans(), min_size=n * k, max_size=n * k)))
+    able = able.reshape(n, k)
+    able[np.arange(n), data.draw(st.integers(0, k - 1))] = True
+    batch = batch.among(able)
+    rng = np.random.default_rng(0)
+    for choice in (
+        choose(policy, batch, left_usd=left),
+        follow(policy.look(batch), batch, usd=usd, left_usd=left),
+    ):
+        assert able[np.arange(n), choice.allocation].all()
+        for i, ranking in enumerate(choice.fallbacks):
+            assert able[i, ranking].tolist() == sorted(able[i].tolist(), reverse=True)
+        explored, propensity = explore(choice, batch, doubt=0.5, uniform=0.5, rng=rng)
+        assert able[np.arange(n), explored].all()
+        assert ((propensity > 0) & (propensity <= 1)).all()
 
 
 def test_one_request_pays_the_price_that_traffic_sets():
-    """Two like this one fit into the money: the third query has to be cheap."""
-    traffic = forecast([[0.2, 0.9], [0.2, 0.8], [0.2, 0.3]], [0.0, 1.0])
+    """Two of four can be dear: those with the most to gain."""
+    traffic = forecast([[0.2, 0.9], [0.2, 0.8], [0.2, 0.3], [0.2, 0.4]], [0.0, 1.0])
     for p, chosen in ((0.9, 1), (0.25, 0)):
         one = forecast([[0.2, p]], [0.0, 1.0])
-        choice = choose(MaxSuccess(), one, left_usd=2.0, traffic=traffic, expected_queries=4)
+        choice = follow(MaxSuccess().look(traffic), one, usd=2.0, left_usd=2.0)
         assert choice.allocation.tolist() == [chosen]
         assert choice.price > 0
 
 
-def test_with_more_to_come_less_is_spent_on_each():
-    traffic = forecast([[0.2, 0.9]] * 20, [0.01, 1.0])
-    one = forecast([[0.2, 0.9]], [0.01, 1.0])
-    rich = choose(MaxSuccess(), one, left_usd=50, traffic=traffic, expected_queries=21)
-    poor = choose(MaxSuccess(), one, left_usd=5, traffic=traffic, expected_queries=1000)
-    assert (rich.allocation.tolist(), poor.allocation.tolist()) == ([1], [0])
+def test_as_money_runs_out_cheaper_ones_are_taken_before_nothing_is():
+    one = forecast([[0.2, 0.5, 0.9]], [0.01, 0.1, 1.0])
+    outlook = MaxSuccess().look(one)
+    chosen = [
+        follow(outlook, one, usd=math.inf, left_usd=left).allocation[0]
+        for left in (1.0, 0.99, 0.1, 0.09, 0.01, 0.0)
+    ]
+    assert chosen == [2, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("policy", [MinCost(0.6), MatchBest()], ids=repr)
+def test_a_promise_is_kept_on_traffic_that_is_all_alike(policy):
+    """Every query is the one at the margin: in doubt it is answered well, not cheaply."""
+    alike = forecast([[0.5, 0.7]] * 20, [1, 10])
+    chosen = follow(policy.look(alike), alike, usd=math.inf, left_usd=math.inf).allocation
+    assert chosen.tolist() == [1] * 20
 
 
 # Exploration

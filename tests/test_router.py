@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from optllm_router._errors import ConfigurationError, InvalidRequestError, UnknownModelError
 from optllm_router._types import Candidate, Price, Usage
 from optllm_router.policy import MaxSuccess, MinCost, WillingnessToPay
-from optllm_router.router import Means, Query, Router
+from optllm_router.router import Query, Router
 from optllm_router.simulation import make_tasks
+from optllm_router.traffic import Means, Pot
 
 PROMPTS = [task.prompt for task in make_tasks(200, np.random.default_rng(0))]
 PRICES = {"cheap": 100, "middle": 1000, "dear": 10_000}
@@ -54,7 +56,7 @@ def test_before_any_label_the_dear_are_taken_to_be_better():
 
 
 def test_an_empty_purse_takes_the_cheapest():
-    (decision,) = router().decide([query()], Means(left_usd=0.0))
+    (decision,) = router().decide([query()], Means((Pot(0.0),)))
     assert decision.candidate == "cheap"
 
 
@@ -131,6 +133,59 @@ def test_a_query_is_measured_with_all_that_is_sent():
     ]
     assert sizes == sorted(set(sizes))
     assert query(parameters={"tools": [tool]}).call.most_prompt_tokens > sizes[1] + 100
+
+
+# Who cannot serve
+
+
+def able_router() -> Router:
+    """Three candidates: cheap sees nothing, middle is elsewhere, dear has a short memory."""
+    cheap, middle, dear = CANDIDATES
+    limited = (
+        replace(cheap, unable=frozenset({"vision"})),
+        replace(middle, tags=frozenset({"region:us"})),
+        replace(dear, context_tokens=50, tags=frozenset({"region:eu"})),
+    )
+    return Router(limited, MaxSuccess(), explore=1.0, seed=0)
+
+
+def needing(*needs: str, tags: tuple[str, ...] = (), text: str = "What is this?") -> Query:
+    plain = query(text)
+    call = replace(plain.call, needs=frozenset(needs), required_tags=frozenset(tags))
+    return Query(plain.text, call)
+
+
+def test_who_cannot_serve_is_neither_chosen_nor_a_fallback_and_it_says_why():
+    one = able_router()
+    for _ in range(50):
+        see, eu, long = one.decide(
+            [needing("vision"), needing(tags=("region:eu",)), needing(text="word " * 60)]
+        )
+        assert {see.candidate, *see.fallbacks} == {"middle", "dear"}
+        assert see.left_out == {"cheap": "takes no images"}
+        assert (eu.candidate, eu.fallbacks) == ("dear", ())
+        assert eu.left_out == dict.fromkeys(("cheap", "middle"), "is not tagged 'region:eu'")
+        assert {long.candidate, *long.fallbacks} == {"cheap", "middle"}
+        assert "room for 50 tokens" in long.left_out["dear"]
+    decisions, quote, _ = one.plan([needing("vision")] * 5, 1.0)
+    assert quote.shares["cheap"] == 0
+    assert all("cheap" not in (d.candidate, *d.fallbacks) for d in decisions)
+
+
+def test_a_call_that_nobody_can_serve_is_refused_with_every_reason():
+    one, query = able_router(), needing("vision", tags=("region:asia",))
+    for ask in (lambda: one.decide([query]), lambda: one.plan([query], 1.0)):
+        with pytest.raises(InvalidRequestError) as refused:
+            ask()
+        for reason in ("'cheap' takes no images", "'dear' is not tagged 'region:asia'"):
+            assert reason in str(refused.value)
+
+
+def test_a_named_model_has_to_be_able_too():
+    one = able_router()
+    assert one.pin(needing("vision"), "dear").candidate == "dear"
+    with pytest.raises(InvalidRequestError, match="'cheap' takes no images; name another"):
+        one.pin(needing("vision"), "cheap")
 
 
 # Pinning
@@ -228,7 +283,7 @@ def test_threads_decide_and_teach_at_once():
     def work(n: int) -> int:
         for i in range(20):
             prompt = PROMPTS[20 * n + i]
-            (decision,) = one.decide([query(prompt)], Means(left_usd=1.0))
+            (decision,) = one.decide([query(prompt)], Means((Pot(1.0),)))
             one.learn(prompt, decision.candidate, float(i % 2))
             one.observe(prompt, decision.candidate, 10, Usage(5, 5))
         return 20

@@ -1,0 +1,57 @@
+"""Which candidates cannot serve a call, and why. Pure: a call and candidates in, reasons out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from optllm_router._types import Call, Candidate
+
+if TYPE_CHECKING:
+    from optllm_router._types import Capability
+
+_LACK: dict[Capability, str] = {
+    "vision": "takes no images",
+    "audio": "takes no audio",
+    "tools": "calls no tools",
+    "json_schema": "keeps to no JSON schema",
+    "streaming": "does not stream",
+}
+_BYTES_PER_TOKEN = 4
+"""English has a little over four bytes per token, everything else fewer: what is too long by this
+count is too long. What is too long only by the provider's is refused there, and falls back."""
+
+
+def left_out(candidates: Sequence[Candidate], call: Call) -> dict[str, str]:
+    """The names of the candidates that cannot serve a call, each with the reason.
+
+    A prompt is too long when a quarter of its bytes, plus the answer's bound where the caller
+    set one, is more than the context has tokens.
+
+    >>> from decimal import Decimal
+    >>> from optllm_router._types import Price
+    >>> price = Price(Decimal(1), Decimal(1), "list")
+    >>> blind = Candidate("blind", "x/blind", price, 100, unable=frozenset({"vision"}))
+    >>> left_out([blind], Call([], needs=frozenset({"vision"})))
+    {'blind': 'takes no images'}
+    """
+    reasons = ((candidate.name, _reason(candidate, call)) for candidate in candidates)
+    return {name: reason for name, reason in reasons if reason}
+
+
+def _reason(candidate: Candidate, call: Call) -> str:
+    if candidate.operation != call.operation:
+        return f"is for {candidate.operation}, not for {call.operation}"
+    if lacking := call.needs & candidate.unable:
+        return " and ".join(_LACK[capability] for capability in sorted(lacking))
+    if missing := call.required_tags - candidate.tags:
+        return f"is not tagged {' or '.join(map(repr, sorted(missing)))}"
+    if candidate.context_tokens is None:
+        return ""
+    prompt, answer = call.prompt_bytes // _BYTES_PER_TOKEN, call.max_output_tokens or 0
+    if prompt + answer <= candidate.context_tokens:
+        return ""
+    room = f", with {answer} for the answer," if answer else ""
+    return (
+        f"has room for {candidate.context_tokens} tokens, and the prompt has about {prompt}{room}"
+    )

@@ -1,0 +1,164 @@
+"""Requests that arrive one by one, decided with those to come in mind.
+
+Recent queries stand for those still to come. A budget is shared with them: what is left,
+divided by how many are expected until its window ends, is what a query may cost on average, and
+the point of the recent queries' front that costs as much sets the shadow price. The division is
+done anew for every decision, so that the price follows the true costs and the true traffic
+(re-solving; Agrawal, Wang & Ye, Operations Research 62(4), 2014; Jasin & Kumar 2012).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from optllm_router.arrivals import Arrivals
+from optllm_router.policy import Choice, Forecast, Outlook, Policy, follow
+
+_SAMPLE = 256
+"""How many recent queries stand for those still to come."""
+_RENEWED = 16
+"""The front is computed anew once a sixteenth of the sample is new."""
+_SHARE_INERTIA = 16.0
+"""Queries that a budget's earlier share of the traffic counts for in its present window."""
+_MOST_POTS, _MOST_POLICIES = 10_000, 32
+
+
+@dataclass(frozen=True)
+class Pot:
+    """What one budget leaves.
+
+    Attributes:
+        left_usd: what may still be spent.
+        start: when its window began, Unix seconds.
+        end: when the next one begins; ``None`` for a window without end.
+        seen: calls that it paid for in this window.
+        paced: whether the money should last until the window ends.
+        name: of the budget.
+    """
+
+    left_usd: float
+    start: float = 0.0
+    end: float | None = None
+    seen: int = 0
+    paced: bool = True
+    name: str = "default"
+
+
+@dataclass(frozen=True)
+class Means:
+    """What there is to spend: the least of what several budgets leave.
+
+    Attributes:
+        pots: one for each budget that pays; without any, money is no object.
+        now: Unix seconds.
+    """
+
+    pots: tuple[Pot, ...] = ()
+    now: float = 0.0
+
+    @property
+    def left_usd(self) -> float:
+        """What all of them leave; infinity without one."""
+        return min((pot.left_usd for pot in self.pots), default=math.inf)
+
+    def part(self, share: float) -> Means:
+        """A share, 0..1, of what is left, for calls that are decided apart."""
+        return replace(
+            self, pots=tuple(replace(pot, left_usd=pot.left_usd * share) for pot in self.pots)
+        )
+
+
+class Traffic:
+    """Recent queries and how many come; not thread-safe.
+
+    Args:
+        candidates: how many there are, k.
+        expected_queries: queries expected per window of every budget; ``None`` to go by those
+            that came.
+    """
+
+    def __init__(self, candidates: int, expected_queries: int | None = None) -> None:
+        self.arrivals = Arrivals()
+        self._expected_queries = expected_queries
+        self._sample = np.empty((3, _SAMPLE, candidates))
+        self._decided = 0
+        self._outlooks: OrderedDict[Policy, tuple[int, Outlook]] = OrderedDict()
+        self._shares: OrderedDict[str, _Share] = OrderedDict()
+
+    def choose(self, policy: Policy, batch: Forecast, means: Means) -> Choice:
+        """Decide for n queries that arrived together."""
+        self.arrivals.add(means.now, len(batch))
+        self._remember(batch)
+        outlook, held = self._outlook(policy), min(self._decided, _SAMPLE)
+        usd = self.allowance(means, len(batch)) * held
+        return follow(outlook, batch, usd=usd, left_usd=means.left_usd)
+
+    def allowance(self, means: Means, queries: int) -> float:
+        """USD that a query may cost on average, for all budgets to last.
+
+        Args:
+            means: what there is to spend.
+            queries: how many are to be decided now; they are among those expected.
+        """
+        usd = math.inf
+        for pot in means.pots:
+            expected = self._still_expected(pot, means.now, queries)
+            if expected:
+                usd = min(usd, pot.left_usd / expected)
+        return usd
+
+    def _still_expected(self, pot: Pot, now: float, queries: int) -> float:
+        """How many queries a budget has to pay for yet; 0 where nobody wants it to last."""
+        if self._expected_queries is not None:
+            return max(self._expected_queries - pot.seen, queries)
+        if pot.end is None or not pot.paced:
+            return 0.0
+        return queries + self._share(pot, now) * self.arrivals.expected(now, pot.end)
+
+    def _share(self, pot: Pot, now: float) -> float:
+        """Calls that a budget pays for, per query that is expected in all.
+
+        Learnt in its window so far, starting from what it was in the one before.
+        """
+        kept = self._shares.pop(pot.name, None) or _Share(pot.start)
+        if kept.start != pot.start:
+            kept = _Share(pot.start, kept.latest, kept.latest)
+        first = self.arrivals.first
+        watched_from = pot.start if first is None else max(pot.start, first)
+        watched = self.arrivals.expected(watched_from, now) + _SHARE_INERTIA
+        kept.latest = (pot.seen + _SHARE_INERTIA * kept.before) / watched
+        self._shares[pot.name] = kept
+        if len(self._shares) > _MOST_POTS:
+            self._shares.popitem(last=False)
+        return kept.latest
+
+    def _remember(self, batch: Forecast) -> None:
+        """The newest queries take the places of the oldest."""
+        places = np.arange(self._decided, self._decided + len(batch))[-_SAMPLE:] % _SAMPLE
+        for kept, new in zip(self._sample, (batch.p, batch.std, batch.cost), strict=True):
+            kept[places] = new[-_SAMPLE:]
+        self._decided += len(batch)
+
+    def _outlook(self, policy: Policy) -> Outlook:
+        """What the policy makes of the recent queries; of almost the same ones, if it is known."""
+        held = min(self._decided, _SAMPLE)
+        known = self._outlooks.pop(policy, None)
+        if known is None or self._decided - known[0] >= max(held // _RENEWED, 1):
+            known = (self._decided, policy.look(Forecast(*self._sample[:, :held].copy())))
+        self._outlooks[policy] = known
+        if len(self._outlooks) > _MOST_POLICIES:
+            self._outlooks.popitem(last=False)
+        return known[1]
+
+
+@dataclass
+class _Share:
+    """A budget's share of the traffic: in its window before, and in this one so far."""
+
+    start: float
+    before: float = 1.0
+    latest: float = 1.0

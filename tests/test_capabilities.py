@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import get_args
+
+import pytest
+
+from optllm_router._types import Call, Candidate, Capability, Price
+from optllm_router.capabilities import left_out
+
+PRICE = Price(Decimal(1), Decimal(1), "test")
+PLAIN = Candidate("plain", "x/plain", PRICE, max_output_tokens=100)
+
+
+def reason(candidate: Candidate, **call: object) -> str:
+    """Why a candidate is left out; nothing when it is not."""
+    return left_out([candidate], Call([], **call)).get("plain", "")
+
+
+@pytest.mark.parametrize("capability", get_args(Capability))
+def test_who_lacks_what_a_call_needs_is_left_out(capability):
+    needs = frozenset({capability})
+    assert reason(PLAIN, needs=needs) == ""
+    assert reason(replace(PLAIN, unable=frozenset({capability}))) == ""
+    assert reason(replace(PLAIN, unable=frozenset({capability})), needs=needs)
+
+
+def test_everything_that_is_missing_is_said():
+    unable = replace(PLAIN, unable=frozenset({"vision", "tools", "audio"}))
+    needs = frozenset({"vision", "tools"})
+    assert reason(unable, needs=needs) == "calls no tools and takes no images"
+    tagged = replace(PLAIN, tags=frozenset({"region:eu"}))
+    tags = frozenset({"region:eu", "no-training", "audited"})
+    assert reason(tagged, required_tags=tags) == "is not tagged 'audited' or 'no-training'"
+
+
+def test_only_what_is_surely_too_long_is_left_out():
+    small = replace(PLAIN, context_tokens=1000)
+    assert reason(small, prompt_bytes=4003, most_prompt_tokens=5000) == ""
+    assert "about 1001" in reason(small, prompt_bytes=4004)
+    assert reason(PLAIN, prompt_bytes=10**9) == ""
+
+
+def test_the_answer_needs_room_where_the_caller_said_how_much():
+    small = replace(PLAIN, context_tokens=1000)
+    assert reason(small, prompt_bytes=2000, max_output_tokens=500) == ""
+    assert "501 for the answer" in reason(small, prompt_bytes=2000, max_output_tokens=501)
+
+
+def test_an_embedding_is_not_asked_of_a_chat_model():
+    embedder = replace(PLAIN, operation="embedding")
+    assert reason(embedder) == "is for embedding, not for chat"
+    assert reason(PLAIN, operation="embedding") == "is for chat, not for embedding"
+    assert reason(embedder, operation="embedding") == ""

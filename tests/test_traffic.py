@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from optllm_router.policy import Forecast, MaxSuccess, MinCost, WillingnessToPay, follow
+from optllm_router.traffic import Means, Pot, Traffic
+
+HOUR, DAY = 3600.0, 86400.0
+
+
+def forecast(rows: int, seed: int = 0) -> Forecast:
+    """Two candidates: a free guess, and an answer of 1 USD that is better by what varies."""
+    gain = np.random.default_rng(seed).uniform(0, 0.6, rows)
+    p = np.column_stack([np.full(rows, 0.3), 0.3 + gain])
+    return Forecast(p, np.zeros_like(p), np.tile([0.0, 1.0], (rows, 1)))
+
+
+def one(batch: Forecast, i: int) -> Forecast:
+    return Forecast(batch.p[i : i + 1], batch.std[i : i + 1], batch.cost[i : i + 1])
+
+
+def spend(usd: float, moments: list[float], *, paced: bool = True, seed: int = 0) -> list[int]:
+    """Who answers each query of a day, when true costs are as forecast."""
+    traffic, batch, chosen = Traffic(2), forecast(len(moments), seed), []
+    for i, now in enumerate(moments):
+        means = Means((Pot(usd - sum(chosen), 0.0, DAY, i, paced),), now)
+        chosen += traffic.choose(MaxSuccess(), one(batch, i), means).allocation.tolist()
+    return chosen
+
+
+EVENLY = np.linspace(0, DAY, 2000, endpoint=False).tolist()
+
+
+def test_the_money_lasts_and_is_spent():
+    chosen = spend(200.0, EVENLY)
+    assert 196 <= sum(chosen) <= 200
+    by_quarter = np.reshape(chosen, (4, 500)).sum(axis=1)
+    assert by_quarter.min() > 30
+
+
+def test_without_pacing_it_is_gone_first():
+    chosen = spend(200.0, EVENLY, paced=False)
+    assert sum(chosen) == 200
+    assert sum(chosen[:205]) > 195
+
+
+def test_it_buys_what_gains_most():
+    gain = forecast(len(EVENLY)).p[:, 1] - 0.3
+    paced, greedy = (
+        gain[np.array(spend(200.0, EVENLY, paced=paced), dtype=bool)].sum()
+        for paced in (True, False)
+    )
+    best = np.sort(gain)[-200:].sum()
+    assert greedy < 0.6 * best
+    assert paced > 0.9 * best
+
+
+def test_a_budget_that_does_not_bind_holds_nothing_back():
+    assert sum(spend(1e6, EVENLY[:200])) == 200
+
+
+def test_the_tightest_budget_rules():
+    wide, narrow = Pot(1000.0, 0.0, DAY, name="wide"), Pot(1.0, 0.0, DAY, name="narrow")
+    traffic = Traffic(2, expected_queries=100)
+    assert traffic.allowance(Means((wide, narrow)), 1) == pytest.approx(0.01)
+    assert traffic.allowance(Means((wide,)), 1) == pytest.approx(10)
+    assert Means((wide, narrow)).left_usd == 1.0
+    assert Means((wide, narrow)).part(0.25).left_usd == 0.25
+
+
+def test_without_a_budget_money_is_no_object():
+    assert Means().left_usd == math.inf
+    assert Traffic(2).allowance(Means(), 1) == math.inf
+
+
+def test_expected_queries_count_those_that_came():
+    traffic = Traffic(2, expected_queries=100)
+    assert traffic.allowance(Means((Pot(9.0, seen=10),)), 1) == pytest.approx(0.1)
+    assert traffic.allowance(Means((Pot(9.0, seen=10**6),)), 3) == pytest.approx(3.0)
+
+
+def test_a_window_without_end_is_not_paced():
+    assert Traffic(2).allowance(Means((Pot(1.0),)), 1) == math.inf
+
+
+def test_a_share_of_the_traffic_is_remembered_into_the_next_window():
+    """A tenant with a twentieth of all queries: on the second morning that is known."""
+    traffic = Traffic(2)
+    for minute in range(2 * 24 * 60):
+        now = 60.0 * minute
+        traffic.arrivals.add(now, 10)
+        start = now // DAY * DAY
+        seen = int((now - start) / 60 / 2)
+        pot = Pot(100.0, start, start + DAY, seen, name="tenant")
+        means = Means((pot,), now)
+        traffic.allowance(means, 1)
+    morning = Means((Pot(100.0, 2 * DAY, 3 * DAY, 0, name="tenant"),), 2 * DAY)
+    assert traffic.allowance(morning, 1) == pytest.approx(100 / 720, rel=0.1)
+
+
+@pytest.mark.parametrize("policy", [MaxSuccess(), MinCost(0.6), WillingnessToPay(3.0)], ids=repr)
+def test_decisions_are_nearly_those_of_a_front_that_is_always_new(policy):
+    traffic, batch, differ = Traffic(2), forecast(600), 0
+    for i in range(600):
+        means = Means((Pot(600.0 - i, seen=i),))
+        chosen = traffic.choose(policy, one(batch, i), means).allocation[0]
+        recent = slice(max(i - 255, 0), i + 1)
+        outlook = policy.look(Forecast(batch.p[recent], batch.std[recent], batch.cost[recent]))
+        fresh = follow(outlook, one(batch, i), usd=math.inf, left_usd=600.0 - i)
+        differ += int(chosen != fresh.allocation[0])
+    assert differ < 12
+
+
+def test_a_batch_larger_than_the_sample_is_decided_in_one():
+    batch = forecast(1000)
+    means = Means((Pot(100.0, 0.0, DAY),), 0.0)
+    chosen = Traffic(2).choose(MaxSuccess(), batch, means).allocation
+    assert 0 < chosen.sum() <= 100
