@@ -307,7 +307,11 @@ class Runtime:
 
 def _per_choice(usage: Usage, choices: int) -> Usage:
     """Usage of a call as it would be with one choice: forecasts are of one answer."""
-    return replace(usage, completion_tokens=round(usage.completion_tokens / choices))
+    return replace(
+        usage,
+        completion_tokens=round(usage.completion_tokens / choices),
+        reasoning_tokens=round(usage.reasoning_tokens / choices),
+    )
 
 
 def _log_if_lost(decision_id: str, kept: Future[None]) -> None:

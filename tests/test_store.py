@@ -405,6 +405,16 @@ def test_only_counted_usage_teaches_what_calls_consume(records):
     assert records.usages(10) == [RecordedUsage("query c", "m", 1, Usage(3, 4))]
 
 
+def test_the_kinds_of_tokens_are_kept(records, database):
+    kinds = {"cached_tokens": 2, "cache_write_tokens": 1, "reasoning_tokens": 3, "audio_tokens": 1}
+    usage = Usage(3, 4, reported_nano=70, **kinds)
+    records.add_decision(decision("a"), "query")
+    records.add_outcome(outcome("a", usage=usage), attempt=0, prompt_bytes=1).result()
+    assert records.usages(1) == [RecordedUsage("query", "m", 1, Usage(3, 4, **kinds))]
+    with database.read() as connection:
+        assert connection.scalar(select(schema.outcomes.c.reported_nano)) == 70
+
+
 @pytest.mark.parametrize("query", ["", "\0 nul", "x" * 100_000, "naïve 🚀 '; DROP TABLE"])
 def test_any_text_can_be_kept(records, query):
     records.add_decision(decision("d"), query).result()

@@ -86,6 +86,15 @@ def create_records(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def tell_kinds_of_tokens(connection: Connection) -> None:
+    """Which tokens were billed at a rate of their own, and what the provider itself reported."""
+    for kind in ("cached", "cache_write", "reasoning", "audio"):
+        connection.exec_driver_sql(
+            f"ALTER TABLE outcomes ADD COLUMN {kind}_tokens BIGINT NOT NULL DEFAULT 0"
+        )
+    connection.exec_driver_sql("ALTER TABLE outcomes ADD COLUMN reported_nano BIGINT")
+
+
 def create_access_keys(connection: Connection) -> None:
     """Who may use a server: digests of keys, and the scope each key's calls count under."""
     connection.exec_driver_sql(
@@ -102,6 +111,7 @@ def create_access_keys(connection: Connection) -> None:
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
+    ("0004_tell_kinds_of_tokens", tell_kinds_of_tokens),
     ("0005_create_access_keys", create_access_keys),
 )
 

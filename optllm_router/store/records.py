@@ -99,6 +99,11 @@ class Records:
             "error": outcome.error,
             "prompt_bytes": prompt_bytes,
             "choices": choices,
+            "cached_tokens": usage.cached_tokens if usage else 0,
+            "cache_write_tokens": usage.cache_write_tokens if usage else 0,
+            "reasoning_tokens": usage.reasoning_tokens if usage else 0,
+            "audio_tokens": usage.audio_tokens if usage else 0,
+            "reported_nano": usage.reported_nano if usage else None,
         }
 
         def work(connection: Connection) -> None:
@@ -156,6 +161,10 @@ class Records:
                 outcomes.c.prompt_tokens,
                 outcomes.c.completion_tokens,
                 outcomes.c.choices,
+                outcomes.c.cached_tokens,
+                outcomes.c.cache_write_tokens,
+                outcomes.c.reasoning_tokens,
+                outcomes.c.audio_tokens,
             )
             .where(outcomes.c.estimated == 0)
             .order_by(outcomes.c.decision_id.desc())
@@ -168,7 +177,14 @@ class Records:
                 row.query,
                 row.candidate,
                 row.prompt_bytes,
-                Usage(row.prompt_tokens, row.completion_tokens),
+                Usage(
+                    row.prompt_tokens,
+                    row.completion_tokens,
+                    cached_tokens=row.cached_tokens,
+                    cache_write_tokens=row.cache_write_tokens,
+                    reasoning_tokens=row.reasoning_tokens,
+                    audio_tokens=row.audio_tokens,
+                ),
                 row.choices,
             )
             for row in reversed(rows)

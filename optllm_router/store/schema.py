@@ -83,7 +83,14 @@ outcomes = Table(
     Column("error", Text, nullable=False),
     Column("prompt_bytes", BigInteger, nullable=False),
     Column("choices", Integer, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("audio_tokens", BigInteger, nullable=False),
+    Column("reported_nano", BigInteger),
 )
+"""The kinds of token lie within ``prompt_tokens`` and ``completion_tokens``; ``reported_nano`` is
+what the provider itself said that it charges, and is then the cost."""
 
 feedback = Table(
     "feedback",
