@@ -16,12 +16,13 @@ To look at it by hand: ``python -m optllm_router.simulation --port 8000``.
 from __future__ import annotations
 
 from optllm_router.simulation.faults import Fault, Faults
-from optllm_router.simulation.models import SIMULATED_MODELS, SimulatedModel
+from optllm_router.simulation.models import EMBEDDING_MODEL, SIMULATED_MODELS, SimulatedModel
 from optllm_router.simulation.replies import Reply
 from optllm_router.simulation.server import SimulationServer
 from optllm_router.simulation.tasks import Task, grade, make_tasks
 
 __all__ = [
+    "EMBEDDING_MODEL",
     "SIMULATED_MODELS",
     "Fault",
     "Faults",

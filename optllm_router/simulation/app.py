@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,35 +15,35 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from optllm_router._types import Usage
-from optllm_router.simulation.chat import (
+from optllm_router.simulation.answers import answer, prompt_tokens
+from optllm_router.simulation.delivery import Delivery
+from optllm_router.simulation.faults import Fault, FaultPlayer, Faults
+from optllm_router.simulation.models import EMBEDDING_MODEL
+from optllm_router.simulation.replies import Reply, Responder
+from optllm_router.simulation.requests import (
     ChatError,
     ChatRequest,
-    completion,
-    events,
-    parse_request,
+    parse_chat,
+    parse_embedding,
 )
-from optllm_router.simulation.faults import FaultPlayer, Faults
-from optllm_router.simulation.replies import Reply, Responder
+from optllm_router.simulation.schemas import SchemaError
 from optllm_router.simulation.tally import Tally
+from optllm_router.simulation.wire import completion, embedding_usage, embeddings, events
 
 _GARBAGE = b"<html><body><h1>It works!</h1></body></html>"
+_HUGE_CHARACTERS = 10 * 2**20
 
 
-class ConnectionCut(Exception):
-    """Raised once a response has started, to make the web server drop the connection."""
-
-
-class ChatCompletions:
-    """The ASGI endpoint of ``/v1/chat/completions``.
-
-    Plain ASGI rather than a function from request to response, because a broken connection and
-    an answer that never comes are not responses.
+class Provider:
+    """What all endpoints share: who answers, how fast, what goes wrong, and the bill.
 
     Args:
         responder: who answers.
         tally: where calls are counted.
         faults: which calls fail, see :meth:`play`.
         latency_seconds: by model, the time before the first byte.
+        chunk_tokens: tokens in each event of a stream, >= 1.
+        chunk_seconds: time between two events of a stream.
     """
 
     def __init__(
@@ -51,12 +52,17 @@ class ChatCompletions:
         tally: Tally,
         faults: Faults | Mapping[str, Faults],
         latency_seconds: Mapping[str, float],
+        *,
+        chunk_tokens: int,
+        chunk_seconds: float,
     ) -> None:
         self._responder = responder
         self._names = frozenset(responder.names)
         self._tally = tally
         self._latency_seconds = latency_seconds
-        self._closing = asyncio.Event()
+        self._chunk_tokens = chunk_tokens
+        self._chunk_seconds = chunk_seconds
+        self.closing = asyncio.Event()
         self.play(faults)
 
     def play(self, faults: Faults | Mapping[str, Faults]) -> None:
@@ -65,87 +71,144 @@ class ChatCompletions:
 
     def close(self) -> None:
         """Let go of calls that wait for their latency or forever; the loop's thread only."""
-        self._closing.set()
+        self.closing.set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+    async def chat(self, body: bytes, delivery: Delivery) -> None:
+        """Answer a request for a chat completion."""
+        request = parse_chat(body)
+        fault = await self._begin(request.model, self._names, delivery)
+        if fault == "garbage":
+            return await delivery.whole(_GARBAGE)
+        reply = self._reply(request)
         try:
-            body = await Request(scope, receive).body()
-            await self._answer(parse_request(body), receive, send)
-        except ChatError as error:
-            await _send_whole(error.body, send, status=error.status)
-        except ClientDisconnect:
-            return
+            one = answer(request, reply)
+        except SchemaError as error:
+            message = f"No arguments of the tools can be made here: {error}."
+            raise ChatError(400, message, param="tools") from None
+        if fault == "huge":
+            one = replace(one, text="x" * _HUGE_CHARACTERS)
+        answers = [one] * request.choices
+        usage = Usage(prompt_tokens(request, reply), one.tokens * request.choices)
+        if not request.stream:
+            # Counted before sending: the work is done and billed, whether or not it arrives.
+            self._tally.answered(request.model, usage)
+            return await delivery.whole(completion(request, answers, usage), fault=fault)
+        await delivery.events(
+            list(events(request, answers, usage, self._chunk_tokens)),
+            self._tally.metered(request.model, usage.prompt_tokens),
+            seconds=self._chunk_seconds,
+            fault=fault,
+        )
 
-    async def _answer(self, request: ChatRequest, receive: Receive, send: Send) -> None:
-        self._tally.received(request.model)
-        if request.model not in self._names:
-            message = f"The model '{request.model}' does not exist; there are: "
+    async def embed(self, body: bytes, delivery: Delivery) -> None:
+        """Answer a request for embeddings."""
+        request = parse_embedding(body)
+        fault = await self._begin(request.model, frozenset({EMBEDDING_MODEL}), delivery)
+        if fault == "garbage":
+            return await delivery.whole(_GARBAGE)
+        usage = embedding_usage(request)
+        self._tally.answered(request.model, usage)
+        await delivery.whole(embeddings(request, usage), fault=fault)
+
+    async def _begin(self, model: str, names: frozenset[str], delivery: Delivery) -> Fault | None:
+        """Count a call and let its time pass; returns the fault of its answer.
+
+        Raises:
+            ChatError: there will be none.
+        """
+        self._tally.received(model)
+        if model not in names:
+            message = f"The model '{model}' does not exist; there are: "
             raise ChatError(
-                404, message + ", ".join(sorted(self._names)), param="model", code="model_not_found"
+                404, message + ", ".join(sorted(names)), param="model", code="model_not_found"
             )
-        plan, fault = self._player.next(request.model)
+        plan, fault = self._player.next(model)
         if fault == "timeout":
-            await self._never_answer(receive)
-        await self._wait(self._latency_seconds.get(request.model, 0.0))
+            await delivery.ended()
+            raise _stopping()
+        await self._wait(self._latency_seconds.get(model, 0.0))
         if fault == "rate_limit":
-            await _send_rate_limit(request.model, plan.retry_after_seconds, send)
-        elif fault == "server_error":
+            message = f"Rate limit of the simulated model '{model}' reached, on purpose."
+            raise ChatError(
+                429,
+                message,
+                kind="requests",
+                code="rate_limit_exceeded",
+                headers=[(b"retry-after", b"%g" % plan.retry_after_seconds)],
+            )
+        if fault == "server_error":
             raise ChatError(500, "The simulated server failed on purpose.", kind="server_error")
-        elif fault == "garbage":
-            await _send_whole(_GARBAGE, send)
-        else:
-            await self._send_reply(request, self._reply(request), send, cut=fault == "cut")
+        return fault
 
     def _reply(self, request: ChatRequest) -> Reply:
+        if not (request.is_plain or self._responder.takes_orders):
+            message = "Recorded replies call no tools and keep to no schema."
+            raise ChatError(400, message, code="unsupported_parameter")
         reply = self._responder.reply(request.model, request.prompt, request.context)
         if reply is None:
             message = f"No reply of '{request.model}' to this prompt was recorded."
             raise ChatError(404, message, param="messages", code="prompt_not_recorded")
         return reply
 
-    async def _send_reply(
-        self, request: ChatRequest, reply: Reply, send: Send, *, cut: bool
-    ) -> None:
-        sent = reply.truncated(request.max_tokens)
-        finish_reason = "stop" if sent is reply else "length"
-        # Counted before sending: the work is done and billed, whether or not it arrives.
-        self._tally.answered(request.model, Usage(sent.prompt_tokens, sent.completion_tokens))
-        if request.stream:
-            await _send_events(list(events(request, sent, finish_reason)), send, cut=cut)
-        else:
-            await _send_whole(completion(request, sent, finish_reason), send, cut=cut)
-
     async def _wait(self, seconds: float) -> None:
         if seconds <= 0:
             return
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), seconds)
+            await asyncio.wait_for(self.closing.wait(), seconds)
             raise _stopping()
 
-    async def _never_answer(self, receive: Receive) -> None:
-        """Wait until the client gives up or the server stops."""
-        waits = {asyncio.ensure_future(receive()), asyncio.ensure_future(self._closing.wait())}
-        _, unfinished = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for wait in unfinished:
-            wait.cancel()
-        raise _stopping()
+
+class Endpoint:
+    """One path of the application.
+
+    Plain ASGI rather than a function from request to response, because a broken connection and
+    an answer that never comes are not responses.
+
+    Args:
+        answer: reads a body and delivers the answer.
+        closing: set when the server stops.
+    """
+
+    def __init__(
+        self, answer: Callable[[bytes, Delivery], Awaitable[None]], closing: asyncio.Event
+    ) -> None:
+        self._answer = answer
+        self._closing = closing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            body = await Request(scope, receive).body()
+        except ClientDisconnect:
+            return
+        async with Delivery(receive, send, self._closing) as delivery:
+            try:
+                await self._answer(body, delivery)
+            except ChatError as error:
+                await delivery.whole(error.body, status=error.status, headers=error.headers)
 
 
-def make_app(chat: ChatCompletions, names: Iterable[str]) -> Starlette:
+def make_app(provider: Provider, names: Iterable[str]) -> Starlette:
     """Put the endpoints together.
 
     Args:
-        chat: the endpoint of chat completions.
-        names: what ``/v1/models`` lists.
+        provider: who answers.
+        names: what ``/v1/models`` lists, beside the model of embeddings.
     """
-    models = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "simulation"} for name in names
-    ]
-    listing = {"object": "list", "data": models}
+    models = {
+        name: {"id": name, "object": "model", "created": 0, "owned_by": "simulation"}
+        for name in (*names, EMBEDDING_MODEL)
+    }
 
     async def list_models(request: Request) -> Response:
-        return JSONResponse(listing)
+        return JSONResponse({"object": "list", "data": list(models.values())})
+
+    async def show_model(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in models:
+            error = ChatError(404, f"The model '{name}' does not exist.", code="model_not_found")
+            return Response(error.body, error.status, media_type="application/json")
+        return JSONResponse(models[name])
 
     async def refuse(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
@@ -155,8 +218,12 @@ def make_app(chat: ChatCompletions, names: Iterable[str]) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", chat, methods=["POST"]),
+            Route(
+                "/v1/chat/completions", Endpoint(provider.chat, provider.closing), methods=["POST"]
+            ),
+            Route("/v1/embeddings", Endpoint(provider.embed, provider.closing), methods=["POST"]),
             Route("/v1/models", list_models),
+            Route("/v1/models/{name}", show_model),
         ],
         exception_handlers={HTTPException: refuse},
     )
@@ -164,46 +231,3 @@ def make_app(chat: ChatCompletions, names: Iterable[str]) -> Starlette:
 
 def _stopping() -> ChatError:
     return ChatError(503, "The simulated server is stopping.", kind="server_error")
-
-
-async def _send_rate_limit(model: str, retry_after_seconds: float, send: Send) -> None:
-    message = f"Rate limit of the simulated model '{model}' reached, on purpose."
-    error = ChatError(429, message, kind="requests", code="rate_limit_exceeded")
-    headers = [(b"retry-after", b"%g" % retry_after_seconds)]
-    await _send_whole(error.body, send, status=error.status, headers=headers)
-
-
-async def _send_whole(
-    body: bytes,
-    send: Send,
-    *,
-    status: int = 200,
-    headers: Iterable[tuple[bytes, bytes]] = (),
-    cut: bool = False,
-) -> None:
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-                *headers,
-            ],
-        }
-    )
-    if cut:
-        half = body[: len(body) // 2]
-        await send({"type": "http.response.body", "body": half, "more_body": True})
-        raise ConnectionCut
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _send_events(chunks: list[bytes], send: Send, *, cut: bool) -> None:
-    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for chunk in chunks[: len(chunks) // 2] if cut else chunks:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    if cut:
-        raise ConnectionCut
-    await send({"type": "http.response.body", "body": b""})

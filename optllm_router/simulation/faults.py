@@ -15,12 +15,29 @@ from typing import Literal, TypeAlias, get_args
 from optllm_router._errors import ConfigurationError
 from optllm_router.simulation.stable_hash import stable_fraction
 
-Fault: TypeAlias = Literal["rate_limit", "server_error", "timeout", "cut", "garbage"]
+Fault: TypeAlias = Literal[
+    "rate_limit",
+    "server_error",
+    "timeout",
+    "garbage",
+    "cut",
+    "cut_early",
+    "stall",
+    "endless",
+    "malformed",
+    "wrong_type",
+    "huge",
+]
 """How a call fails.
 
-``rate_limit``: 429 with ``retry-after``. ``server_error``: 500. ``timeout``: never answers.
-``cut``: the connection breaks in the middle of the answer. ``garbage``: 200 with a body that is
-no chat completion.
+Before any work is done, and for nothing: ``rate_limit``: 429 with ``retry-after``.
+``server_error``: 500. ``timeout``: never answers. ``garbage``: 200 with a web page.
+
+While the answer is sent, which is billed as far as it was made: ``cut``: the connection breaks
+in the middle. ``cut_early``: it breaks after the headers. ``stall``: half of the answer, then
+silence. ``endless``: it goes on for ever; a whole answer dribbles blanks. ``malformed``: JSON
+that breaks off, in a stream that of one event. ``wrong_type``: the right answer, called
+``text/html``. ``huge``: 10 MB of text, billed as the right answer.
 """
 
 _FAULTS = get_args(Fault)

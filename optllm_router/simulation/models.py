@@ -108,6 +108,8 @@ class SimulatedResponder:
         models: who can be asked; names must differ.
     """
 
+    takes_orders = True
+
     def __init__(self, models: Sequence[SimulatedModel]) -> None:
         self._models = {model.name: model for model in models}
         if len(self._models) < len(models):
@@ -150,3 +152,6 @@ SIMULATED_MODELS: tuple[SimulatedModel, ...] = (
 """Six invented models: one dear and good at everything, one slow thinker, two cheap specialists
 (texts and records; numbers), and two that are fine with easy tasks. The dearest costs 100 times
 the cheapest per token."""
+
+EMBEDDING_MODEL = "sim-embedding"
+"""Embeds texts as bags of hashed words, beside the models that chat, on every server."""

@@ -49,6 +49,11 @@ class Responder(Protocol):
         """The models that can be asked."""
         ...
 
+    @property
+    def takes_orders(self) -> bool:
+        """Whether it calls tools and keeps to schemas when it is told to."""
+        ...
+
     def reply(self, model: str, prompt: str, context: str) -> Reply | None:
         """Answer ``prompt`` as ``model`` (one of ``names``), or None when it has no answer.
 
@@ -66,6 +71,8 @@ class RecordedReplies:
     Args:
         replies: ``{prompt: {model: reply}}``; pairs may be missing.
     """
+
+    takes_orders = False
 
     def __init__(self, replies: Mapping[str, Mapping[str, Reply]]) -> None:
         self._replies = replies

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 from optllm_router._errors import ConfigurationError
 from optllm_router.simulation.faults import NO_FAULTS, Faults
-from optllm_router.simulation.models import SIMULATED_MODELS, SimulatedModel, SimulatedResponder
+from optllm_router.simulation.models import (
+    EMBEDDING_MODEL,
+    SIMULATED_MODELS,
+    SimulatedModel,
+    SimulatedResponder,
+)
 from optllm_router.simulation.replies import RecordedReplies, Reply, Responder
 from optllm_router.simulation.tally import Tally
 
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from optllm_router._types import Usage
-    from optllm_router.simulation.app import ChatCompletions
+    from optllm_router.simulation.app import Provider
     from optllm_router.simulation.serving import ServerThread
 
 
@@ -38,6 +43,8 @@ class SimulationServer:
         replies: ``{prompt: {model: reply}}``; serves these instead of simulated models.
         faults: what goes wrong, for every model or by model name.
         latency_seconds: added to each model's own latency, before the first byte.
+        chunk_tokens: tokens in each event of a stream, >= 1.
+        chunk_seconds: time between two events of a stream.
         port: where to listen; 0 lets the system choose.
 
     Raises:
@@ -52,12 +59,19 @@ class SimulationServer:
         faults: Faults | Mapping[str, Faults] = NO_FAULTS,
         latency_seconds: float = 0.0,
         *,
+        chunk_tokens: int = 4,
+        chunk_seconds: float = 0.0,
         port: int = 0,
     ) -> None:
         if models is not None and replies is not None:
             raise ConfigurationError("give models or replies, not both: a server answers from one")
         if not latency_seconds >= 0:
             raise ConfigurationError(f"latency_seconds must be >= 0, not {latency_seconds}")
+        if chunk_tokens < 1 or not chunk_seconds >= 0:
+            raise ConfigurationError(
+                f"chunk_tokens must be >= 1 and chunk_seconds >= 0, "
+                f"not {chunk_tokens} and {chunk_seconds}"
+            )
         simulated = SIMULATED_MODELS if models is None else models
         self._responder: Responder = (
             SimulatedResponder(simulated) if replies is None else RecordedReplies(replies)
@@ -65,12 +79,14 @@ class SimulationServer:
         own = {model.name: model.latency_seconds for model in simulated}
         self._latency_seconds = {
             name: own.get(name, 0.0) * (replies is None) + latency_seconds
-            for name in self._responder.names
+            for name in (*self._responder.names, EMBEDDING_MODEL)
         }
         self._faults = self._checked(faults)
+        self._chunk_tokens = chunk_tokens
+        self._chunk_seconds = chunk_seconds
         self._wanted_port = port
         self._tally = Tally()
-        self._chat: ChatCompletions | None = None
+        self._provider: Provider | None = None
         self._thread: ServerThread | None = None
 
     @property
@@ -92,8 +108,9 @@ class SimulationServer:
     def served(self) -> dict[str, tuple[Usage, ...]]:
         """The usage of every answer so far, by model: a snapshot of what would be billed.
 
-        An answer counts once its model has done the work, also when the connection was then cut
-        (by a fault or the client). Other faults fail before any work, and do not count.
+        An answer counts as far as its model has made it: a whole one at once, also when the
+        connection is then cut by a fault or the client; a stream event by event, until it ends or
+        the client goes. Faults that come before any work do not count.
         """
         return self._tally.served()
 
@@ -105,8 +122,8 @@ class SimulationServer:
     @faults.setter
     def faults(self, faults: Faults | Mapping[str, Faults]) -> None:
         self._faults = self._checked(faults)
-        if self._chat is not None:
-            self._chat.play(faults)
+        if self._provider is not None:
+            self._provider.play(faults)
 
     def start(self) -> None:
         """Listen; returns when requests are accepted.
@@ -116,18 +133,27 @@ class SimulationServer:
             OSError: the port is taken.
         """
         # The web framework takes a while to import, and most importers never start a server.
-        from optllm_router.simulation.app import ChatCompletions, make_app
+        from optllm_router.simulation.app import Provider, make_app
         from optllm_router.simulation.serving import ServerThread
 
         if self._thread is not None:
             raise ConfigurationError(f"the server runs already, at {self.base_url}")
-        chat = ChatCompletions(self._responder, self._tally, self._faults, self._latency_seconds)
-        self._thread = ServerThread(make_app(chat, self.names), self._wanted_port, chat.close)
-        self._chat = chat
+        provider = Provider(
+            self._responder,
+            self._tally,
+            self._faults,
+            self._latency_seconds,
+            chunk_tokens=self._chunk_tokens,
+            chunk_seconds=self._chunk_seconds,
+        )
+        self._thread = ServerThread(
+            make_app(provider, self.names), self._wanted_port, provider.close
+        )
+        self._provider = provider
 
     def stop(self) -> None:
         """Stop listening and drop what is unfinished; returns when the thread has ended."""
-        thread, self._thread, self._chat = self._running, None, None
+        thread, self._thread, self._provider = self._running, None, None
         thread.stop()
 
     def __enter__(self) -> Self:
@@ -143,7 +169,9 @@ class SimulationServer:
         self.stop()
 
     def _checked(self, faults: Faults | Mapping[str, Faults]) -> Faults | Mapping[str, Faults]:
-        unknown = set() if isinstance(faults, Faults) else set(faults) - set(self.names)
+        unknown = (
+            set() if isinstance(faults, Faults) else set(faults) - {*self.names, EMBEDDING_MODEL}
+        )
         if unknown:
             raise ConfigurationError(
                 f"faults for {sorted(unknown)}, but the models are {', '.join(self.names)}"

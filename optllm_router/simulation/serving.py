@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from optllm_router.simulation.app import ConnectionCut
+from optllm_router.simulation.delivery import ConnectionCut
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 from optllm_router._types import Usage
 
@@ -26,12 +27,28 @@ class Tally:
         with self._lock:
             self._served[model].append(usage)
 
+    def metered(self, model: str, prompt_tokens: int) -> Callable[[int], None]:
+        """Count a call whose answer is still being made.
+
+        Returns:
+            What to tell the completion tokens made so far, again and again.
+        """
+        self.answered(model, Usage(prompt_tokens, 0))
+        usages = self._served[model]
+        place = len(usages) - 1
+
+        def generated(completion_tokens: int) -> None:
+            with self._lock:
+                usages[place] = Usage(prompt_tokens, completion_tokens)
+
+        return generated
+
     def requests(self) -> Counter[str]:
         """Return the calls received so far, by model."""
         with self._lock:
             return self._requests.copy()
 
     def served(self) -> dict[str, tuple[Usage, ...]]:
-        """Return the usage of every call answered so far, by model, in the order of answering."""
+        """Return the usage of every call answered so far, by model, in order."""
         with self._lock:
             return {model: tuple(usages) for model, usages in self._served.items()}

@@ -19,6 +19,7 @@ import pytest
 from optllm_router._errors import ConfigurationError
 from optllm_router._types import Usage
 from optllm_router.simulation import (
+    EMBEDDING_MODEL,
     SIMULATED_MODELS,
     Faults,
     Reply,
@@ -94,7 +95,12 @@ def test_the_last_user_turn_is_the_prompt_and_all_messages_cost_tokens(shared):
 
 def test_models_are_listed(shared):
     listing = httpx.get(f"{shared.base_url}/models", trust_env=False).json()
-    assert [model["id"] for model in listing["data"]] == [model.name for model in SIMULATED_MODELS]
+    names = [*(model.name for model in SIMULATED_MODELS), EMBEDDING_MODEL]
+    assert [model["id"] for model in listing["data"]] == names
+    shown = httpx.get(f"{shared.base_url}/models/{FRONTIER.name}", trust_env=False).json()
+    assert shown == listing["data"][0]
+    missing = httpx.get(f"{shared.base_url}/models/sim-nobody", trust_env=False)
+    assert missing.status_code == 404
 
 
 def test_a_stream_carries_the_same_answer_in_pieces(shared):
@@ -162,11 +168,15 @@ def test_the_openai_client_understands_answers_streams_and_errors(shared):
 @pytest.mark.parametrize(
     ("changes", "param"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 1000}, "n"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"stop": ["x"]}, "stop"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tool_choice": "required"}, "tools"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"stop": [5]}, "stop"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"max_completion_tokens": "many"}, "max_completion_tokens"),
@@ -449,4 +459,4 @@ def test_the_command_serves_until_interrupted():
         listing = httpx.get(f"{url}/models", trust_env=False).json()
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 0
-    assert len(listing["data"]) == len(SIMULATED_MODELS)
+    assert len(listing["data"]) == len(SIMULATED_MODELS) + 1
