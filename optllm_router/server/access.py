@@ -76,13 +76,15 @@ class Access:
         self._looked_for_any = -CACHE_SECONDS
         self._found: OrderedDict[bytes, tuple[float, AccessKey | None]] = OrderedDict()
 
-    async def caller(self, authorization: str) -> Caller:
-        """Who sends this ``Authorization`` header.
+    async def caller(self, authorization: str, host: str) -> Caller:
+        """Who sends these ``Authorization`` and ``Host`` headers.
 
         Raises:
-            Refused: 401, a key is needed and this is none that works.
+            Refused: 401, a key is needed and this is none that works; 403, no key is needed, but
+                the server is called by a name that is not this machine's own.
         """
         if not await self._is_required():
+            _check_host(host)
             return Caller()
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
@@ -125,8 +127,10 @@ class Authenticated:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Find out who calls, then hand on."""
         if scope["path"] not in OPEN_PATHS:
-            authorization = Headers(scope=scope).get("authorization", "")
-            scope["state"]["caller"] = await self._access.caller(authorization)
+            headers = Headers(scope=scope)
+            scope["state"]["caller"] = await self._access.caller(
+                headers.get("authorization", ""), headers.get("host", "")
+            )
         await self._app(scope, receive, send)
 
 
@@ -155,10 +159,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _check_host(given: str) -> None:
+    """Keep web pages out that had their own name lead to this machine (DNS rebinding)."""
+    name = given.partition("]")[0].lstrip("[") if given.startswith("[") else given.partition(":")[0]
+    if not is_loopback(name) and not name.endswith(".localhost"):
+        raise Refused(
+            403,
+            f"without access keys this server answers to localhost only, not to {given[:100]!r}; "
+            "make a key with `optllm keys create`",
+            code="host_not_allowed",
+        )
+
+
 def _unauthorised(message: str) -> Refused:
     return Refused(
         401,
         message,
         code="invalid_api_key",
-        headers={"www-authenticate": "Bearer", "connection": "close"},
+        headers={"www-authenticate": "Bearer"},
     )

@@ -83,14 +83,12 @@ class Body:
                 408,
                 f"the body took over {self._limits.body_seconds:g} seconds; send it faster",
                 code="request_timeout",
-                headers={"connection": "close"},
             ) from None
         if size > most:
             raise Refused(
                 413,
                 f"the body has over {most} bytes; send less, or raise --max-body-bytes",
                 code="request_too_large",
-                headers={"connection": "close"},
             )
         return b"".join(parts)
 

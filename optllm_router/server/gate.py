@@ -81,7 +81,7 @@ class Gate:
                 503,
                 f"{limits.requests} requests are under way; try again in a second",
                 code="overloaded",
-                headers={"retry-after": "1", "connection": "close"},
+                headers={"retry-after": "1"},
             )
         size = sum(len(name) + len(value) for name, value in headers.raw)
         if len(headers.raw) > limits.headers or size > limits.header_bytes:
@@ -89,7 +89,6 @@ class Gate:
                 431,
                 f"at most {limits.headers} headers with {limits.header_bytes} bytes are taken",
                 code="headers_too_large",
-                headers={"connection": "close"},
             )
 
     def _note(self, scope: Scope, refused: Refused) -> None:

@@ -14,8 +14,8 @@ from optllm_router.server.options import Limits
 class BoundedProtocol(H11Protocol):
     """A connection that cannot be held open for nothing.
 
-    It ends when headers do not come in time, when an answer stays unread, and at once when
-    there are too many others.
+    It ends when headers, or the rest of a body that was answered already, do not come in time,
+    when an answer stays unread, and at once when there are too many others.
 
     Args:
         limits: the bounds.
@@ -25,7 +25,7 @@ class BoundedProtocol(H11Protocol):
     def __init__(self, *, limits: Limits, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self._limits = limits
-        self._until_headers: asyncio.TimerHandle | None = None
+        self._until_sent: asyncio.TimerHandle | None = None
         self._until_read: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -34,21 +34,28 @@ class BoundedProtocol(H11Protocol):
         if len(self.connections) > self._limits.connections:
             transport.abort()
         else:
-            self._until_headers = self._abort_in(self._limits.header_seconds)
+            self._until_sent = self._abort_in(self._limits.header_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadlines."""
-        self._forget_headers()
+        self._forget_sent()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a request that has begun must have its headers soon."""
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._forget_headers()
-        elif self._until_headers is None and not self.transport.is_closing():
-            self._until_headers = self._abort_in(self._limits.header_seconds)
+        if self.conn.their_state is h11.IDLE:
+            if self._until_sent is None and not self.transport.is_closing():
+                self._until_sent = self._abort_in(self._limits.header_seconds)
+        elif not self._is_only_drained():
+            self._forget_sent()
+
+    def on_response_complete(self) -> None:
+        """The rest of a body that nobody waits for is read and dropped, for a while."""
+        super().on_response_complete()
+        if self._is_only_drained() and self._until_sent is None:
+            self._until_sent = self._abort_in(self._limits.body_seconds)
 
     def pause_writing(self) -> None:
         """The client does not read: it has a while to go on."""
@@ -69,7 +76,10 @@ class BoundedProtocol(H11Protocol):
     def _abort_in(self, seconds: float) -> asyncio.TimerHandle:
         return self.loop.call_later(seconds, self.transport.abort)
 
-    def _forget_headers(self) -> None:
-        if self._until_headers is not None:
-            self._until_headers.cancel()
-            self._until_headers = None
+    def _is_only_drained(self) -> bool:
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+
+    def _forget_sent(self) -> None:
+        if self._until_sent is not None:
+            self._until_sent.cancel()
+            self._until_sent = None

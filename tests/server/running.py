@@ -6,30 +6,47 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
 import yaml
 
+from optllm_router.server import Limits
+
+LIMITED = Path(__file__).with_name("limited_server.py")
 MAIN = "from optllm_router.cli import main; main()"
 
 
 class RunningServer:
     """A server on a free port; use it as a context manager.
 
+    Args:
+        config: the configuration.
+        options: of ``optllm serve``.
+        limits: bounds that it has no options for.
+        env: added to the environment.
+
     Attributes:
         url: where it listens, once started.
         log: the lines of its standard error so far.
     """
 
-    def __init__(self, config: Path, *options: str, env: dict[str, str] | None = None) -> None:
-        self._command = [
-            *(sys.executable, "-c", MAIN),
-            *("serve", "--config", str(config), "--port", "0", *options),
-        ]
+    def __init__(
+        self,
+        config: Path,
+        *options: str,
+        limits: Limits | None = None,
+        env: dict[str, str] | None = None,
+    ) -> None:
+        arguments = ["-c", MAIN, "serve", "--config", str(config), "--port", "0", *options]
+        if limits is not None:
+            arguments = [str(LIMITED), str(config), json.dumps(asdict(limits))]
+        self._command = [sys.executable, *arguments]
         self._env = {**os.environ, **(env or {})}
         self.log: list[str] = []
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -66,6 +83,11 @@ class RunningServer:
         self._reader.join(10)
         self.process.stderr.close()
         return code
+
+    def connect(self) -> socket.socket:
+        """A plain connection."""
+        _, _, port = self.url.rpartition(":")
+        return socket.create_connection(("127.0.0.1", int(port)), timeout=20)
 
     def events(self, name: str) -> list[dict]:
         """The log's lines of one event."""

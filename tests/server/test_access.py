@@ -1,0 +1,147 @@
+"""Who may call: with keys nobody else can, without keys nobody from elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from running import RunningServer, write_config
+from simulated_entries import model_entries
+
+from optllm_router.cli import commands
+from optllm_router.server.access import CACHE_SECONDS, is_loopback
+from optllm_router.store import AccessKeys, Database
+
+QUESTION = {"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+@pytest.fixture(scope="module")
+def keys(guarded):
+    database = Database(guarded.store)
+    yield AccessKeys(database)
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def guarded(provider, tmp_path_factory):
+    """A server with keys: one that sees everything was made before it started."""
+    folder = tmp_path_factory.mktemp("guarded")
+    config = write_config(folder, model_entries(provider.base_url), budget="10 USD")
+    store = f"sqlite:///{folder}/optllm.db"
+    made = CliRunner().invoke(commands, ["keys", "create", "--config", str(config)])
+    with RunningServer(config, "--host", "0.0.0.0") as running:
+        running.url = running.url.replace("0.0.0.0", "127.0.0.1")
+        running.store, running.key = store, made.stdout.strip()
+        yield running
+
+
+def ask(server: RunningServer, key: str | None, **fields) -> httpx.Response:
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    url = f"{server.url}/v1/chat/completions"
+    return httpx.post(url, json={**QUESTION, **fields}, headers=headers, timeout=60)
+
+
+def test_only_a_key_that_was_made_opens(guarded):
+    assert ask(guarded, guarded.key).status_code == 200
+    for wrong in (None, "unused", guarded.key[:-1], f"{guarded.key}x", "sk-optllm-0-0"):
+        response = ask(guarded, wrong)
+        assert response.status_code == 401, wrong
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.json()["error"]["code"] == "invalid_api_key"
+    basic = {"authorization": f"Basic {guarded.key}"}
+    assert httpx.get(f"{guarded.url}/v1/models", headers=basic).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/metrics", "/v1/nothing", "/health"])
+def test_all_but_health_and_the_document_needs_a_key(guarded, path):
+    assert httpx.get(guarded.url + path).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/openapi.json"])
+def test_health_and_the_document_are_open(guarded, path):
+    assert httpx.get(guarded.url + path).status_code == 200
+
+
+def test_a_revoked_key_stops_working_while_the_server_runs(guarded, keys):
+    text, key = keys.create()
+    assert ask(guarded, text).status_code == 200
+    keys.revoke(key.id)
+    revoked = time.monotonic()
+    while ask(guarded, text).status_code == 200:
+        assert time.monotonic() - revoked < CACHE_SECONDS + 2
+    assert ask(guarded, text).status_code == 401
+
+
+def test_an_expired_key_stops_working(guarded, keys):
+    text, _ = keys.create(lives_seconds=0.01)
+    time.sleep(0.02)
+    assert ask(guarded, text).status_code == 401
+
+
+def test_a_key_of_one_scope_cannot_name_another_or_see_all(guarded, keys):
+    text, _ = keys.create("tenant:a")
+    for name, value in {"tenant": "b", "user": "u", "tags": ["t"], "job": "j"}.items():
+        response = ask(guarded, text, optllm={name: value})
+        assert response.status_code == 403, name
+        assert response.json()["error"]["param"] == f"optllm.{name}"
+    metrics = httpx.get(f"{guarded.url}/metrics", headers={"authorization": f"Bearer {text}"})
+    assert metrics.status_code == 403
+    everything = {"authorization": f"Bearer {guarded.key}"}
+    assert httpx.get(f"{guarded.url}/metrics", headers=everything).status_code == 200
+
+
+def test_keys_are_in_no_log(guarded):
+    ask(guarded, guarded.key)
+    log = "".join(guarded.log)
+    assert '"event": "decision"' in log
+    assert guarded.key.split("-", 3)[3] not in log
+
+
+def test_a_key_that_is_made_closes_a_server_that_was_open(provider, tmp_path):
+    config = write_config(tmp_path, model_entries(provider.base_url))
+    with RunningServer(config) as running:
+        assert ask(running, None).status_code == 200
+        database = Database(f"sqlite:///{tmp_path}/optllm.db")
+        text, _ = AccessKeys(database).create()
+        database.close()
+        made = time.monotonic()
+        while ask(running, None).status_code == 200:
+            assert time.monotonic() - made < CACHE_SECONDS + 2
+        assert ask(running, text).status_code == 200
+
+
+def test_without_keys_only_names_of_this_machine_are_answered(router):
+    """A web page can make its own name lead to 127.0.0.1; the host header tells."""
+    response = httpx.get(f"{router.url}/v1/models", headers={"host": "evil.example"})
+    assert response.status_code == 403
+    for host in ("localhost", "localhost:8000", "127.0.0.1:1", "[::1]:8000", "app.localhost"):
+        response = httpx.get(f"{router.url}/v1/models", headers={"host": host})
+        assert response.status_code == 200, host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
+def test_no_server_is_open_to_others_without_a_key(provider, tmp_path, host):
+    config = write_config(tmp_path, model_entries(provider.base_url))
+    done = CliRunner().invoke(commands, ["serve", "--config", str(config), "--host", host])
+    assert "no access key yet" in str(done.exception)
+    assert "optllm keys create" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("host", "inside"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
+def test_what_loopback_is(host, inside):
+    assert is_loopback(host) is inside
