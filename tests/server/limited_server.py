@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import click
+
 from optllm_router.server import Limits, ServerOptions
 from optllm_router.server.serving import serve
 
@@ -13,4 +15,4 @@ if __name__ == "__main__":
     options = ServerOptions(
         config=Path(sys.argv[1]), port=0, limits=Limits(**json.loads(sys.argv[2]))
     )
-    serve(options, listening=lambda url: print(f"listening on {url}", file=sys.stderr, flush=True))
+    serve(options, listening=lambda url: click.echo(f"listening on {url}", err=True))

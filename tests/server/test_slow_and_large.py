@@ -50,7 +50,14 @@ def config(slow_provider, tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(config):
     with RunningServer(config, limits=LIMITS) as running:
+        until(lambda: answers(running), seconds=60)  # litellm's first call takes long
         yield running
+
+
+def answers(served: RunningServer) -> bool:
+    headers = {"content-type": "application/json"}
+    url = f"{served.url}/v1/chat/completions"
+    return httpx.post(url, content=BODY, headers=headers, timeout=30).status_code == 200
 
 
 def received(connection: socket.socket) -> bytes:
