@@ -7,33 +7,31 @@ database; floats appear only where a forecast is compared with another forecast.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Literal, TypeAlias, cast
 
 from optllm_router._errors import ConfigurationError
+from optllm_router._scopes import EVERYTHING, checked_name, checked_scope
+from optllm_router._windows import canonical_window, checked_timezone
 
 NANO_PER_USD = 10**9
 MAX_NANO = 2**53
 """Largest amount that is accepted, about nine million USD: exact in a float, too."""
 
-Window: TypeAlias = Literal["total", "hour", "day", "week", "month"]
-
-_WINDOWS: dict[str, Window] = {
-    **dict.fromkeys(("total", "ever"), "total"),
-    **dict.fromkeys(("hour", "1h", "hourly"), "hour"),
-    **dict.fromkeys(("day", "1d", "daily"), "day"),
-    **dict.fromkeys(("week", "1w", "weekly"), "week"),
-    **dict.fromkeys(("month", "1mo", "monthly"), "month"),
-}
 _MAX_USD = Decimal(MAX_NANO) / NANO_PER_USD
 _BUDGET_TEXT = re.compile(
-    r"\s*(?:(?P<dollar>\$)\s*)?(?P<amount>\S+?)\s*(?P<usd>USD)?"
-    r"(?:\s*(?:per|/|a)\s*(?P<window>\w+)|\s+(?P<total>in\s+total|total))?\s*",
+    r"\s*(?:\$\s*)?(?P<amount>\S+?)\s*(?:USD)?"
+    r"(?:\s*(?:per|/|a)\s*(?P<window>rolling\s+\w+|\w+)|\s+(?:in\s+)?total)?"
+    r"(?:\s+in\s+(?P<timezone>[\w+/-]+))?"
+    r"(?:\s+for\s+(?P<scope>\S(?:.*\S)?))?\s*",
     re.IGNORECASE,
 )
-_BUDGET_EXAMPLES = "'5 USD', '$5 per day', '20 USD per month'"
+_OTHER_CURRENCY = re.compile(r"[€£¥]|\b(?!USD)[A-Z]{3}\b")
+_BUDGET_EXAMPLES = (
+    "'5 USD', '$5 per day', '20 USD per month in Europe/Berlin', '1 USD per rolling 24h', "
+    "'5 USD per day for tenant:acme'"
+)
 
 
 def nano_from_usd(usd: Decimal | float | int | str, *, what: str = "amount") -> int:
@@ -82,35 +80,47 @@ def format_usd(nano: int) -> str:
 
 @dataclass(frozen=True)
 class Budget:
-    """A cap in USD over a window.
+    """A cap in USD on a scope over a window.
 
     Attributes:
         limit_usd: the cap in USD, 0 or more; exact to the nano-dollar.
-        window: ``total``, or ``hour``, ``day``, ``week``, ``month``: calendar windows in UTC
-            (weeks start on Monday), each with the whole limit. ``1h``, ``1d``, ``1w`` and
-            ``1mo`` are other names of them.
-        name: what the budget is called in the ledger.
+        window: ``total``; ``hour``, ``day``, ``week``, ``month``: calendar windows (weeks start
+            on Monday), each with the whole limit; ``rolling 24h``, ``rolling 30d``: any span of
+            that length, in whole minutes up to 366 days. ``1h``, ``1d``, ``1w`` and ``1mo`` are
+            other names of the calendar windows.
+        name: what the budget is called in the ledger. When empty, a budget on everything is
+            called ``default``, another one by its scope.
+        scope: the calls that it pays for: ``everything``, ``tenant:NAME``, ``user:NAME``,
+            ``tag:NAME``, ``job:NAME``. With ``*`` as NAME, each has a budget of its own.
+        timezone: IANA name of the zone whose clocks and calendar bound the window.
+        hard: True sets aside the most that a call can cost, so that the limit is never exceeded;
+            False sets aside a high quantile of what it may cost.
+        thresholds: percentages of the limit whose crossing is reported, each once per window.
+        pace: True spreads the money over the window's expected traffic.
 
-    >>> Budget.parse("5 USD per day")
-    Budget(limit_usd=Decimal('5'), window='day', name='default')
+    >>> Budget.parse("5 USD per day for tenant:acme").name
+    'tenant:acme'
     """
 
     limit_usd: Decimal | float | int | str
     window: str = "total"
-    name: str = "default"
+    name: str = ""
+    _: KW_ONLY
+    scope: str = EVERYTHING
+    timezone: str = "UTC"
+    hard: bool = True
+    thresholds: tuple[int, ...] = (50, 80, 95, 100)
+    pace: bool = False
 
     def __post_init__(self) -> None:
         nano_from_usd(self.limit_usd, what="budget limit")
-        known = _WINDOWS.get(str(self.window).lower())
-        if known is None:
-            raise ConfigurationError(
-                f"budget window {self.window!r} is unknown; use total, hour, day, week or month"
-            )
-        object.__setattr__(self, "window", known)
-        if not isinstance(self.name, str) or not 1 <= len(self.name) <= 200:
-            raise ConfigurationError(
-                f"budget name {str(self.name)[:50]!r} must have between 1 and 200 characters"
-            )
+        checked_scope(self.scope)
+        checked_timezone(self.timezone)
+        named = "default" if self.scope == EVERYTHING else self.scope
+        name = named if self.name == "" else checked_name(self.name, "budget name")
+        object.__setattr__(self, "window", canonical_window(self.window))
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "thresholds", _checked_thresholds(self.thresholds))
 
     @property
     def limit_nano(self) -> int:
@@ -118,8 +128,9 @@ class Budget:
         return nano_from_usd(self.limit_usd)
 
     @classmethod
-    def parse(cls, text: str | float | int | Decimal | Budget) -> Budget:
-        """Read a budget as people write it: ``5 USD per day``, ``$20 per month``, ``0.50``.
+    def parse(cls, text: str | float | int | Decimal | Budget, *, name: str = "") -> Budget:
+        """Read a budget as people write it: amount, window, time zone, scope, all but the first
+        optional: ``0.50``, ``$20 per month``, ``5 USD per day in Europe/Berlin for tenant:acme``.
 
         Raises:
             ConfigurationError: the text is not a budget.
@@ -127,45 +138,37 @@ class Budget:
         if isinstance(text, Budget):
             return text
         if not isinstance(text, str):
-            return cls(limit_usd=text)
+            return cls(limit_usd=text, name=name)
         match = _BUDGET_TEXT.fullmatch(text)
         if match is None:
-            raise ConfigurationError(
-                f"budget {text!r} not understood; examples: {_BUDGET_EXAMPLES}"
-            )
+            raise ConfigurationError(f"budget {text!r} not understood; {_hint(text)}")
         try:
             amount = Decimal(match["amount"])
         except InvalidOperation:
             raise ConfigurationError(
                 f"budget {text!r} not understood: {match['amount']!r} is not a number of US "
-                f"dollars; examples: {_BUDGET_EXAMPLES}"
+                f"dollars; {_hint(text)}"
             ) from None
         nano_from_usd(match["amount"], what="budget limit")  # complains of the text as given
-        return cls(limit_usd=amount, window=match["window"] or "total")
+        return cls(
+            limit_usd=amount,
+            window=match["window"] or "total",
+            name=name,
+            scope=match["scope"] or EVERYTHING,
+            timezone=match["timezone"] or "UTC",
+        )
 
 
-def window_bounds(window: str, now: float) -> tuple[int, int | None]:
-    """First second of the calendar window (UTC) that ``now`` lies in, and of the next one.
+def _hint(text: str) -> str:
+    only = "only USD is known; " if _OTHER_CURRENCY.search(text) else ""
+    return f"{only}examples: {_BUDGET_EXAMPLES}"
 
-    Both as Unix seconds; ``(0, None)`` for ``total``, which never ends.
 
-    >>> window_bounds("hour", 7201.5)
-    (7200, 10800)
-    """
-    if window == "total":
-        return 0, None
-    moment = datetime.fromtimestamp(int(now), tz=timezone.utc)  # a fraction would be rounded
-    hour = moment.replace(minute=0, second=0, microsecond=0)
-    day = hour.replace(hour=0)
-    match cast(Window, window):
-        case "hour":
-            start, end = hour, hour + timedelta(hours=1)
-        case "day":
-            start, end = day, day + timedelta(days=1)
-        case "week":
-            start = day - timedelta(days=day.weekday())
-            end = start + timedelta(days=7)
-        case _:
-            start = day.replace(day=1)
-            end = (start + timedelta(days=32)).replace(day=1)
-    return int(start.timestamp()), int(end.timestamp())
+def _checked_thresholds(thresholds: Iterable[object]) -> tuple[int, ...]:
+    found = tuple(thresholds) if isinstance(thresholds, (tuple, list)) else (thresholds,)
+    for percent in found:
+        if isinstance(percent, bool) or not isinstance(percent, int) or not 1 <= percent <= 1000:
+            raise ConfigurationError(
+                f"budget threshold {percent!r} must be a whole percentage of the limit, 1 to 1000"
+            )
+    return tuple(sorted({percent for percent in found if isinstance(percent, int)}))

@@ -20,12 +20,12 @@ import optllm_router
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "optllm_router"
 FLOORS = (
-    ("_types", "_errors", "_money"),
+    ("_types", "_errors", "_money", "_scopes", "_windows"),
     (
         *("features", "allocation", "metrics", "pricing", "store"),
         *("transports", "simulation", "_batching", "_arguments", "capabilities", "arrivals"),
     ),
-    ("predictor", "_books", "_messages", "candidates"),
+    ("predictor", "_messages", "candidates"),
     ("ledger", "learning", "policy"),
     ("config", "_flow", "traffic"),
     ("router", "_options"),
@@ -48,7 +48,7 @@ WORLD = (
 )
 # Saving a predictor is writing to the place that the caller names; nothing else is.
 SAVING = ("predictor/_saving.py imports os.PathLike", "predictor/_saving.py calls open")
-MONEY = ("pricing", "store", "_books", "ledger")
+MONEY = ("pricing", "store", "ledger")
 NOT_FOR_MONEY = ("numpy", "scipy", "sklearn", *NUMERICS, "learning", "policy")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, false, func, inspect, select, update
+from sqlalchemy import Connection, false, func, inspect, select, text, update
 
 from optllm_router._errors import StoreError
 from optllm_router.store import schema
@@ -86,6 +86,60 @@ def create_records(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def scope_budgets(connection: Connection) -> None:
+    """Budgets for part of the calls, soft and rolling ones; how many calls a balance is about."""
+    for statement in (
+        "ALTER TABLE budgets ADD COLUMN scope TEXT NOT NULL DEFAULT 'everything'",
+        "ALTER TABLE budgets ADD COLUMN timezone TEXT NOT NULL DEFAULT 'UTC'",
+        "ALTER TABLE budgets ADD COLUMN hard INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE budgets ADD COLUMN thresholds TEXT NOT NULL DEFAULT '50,80,95,100'",
+        "ALTER TABLE budgets ADD COLUMN pace INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE budgets ADD COLUMN template TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE budgets ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX budgets_by_scope ON budgets (scope)",
+        # The budget of a plan, named after 16 random hexadecimal digits, pays for that plan only.
+        """UPDATE budgets SET scope = 'job:' || name
+            WHERE name LIKE 'plan-%' AND LENGTH(name) = 21 AND "window" = 'total'""",
+        "ALTER TABLE balances ADD COLUMN calls BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE balances ADD COLUMN open_calls BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE balances ADD COLUMN excess_nano BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE reservation_budgets ADD COLUMN amount_nano BIGINT NOT NULL DEFAULT 0",
+        """UPDATE reservation_budgets SET amount_nano = (SELECT reserved_nano FROM reservations
+            WHERE reservations.id = reservation_budgets.reservation_id)""",
+        """CREATE TABLE thresholds (
+            budget TEXT NOT NULL,
+            period BIGINT NOT NULL,
+            percent INTEGER NOT NULL,
+            PRIMARY KEY (budget, period, percent))""",
+    ):
+        connection.execute(text(statement))
+    _count_calls(connection)
+
+
+def _count_calls(connection: Connection) -> None:
+    counted = connection.execute(
+        text(
+            """SELECT part.budget, part.window_start, COUNT(*) AS calls,
+                SUM(CASE WHEN r.state = 'open' THEN 1 ELSE 0 END) AS open_calls,
+                SUM(CASE WHEN r.settled_nano > r.reserved_nano
+                    THEN r.settled_nano - r.reserved_nano ELSE 0 END) AS excess_nano
+            FROM reservation_budgets AS part
+            JOIN reservations AS r ON r.id = part.reservation_id
+            GROUP BY part.budget, part.window_start"""
+        )
+    )
+    rows = [row._asdict() for row in counted]
+    if rows:
+        connection.execute(
+            text(
+                """UPDATE balances
+                SET calls = :calls, open_calls = :open_calls, excess_nano = :excess_nano
+                WHERE budget = :budget AND window_start = :window_start"""
+            ),
+            rows,
+        )
+
+
 def tell_kinds_of_tokens(connection: Connection) -> None:
     """Which tokens were billed at a rate of their own, and what the provider itself reported."""
     for kind in ("cached", "cache_write", "reasoning", "audio"):
@@ -111,6 +165,7 @@ def create_access_keys(connection: Connection) -> None:
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
+    ("0003_scope_budgets", scope_budgets),
     ("0004_tell_kinds_of_tokens", tell_kinds_of_tokens),
     ("0005_create_access_keys", create_access_keys),
 )

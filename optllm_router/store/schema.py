@@ -19,7 +19,25 @@ budgets = Table(
     Column("name", Text, primary_key=True),
     Column("window", Text, nullable=False),
     Column("limit_nano", BigInteger, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("timezone", Text, nullable=False),
+    Column("hard", Integer, nullable=False),
+    Column("thresholds", Text, nullable=False),
+    Column("pace", Integer, nullable=False),
+    Column("template", Text, nullable=False),
+    Column("removed", Integer, nullable=False),
 )
+"""``template`` names the budget that this one was made from, if any; a removed one stays known,
+as its name must not come to mean something else."""
+
+thresholds = Table(
+    "thresholds",
+    metadata,
+    Column("budget", Text, primary_key=True),
+    Column("period", BigInteger, primary_key=True),
+    Column("percent", Integer, primary_key=True),
+)
+"""Which percentages of a limit were reported as spent, in which window."""
 
 balances = Table(
     "balances",
@@ -28,7 +46,12 @@ balances = Table(
     Column("window_start", BigInteger, primary_key=True),
     Column("spent_nano", BigInteger, nullable=False),
     Column("reserved_nano", BigInteger, nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("open_calls", BigInteger, nullable=False),
+    Column("excess_nano", BigInteger, nullable=False),
 )
+"""``calls`` were reserved in the window, ``open_calls`` of them are under way; ``excess_nano`` is
+what calls cost beyond what was set aside for them. A slot of a rolling window has its own row."""
 
 reservations = Table(
     "reservations",
@@ -51,7 +74,9 @@ reservation_budgets = Table(
     Column("reservation_id", Text, primary_key=True),
     Column("budget", Text, primary_key=True),
     Column("window_start", BigInteger, nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
 )
+"""What a reservation sets aside in each budget: less than its own amount in a soft one."""
 
 decisions = Table(
     "decisions",

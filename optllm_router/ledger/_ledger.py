@@ -1,0 +1,422 @@
+"""The ledger: money is set aside before a call and settled at its true cost after it.
+
+The invariant, at every instant and for every hard budget and window::
+
+    spent + reserved <= limit
+
+It holds because a reservation is the most that its call can cost, and because only
+:func:`_reserve` raises ``spent + reserved`` before a call: it compares with the limit while
+the balance is locked, see :mod:`._books`. A reservation leaves the state ``open`` exactly
+once; whatever comes second finds it closed and changes nothing. :meth:`Ledger.verify`
+recomputes every balance from the reservations and names each difference.
+
+Which budgets a call must fit into is said by its scopes, see :mod:`._limits`. A soft budget sets
+aside a high quantile of what a call may cost, and so can be exceeded by what calls under way cost
+beyond it; :attr:`Balance.expected_excess_nano` says how much that is going to be.
+
+When a connection breaks, nobody knows whether the last commit arrived; the store then runs its
+operations again, and each recognises what it wrote the first time.
+
+A process that dies leaves its reservations open. Once their lease is over,
+:meth:`Ledger.recover` closes them at their full amount (state ``expired``): the provider may
+have charged for them. Should the true cost become known after all, settling corrects it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import Connection, case, func, select
+
+from optllm_router._errors import ConfigurationError
+from optllm_router._money import MAX_NANO, Budget, nano_from_usd
+from optllm_router._scopes import scopes_of_call
+from optllm_router.ledger._balances import Balance, Glances, Moved, read_balances, room_from
+from optllm_router.ledger._books import Books, Entry, Part, State
+from optllm_router.ledger._limits import (
+    Account,
+    Limit,
+    change_limit,
+    find_limits,
+    keep_budget,
+    read_limits,
+    remove_budget,
+)
+from optllm_router.ledger._thresholds import Crossing, Thresholds
+from optllm_router.store import Database
+from optllm_router.store.schema import balances, reservation_budgets, reservations
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Money to set aside for one call.
+
+    Attributes:
+        id: identifies the reservation; settling and releasing name it.
+        decision_id: the decision that the call carries out.
+        candidate: who is going to be paid.
+        amount_nano: the most that the call can cost, in nano-dollars; set aside in hard budgets.
+        scopes: what the call belongs to, like ``tenant:acme``. Every budget on one of these or on
+            everything must have room.
+        price_source: where the price came from.
+        lease_seconds: how long the call may take before its process counts as dead.
+        soft_nano: what is set aside in soft budgets; ``None`` for the most that it can cost.
+    """
+
+    id: str
+    decision_id: str
+    candidate: str
+    amount_nano: int
+    scopes: tuple[str, ...]
+    price_source: str
+    lease_seconds: float
+    soft_nano: int | None = None
+
+    def amount_for(self, limit: Limit) -> int:
+        """What is set aside in one budget."""
+        return self.amount_nano if limit.hard or self.soft_nano is None else self.soft_nano
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a reservation was not made; amounts in nano-dollars.
+
+    Attributes:
+        budget: the budget that had no room.
+        scope: what it pays for.
+        window: over which time.
+        left_nano: what it had left.
+        needed_nano: what had to be set aside.
+        reserved_nano: what other calls have set aside, part of which may come back.
+        next_window: Unix seconds from which there is room, unless others use it; ``None`` when
+            time alone does not help.
+    """
+
+    budget: str
+    scope: str
+    window: str
+    left_nano: int
+    needed_nano: int
+    reserved_nano: int
+    next_window: int | None
+
+
+class Ledger:
+    """Reserve, settle, release; thread-safe, and safe between processes that share a database.
+
+    Args:
+        database: where the books are.
+        clock: gives Unix seconds.
+        on_threshold: called in a thread of its own when a budget has spent one of its
+            percentages, once per budget, window and percentage among all processes. (A process
+            that loses its database at that very moment may lead to a second call in another.)
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        *,
+        on_threshold: Callable[[Crossing], object] | None = None,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._thresholds = Thresholds(on_threshold) if on_threshold else None
+        self._glances = Glances(self._find_balances, clock)
+
+    def set_budget(self, budget: Budget) -> None:
+        """Create a budget, or change its limit, thresholds and manners from now on.
+
+        Raises:
+            ConfigurationError: the budget has another scope, window or time zone. Its books are
+                kept by these: what was spent in another window is not in them.
+        """
+        self._database.submit(lambda connection: keep_budget(connection, budget)).result()
+        self._glances.forget()
+
+    def set_limit(self, name: str, usd: Decimal | float | int | str) -> None:
+        """Change a limit from now on; below what is spent, it stops new calls and cancels none.
+
+        Raises:
+            ConfigurationError: no budget of that name, or no amount.
+        """
+        nano = nano_from_usd(usd, what="budget limit")
+        self._database.submit(lambda connection: change_limit(connection, name, nano)).result()
+        self._glances.forget()
+
+    def remove_budget(self, name: str) -> None:
+        """Take a budget out of use. What was spent from it stays in the books.
+
+        Raises:
+            ConfigurationError: no budget of that name.
+        """
+        self._database.submit(lambda connection: remove_budget(connection, name)).result()
+        self._glances.forget()
+
+    def reserve(self, reservation: Reservation) -> Future[Refusal | None]:
+        """Set money aside in all budgets that the call must fit into, or in none.
+
+        The future holds ``None`` when the money is set aside, else the first refusal. It
+        raises ``ConfigurationError`` when no budget covers a scope or the id was used before.
+
+        Raises:
+            ConfigurationError: a scope is none, or an amount is out of range.
+        """
+        soft = reservation.soft_nano
+        for amount in (reservation.amount_nano, 0 if soft is None else soft):
+            if not 0 <= amount <= MAX_NANO:
+                raise ConfigurationError(
+                    f"a call to {reservation.candidate!r} could cost {amount} nano-dollars, "
+                    f"outside 0..{MAX_NANO}; set a smaller max_tokens"
+                )
+        scopes = scopes_of_call(reservation.scopes)
+        return self._submit(_Reserving(reservation.id, replace(reservation, scopes=scopes)))
+
+    def settle(
+        self, reservation_id: str, cost_nano: int, *, estimated: bool = False
+    ) -> Future[bool]:
+        """Replace a reservation by what the call cost.
+
+        The future holds False when the reservation was already settled or released (then
+        nothing changes). A cost over the reserved amount is recorded in full: it was spent.
+
+        Args:
+            reservation_id: the reservation.
+            cost_nano: true cost in nano-dollars.
+            estimated: True when the provider did not say what it charged.
+        """
+        return self._close(reservation_id, "settled", cost_nano, estimated)
+
+    def settle_in_full(self, reservation_id: str) -> Future[bool]:
+        """Settle at the reserved amount: the provider may have charged up to all of it."""
+        return self._close(reservation_id, "settled", None, True)
+
+    def release(self, reservation_id: str) -> Future[bool]:
+        """Give the money back: the call was not billed. As :meth:`settle` for the result."""
+        return self._close(reservation_id, "released", 0, False)
+
+    def recover(self) -> int:
+        """Close, at the full amount, the reservations whose lease is over; returns how many."""
+        overdue = select(reservations.c.id).where(
+            reservations.c.state == "open", reservations.c.expires_at < self._clock()
+        )
+        with self._database.read() as connection:
+            ids = list(connection.scalars(overdue))
+        closed = [self._close(overdue_id, "expired", None, True) for overdue_id in ids]
+        return sum(future.result() for future in closed)
+
+    def balances(self) -> list[Balance]:
+        """Every budget in its current window, by name."""
+        with self._database.read() as connection:
+            return read_balances(connection, read_limits(connection, self._clock()))
+
+    def balance(self, name: str) -> Balance:
+        """One budget in its current window.
+
+        Raises:
+            ConfigurationError: no budget of that name.
+        """
+        for balance in self.balances():
+            if balance.budget == name:
+                return balance
+        raise ConfigurationError(f"no budget {name!r} in this store; create it first")
+
+    def glance(self, scopes: Iterable[str] = ()) -> tuple[Balance, ...]:
+        """The balances that a call of these scopes must fit into, by name, from memory.
+
+        Up to date with what this process committed, and about a second behind other processes.
+        """
+        return self._glances.at(scopes_of_call(scopes))
+
+    def bounds_output(self, scopes: Iterable[str] = ()) -> bool:
+        """Whether a call of these scopes needs a bound on its output: a hard budget applies."""
+        return any(balance.hard for balance in self.glance(scopes))
+
+    def verify(self) -> list[str]:
+        """Recompute every balance from the reservations; one sentence per difference."""
+        nothing = (0, 0, 0, 0, 0)
+        with self._database.read() as connection:
+            kept = {(row[0], row[1]): tuple(row[2:]) for row in connection.execute(_KEPT)}
+            true = {(row[0], row[1]): tuple(map(int, row[2:])) for row in connection.execute(_TRUE)}
+        return [
+            f"budget {name!r}, window {start}: spent, reserved, calls, calls under way and excess "
+            f"are {kept.get(key, nothing)} in the balances but {true.get(key, nothing)} in the "
+            "reservations"
+            for key in sorted(kept.keys() | true.keys())
+            for name, start in [key]
+            if kept.get(key, nothing) != true.get(key, nothing)
+        ]
+
+    def _find_balances(self, scopes: tuple[str, ...]) -> list[Balance]:
+        with self._database.read() as connection:
+            return read_balances(connection, find_limits(connection, scopes, self._clock()))
+
+    def _close(
+        self, reservation_id: str, state: State, cost_nano: int | None, estimated: bool
+    ) -> Future[bool]:
+        if cost_nano is not None and not 0 <= cost_nano <= MAX_NANO:
+            raise ConfigurationError(f"a cost of {cost_nano} nano-dollars is outside 0..{MAX_NANO}")
+        return self._submit(_Closing(reservation_id, state, cost_nano, estimated))
+
+    def _submit(self, operation: _Reserving | _Closing) -> Future[Any]:
+        done: Future[Any] = self._database.submit_to(self._apply, operation)
+        done.add_done_callback(lambda _: self._announce(operation.effects))
+        return done
+
+    def _apply(
+        self, connection: Connection, operations: Sequence[_Reserving | _Closing]
+    ) -> list[Refusal | bool | None]:
+        """Carry operations out in order, in the transaction that ``connection`` is in."""
+        now = self._clock()
+        scopes = {
+            scope
+            for operation in operations
+            if isinstance(operation, _Reserving)
+            for scope in operation.reservation.scopes
+        }
+        books = Books(connection, {operation.id for operation in operations}, scopes, now)
+        results = [
+            _reserve(books, operation, now)
+            if isinstance(operation, _Reserving)
+            else _close(books, operation)
+            for operation in operations
+        ]
+        books.write()
+        for operation in operations:
+            operation.effects = None
+        operations[0].effects = _Effects(books.moves(), self._crossings(connection, books))
+        return results
+
+    def _crossings(self, connection: Connection, books: Books) -> list[Crossing]:
+        if self._thresholds is None:
+            return []
+        spent_from = {name for (name, _), moved in books.moves().items() if moved.spent > 0}
+        found = []
+        for limit in books.limits:
+            if limit.name in spent_from:
+                spent = sum(moved.spent for moved in books.counted(limit).values())
+                found += self._thresholds.cross(connection, limit, spent)
+        return found
+
+    def _announce(self, effects: _Effects | None) -> None:
+        """What a group did is committed, or failed and has none."""
+        if effects is None:
+            return
+        for account, moved in effects.moves.items():
+            self._glances.move(account, moved)
+        if self._thresholds is not None:
+            self._thresholds.committed(effects.crossings)
+
+
+@dataclass(frozen=True)
+class _Effects:
+    """What the operations of a group did together; the first of them carries it."""
+
+    moves: dict[Account, Moved]
+    crossings: list[Crossing]
+
+
+@dataclass
+class _Reserving:
+    id: str
+    reservation: Reservation
+    written: bool = False
+    """In a transaction before this one, which may have been committed or not."""
+    effects: _Effects | None = None
+
+
+@dataclass
+class _Closing:
+    id: str
+    state: State
+    cost_nano: int | None
+    estimated: bool
+    written: bool = False
+    effects: _Effects | None = None
+
+
+_KEPT = select(
+    balances.c.budget,
+    balances.c.window_start,
+    balances.c.spent_nano,
+    balances.c.reserved_nano,
+    balances.c.calls,
+    balances.c.open_calls,
+    balances.c.excess_nano,
+)
+_IS_OPEN = reservations.c.state == "open"
+_BEYOND = reservations.c.settled_nano - reservation_budgets.c.amount_nano
+_TRUE = (
+    select(
+        reservation_budgets.c.budget,
+        reservation_budgets.c.window_start,
+        func.sum(reservations.c.settled_nano),
+        func.sum(case((_IS_OPEN, reservation_budgets.c.amount_nano), else_=0)),
+        func.count(),
+        func.sum(case((_IS_OPEN, 1), else_=0)),
+        func.sum(case((_BEYOND > 0, _BEYOND), else_=0)),
+    )
+    .join(reservations, reservations.c.id == reservation_budgets.c.reservation_id)
+    .group_by(reservation_budgets.c.budget, reservation_budgets.c.window_start)
+)
+
+
+def _reserve(books: Books, operation: _Reserving, now: float) -> Refusal | None:
+    reservation = operation.reservation
+    if books.entry(operation.id) is not None:
+        if operation.written:
+            return None
+        raise ConfigurationError(
+            f"reservation id {operation.id!r} was used before; every call needs a unique one"
+        )
+    limits = books.limits_of(reservation.scopes)
+    for limit in limits:
+        refusal = _refusal(limit, books.counted(limit), reservation.amount_for(limit))
+        if refusal is not None:
+            return refusal
+    parts = tuple(Part(limit.account, reservation.amount_for(limit)) for limit in limits)
+    columns = {
+        "decision_id": reservation.decision_id,
+        "candidate": reservation.candidate,
+        "price_source": reservation.price_source,
+        "created_at": now,
+        "expires_at": now + reservation.lease_seconds,
+    }
+    books.put(operation.id, Entry("open", reservation.amount_nano, 0, False, parts), columns)
+    operation.written = True
+    return None
+
+
+def _refusal(limit: Limit, slots: dict[int, Moved], needed: int) -> Refusal | None:
+    """Why an amount does not fit, or ``None``."""
+    left = limit.nano - sum(moved.used for moved in slots.values())
+    if needed <= left:
+        return None
+    return Refusal(
+        budget=limit.name,
+        scope=limit.scope,
+        window=limit.window,
+        left_nano=max(0, left),
+        needed_nano=needed,
+        reserved_nano=sum(moved.reserved for moved in slots.values()),
+        next_window=room_from(limit, slots, needed),
+    )
+
+
+def _close(books: Books, operation: _Closing) -> bool:
+    entry = books.entry(operation.id)
+    if entry is None:
+        return False
+    cost = entry.reserved if operation.cost_nano is None else operation.cost_nano
+    closed = replace(entry, state=operation.state, settled=cost, estimated=operation.estimated)
+    closable = ("open",) if operation.state == "expired" else ("open", "expired")
+    if entry.state not in closable:
+        return operation.written and entry == closed
+    books.put(operation.id, closed)
+    operation.written = True
+    return True

@@ -1,0 +1,251 @@
+"""The table of budgets: kept, changed, and found by the scopes of a call.
+
+A template (``tenant:*``) has no balance. It is copied for each tenant when that tenant first
+calls; the copy is a budget like any other and remembers which template it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, or_, select, update
+
+from optllm_router._errors import ConfigurationError
+from optllm_router._money import Budget
+from optllm_router._scopes import EVERYTHING, is_template, template_of
+from optllm_router._windows import Span, span_at
+from optllm_router.store.schema import budgets
+
+Account: TypeAlias = tuple[str, int]
+"""A budget's name and the first second of one of its windows, or of a slot of a rolling one."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A budget as the ledger applies it at one moment.
+
+    Attributes:
+        name: of the budget.
+        scope: what it pays for.
+        window: canonical name of its window.
+        timezone: zone of the window.
+        nano: the cap in nano-dollars.
+        hard: whether the most that a call can cost is set aside.
+        thresholds: percentages whose crossing is reported.
+        pace: whether the money is to last for the window.
+        template: name of the budget it was copied from, else empty.
+        span: where the window lies now.
+    """
+
+    name: str
+    scope: str
+    window: str
+    timezone: str
+    nano: int
+    hard: bool
+    thresholds: tuple[int, ...]
+    pace: bool
+    template: str
+    span: Span
+
+    @property
+    def account(self) -> Account:
+        """Where a call of this moment is entered."""
+        return self.name, self.span.slot
+
+    def counts(self, account: Account) -> bool:
+        """Whether what an account holds uses up this limit now."""
+        return account[0] == self.name and self.span.first <= account[1] <= self.span.last
+
+
+def keep_budget(connection: Connection, budget: Budget) -> None:
+    """Create a budget, or change its limit and manners.
+
+    Raises:
+        ConfigurationError: a budget of that name has another scope, window or time zone.
+    """
+    values = {
+        "limit_nano": budget.limit_nano,
+        "hard": int(budget.hard),
+        "thresholds": ",".join(map(str, budget.thresholds)),
+        "pace": int(budget.pace),
+    }
+    meaning = {"scope": budget.scope, "window": budget.window, "timezone": budget.timezone}
+    before = _row(connection, budget.name)
+    if before is None:
+        new = {"name": budget.name, "template": "", "removed": 0, **meaning, **values}
+        connection.execute(budgets.insert().values(new))
+        return
+    for what, value in meaning.items():
+        if before._mapping[what] != value:
+            raise ConfigurationError(
+                f"budget {budget.name!r} of this store has the {what} "
+                f"{before._mapping[what]!r}, which cannot become {value!r}; give the new budget "
+                f"another name, like Budget({str(budget.limit_usd)!r}, {budget.window!r}, "
+                "name='other'), or use another store"
+            )
+    _change(connection, before, values)
+    if before.removed:
+        connection.execute(update(budgets).where(_with_copies(budget.name)).values(removed=0))
+
+
+def change_limit(connection: Connection, name: str, nano: int) -> None:
+    """Change a budget's limit, and that of copies which still had the same one.
+
+    Raises:
+        ConfigurationError: no budget of that name.
+    """
+    _change(connection, _known(connection, name), {"limit_nano": nano})
+
+
+def remove_budget(connection: Connection, name: str) -> None:
+    """Take a budget and its copies out of use; what they spent stays in the books.
+
+    Raises:
+        ConfigurationError: no budget of that name, or a copy, which the next call would make anew.
+    """
+    template = _known(connection, name).template
+    if template:
+        raise ConfigurationError(
+            f"budget {name!r} is made from {template!r}; remove that one, or set this one's limit"
+        )
+    connection.execute(update(budgets).where(_with_copies(name)).values(removed=1))
+
+
+def _with_copies(name: str) -> ColumnElement[bool]:
+    return or_(budgets.c.name == name, budgets.c.template == name)
+
+
+def _row(connection: Connection, name: str) -> Row[Any] | None:
+    return connection.execute(
+        select(budgets).where(budgets.c.name == name).with_for_update()
+    ).first()
+
+
+def _known(connection: Connection, name: str) -> Row[Any]:
+    row = _row(connection, name)
+    if row is None or row.removed:
+        raise ConfigurationError(f"no budget {name!r} in this store; create it first")
+    return row
+
+
+def _change(connection: Connection, before: Row[Any], values: dict[str, Any]) -> None:
+    connection.execute(update(budgets).where(budgets.c.name == before.name).values(values))
+    if is_template(before.scope):
+        # Copies whose limit somebody set apart keep it.
+        followers = (budgets.c.template == before.name) & (
+            budgets.c.limit_nano == before.limit_nano
+        )
+        connection.execute(update(budgets).where(followers).values(values))
+
+
+_FOUND = select(budgets).where(budgets.c.removed == 0).order_by(budgets.c.name)
+_APPLICABLE = _FOUND.where(
+    or_(
+        budgets.c.scope.in_(bindparam("scopes", expanding=True)),
+        budgets.c.name.in_(bindparam("names", expanding=True)),
+    )
+)
+_LOCKED = _APPLICABLE.with_for_update()
+
+
+def read_limits(connection: Connection, now: float) -> list[Limit]:
+    """Every budget, by name; templates, which have no balance, are left out."""
+    found = (_limit(row, now) for row in connection.execute(_FOUND))
+    return [limit for limit in found if not is_template(limit.scope)]
+
+
+def find_limits(
+    connection: Connection,
+    scopes: Iterable[str],
+    now: float,
+    *,
+    names: Collection[str] = (),
+    lock: bool = False,
+) -> list[Limit]:
+    """The budgets on these scopes and on everything, and those of the given names; by name.
+
+    A scope that only a template covers gets its copy: a row when the budgets are to be locked,
+    else one in memory. Locked budgets are locked in the order of their names.
+    """
+    wanted = set(scopes)
+    searched = {EVERYTHING, *wanted, *map(template_of, wanted)}
+    statement = _LOCKED if lock else _APPLICABLE
+    parameters = {"scopes": sorted(searched), "names": sorted(names)}
+
+    def find() -> list[Limit]:
+        return [_limit(row, now) for row in connection.execute(statement, parameters)]
+
+    found = find()
+    copies = _missing_copies(found, wanted)
+    if lock and copies:  # whoever waited for the template's lock may find them made meanwhile
+        found = find()
+        copies = _missing_copies(found, wanted)
+        if copies:
+            _insert(connection, copies)
+    limits = [limit for limit in (*found, *copies) if not is_template(limit.scope)]
+    return sorted(limits, key=lambda limit: limit.name)
+
+
+def applicable(limits: Iterable[Limit], scopes: Collection[str]) -> tuple[Limit, ...]:
+    """Those that a call of these scopes must fit into.
+
+    Raises:
+        ConfigurationError: no budget covers one of the scopes: a name with a mistake in it must
+            not spend outside the caps.
+    """
+    found = tuple(limit for limit in limits if limit.scope == EVERYTHING or limit.scope in scopes)
+    for scope in sorted(set(scopes) - {limit.scope for limit in found}):
+        raise ConfigurationError(
+            f"no budget of this store covers {scope!r}; create one, like "
+            f"'5 USD per day for {scope}', or one for each, '5 USD per day for "
+            f"{template_of(scope)}'"
+        )
+    return found
+
+
+def _missing_copies(found: Collection[Limit], scopes: Collection[str]) -> list[Limit]:
+    made = {(limit.template, limit.scope) for limit in found}
+    return [
+        replace(template, name=f"{template.name}/{scope}", scope=scope, template=template.name)
+        for template in found
+        if is_template(template.scope)
+        for scope in sorted(scopes)
+        if template_of(scope) == template.scope and (template.name, scope) not in made
+    ]
+
+
+def _insert(connection: Connection, limits: Collection[Limit]) -> None:
+    rows = [
+        {
+            "name": limit.name,
+            "window": limit.window,
+            "limit_nano": limit.nano,
+            "scope": limit.scope,
+            "timezone": limit.timezone,
+            "hard": int(limit.hard),
+            "thresholds": ",".join(map(str, limit.thresholds)),
+            "pace": int(limit.pace),
+            "template": limit.template,
+            "removed": 0,
+        }
+        for limit in limits
+    ]
+    connection.execute(budgets.insert(), rows)
+
+
+def _limit(row: Row[Any], now: float) -> Limit:
+    return Limit(
+        name=row.name,
+        scope=row.scope,
+        window=row.window,
+        timezone=row.timezone,
+        nano=int(row.limit_nano),
+        hard=bool(row.hard),
+        thresholds=tuple(map(int, row.thresholds.split(","))) if row.thresholds else (),
+        pace=bool(row.pace),
+        template=row.template,
+        span=span_at(row.window, now, row.timezone),
+    )

@@ -1,0 +1,110 @@
+"""Reports when a budget has spent a given percentage of its limit: once, among all processes.
+
+Who crosses a threshold writes a row in the same transaction; the one whose row it is reports it
+once that is committed. When the reply of a commit is lost, the transaction runs again and finds
+its own row, so a process remembers what it tried to write.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from optllm_router.ledger._limits import Limit
+
+_log = logging.getLogger("optllm_router")
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A budget has spent a percentage of its limit.
+
+    Attributes:
+        budget: its name.
+        scope: the calls that it pays for.
+        window: over which time its limit holds.
+        percent: the threshold.
+        spent_nano: what is spent, in nano-dollars.
+        limit_nano: the limit, in nano-dollars.
+    """
+
+    budget: str
+    scope: str
+    window: str
+    percent: int
+    spent_nano: int
+    limit_nano: int
+
+
+@dataclass
+class _Period:
+    """What this process knows of one budget since ``start``."""
+
+    start: int
+    known: set[int] = field(default_factory=set)
+    tried: set[int] = field(default_factory=set)
+
+
+class Thresholds:
+    """Finds crossings inside transactions, and reports them afterwards.
+
+    Args:
+        report: what to call, in a thread of its own; what it raises is logged.
+    """
+
+    def __init__(self, report: Callable[[Crossing], Any]) -> None:
+        self._report = report
+        self._periods: dict[str, _Period] = {}
+        self._lock = threading.Lock()
+
+    def cross(self, connection: Connection, limit: Limit, spent: int) -> list[Crossing]:
+        """Thresholds that are reached and were not reported in this window; claims them."""
+        with self._lock:
+            period = self._periods.get(limit.name)
+            if period is None or period.start != limit.span.period:
+                period = self._periods[limit.name] = _Period(limit.span.period)
+        crossed = []
+        for percent in limit.thresholds:
+            if percent in period.known or spent == 0 or 100 * spent < percent * limit.nano:
+                continue
+            row = {"budget": limit.name, "period": period.start, "percent": percent}
+            if connection.execute(_CLAIM, row).rowcount == 1 or percent in period.tried:
+                crossed.append(
+                    Crossing(limit.name, limit.scope, limit.window, percent, spent, limit.nano)
+                )
+                period.tried.add(percent)
+            else:
+                period.known.add(percent)
+        return crossed
+
+    def committed(self, crossings: Sequence[Crossing]) -> None:
+        """Report what was claimed, without waiting for it."""
+        new = []
+        with self._lock:
+            for crossing in crossings:
+                known = self._periods[crossing.budget].known
+                if crossing.percent not in known:
+                    known.add(crossing.percent)
+                    new.append(crossing)
+        if new:
+            threading.Thread(target=self._tell, args=(new,), name="optllm-thresholds").start()
+
+    def _tell(self, crossings: Sequence[Crossing]) -> None:
+        for crossing in crossings:
+            try:
+                self._report(crossing)
+            except Exception:  # noqa: BLE001 - the hook is the user's; money goes on without it
+                _log.exception(
+                    "on_threshold failed for budget %r at %d %%", crossing.budget, crossing.percent
+                )
+
+
+_CLAIM = text(
+    "INSERT INTO thresholds (budget, period, percent) VALUES (:budget, :period, :percent)"
+    " ON CONFLICT DO NOTHING"
+)
