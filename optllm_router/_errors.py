@@ -76,13 +76,30 @@ class BudgetExceededError(OptLLMError):
         budget: name of the budget that had no room.
         needed_nano: nano-dollars that had to be set aside.
         left_nano: nano-dollars that were left.
+        scope: the calls that the budget pays for, like ``tenant:acme``.
+        window: over which time its limit holds.
+        next_window: Unix seconds from which there is room, unless other calls use it; ``None``
+            when time alone does not help.
     """
 
-    def __init__(self, message: str, *, budget: str, needed_nano: int, left_nano: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        budget: str,
+        needed_nano: int,
+        left_nano: int,
+        scope: str = "everything",
+        window: str = "total",
+        next_window: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.budget = budget
         self.needed_nano = needed_nano
         self.left_nano = left_nano
+        self.scope = scope
+        self.window = window
+        self.next_window = next_window
 
 
 class StoreError(OptLLMError):

@@ -126,7 +126,7 @@ class Request:
         decision: who is to answer.
         call: what to ask.
         candidates: every candidate by name.
-        budgets: names of the budgets that pay.
+        scopes: what the call belongs to; every budget on one of these or on everything pays.
         patient: wait when money that other calls have set aside may come back, instead of
             turning to a cheaper candidate. For planned batches.
     """
@@ -134,7 +134,7 @@ class Request:
     decision: Decision
     call: Call
     candidates: Mapping[str, Candidate]
-    budgets: tuple[str, ...]
+    scopes: tuple[str, ...]
     patient: bool = False
 
 
@@ -178,7 +178,7 @@ def _reserve(reservation: Reservation, patient: bool) -> Generator[Step, Any, Re
             raise
         if refused is None or not patient:
             return refused
-        if reservation.amount_nano > refused.left_nano + refused.reserved_nano:
+        if refused.needed_nano > refused.left_nano + refused.reserved_nano:
             return refused
         yield Pause(_PATIENCE_SECONDS)
 
@@ -239,7 +239,7 @@ def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reserv
         amount_nano=worst_case_nano(
             candidate, call.most_prompt_tokens, call.max_output_tokens, call.choices
         ),
-        budgets=request.budgets,
+        scopes=request.scopes,
         price_source=candidate.price.source,
         lease_seconds=call.timeout_seconds + _GRACE_SECONDS,
     )
@@ -257,14 +257,17 @@ def _failure(
         )
     if refusal is None:
         raise AssertionError("a decision names at least one candidate")
-    reservation, refused = refusal
+    _, refused = refusal
     return BudgetExceededError(
         f"budget {refused.budget!r} has {format_usd(refused.left_nano)} left, and the call could "
-        f"cost {format_usd(reservation.amount_nano)}; nothing was sent. Raise the budget"
+        f"cost {format_usd(refused.needed_nano)}; nothing was sent. Raise the budget"
         f"{_next_window(refused)} or lower max_tokens",
         budget=refused.budget,
-        needed_nano=reservation.amount_nano,
+        needed_nano=refused.needed_nano,
         left_nano=refused.left_nano,
+        scope=refused.scope,
+        window=refused.window,
+        next_window=refused.next_window,
     )
 
 

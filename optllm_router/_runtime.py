@@ -82,11 +82,9 @@ class Runtime:
         self._database = Database(settings.store)
         self.ledger = Ledger(self._database)
         self._records = Records(self._database)
-        self._budgets: tuple[str, ...] = ()
         try:
             for budget in settings.budgets:
                 self.ledger.set_budget(budget)
-            self._budgets = tuple(budget.name for budget in settings.budgets)
             self.ledger.recover()
             self._remember()
         except OptLLMError:
@@ -95,8 +93,6 @@ class Runtime:
         self._requests = 0
         self._closing = False
         self._idle = threading.Condition()
-        self._window: tuple[int, int] | None = None
-        self._window_lock = threading.Lock()
         self._next_recovery = 0.0
         self._recovery_lock = threading.Lock()
         self._batcher = Batcher(self._decide, window_seconds=settings.batch_window_ms / 1000)
@@ -154,18 +150,18 @@ class Runtime:
         return done
 
     def means(self) -> Means:
-        """What there is to spend now."""
-        now = time.time()
-        if not self._budgets:
-            return Means(now=now)
-        balance = self.ledger.balance(self._budgets[0])
-        start, end = balance.window_start, balance.next_window
-        with self._window_lock:
-            if self._window is None or self._window[0] < start:
-                self._window = (start, self._records.decided_since(start))
-            seen = self._window[1]
-        left = usd_from_nano(balance.left_nano)
-        return Means((Pot(left, start, end, seen, name=balance.budget),), now)
+        """What there is to spend now, by the budgets on everything."""
+        pots = tuple(
+            Pot(
+                left_usd=usd_from_nano(balance.left_nano),
+                start=balance.window_start,
+                end=None if balance.rolling else balance.next_window,
+                seen=balance.calls,
+                name=balance.budget,
+            )
+            for balance in self.ledger.glance()
+        )
+        return Means(pots, time.time())
 
     def answer(
         self, decision: Decision, query: Query, *, patient: bool = False, cap: Budget | None = None
@@ -176,7 +172,7 @@ class Runtime:
             decision: who is to answer.
             query: what was asked.
             patient: as that of a request's flow.
-            cap: a budget in the ledger that must have room, too.
+            cap: a budget in the ledger that must have room, too: the call is of its scope.
         """
         flow = self._flow(decision, query, patient, cap)
         return run(flow, functools.partial(self._perform, query.text))
@@ -221,16 +217,13 @@ class Runtime:
             queries = [waiting[i].query for i in chosen]
             part = means.part(len(chosen) / len(waiting))
             decisions.update(zip(chosen, self.router.decide(queries, part, policy), strict=True))
-        with self._window_lock:
-            if self._window is not None:
-                self._window = (self._window[0], self._window[1] + len(waiting))
         return [decisions[i] for i in range(len(waiting))]
 
     def _flow(self, decision: Decision, query: Query, patient: bool, cap: Budget | None) -> Flow:
         kept = self._records.add_decision(decision, query.text)
         kept.add_done_callback(functools.partial(_log_if_lost, decision.id))
-        budgets = self._budgets if cap is None else (*self._budgets, cap.name)
-        return request_flow(Request(decision, query.call, self.candidates, budgets, patient))
+        scopes = () if cap is None else (cap.scope,)
+        return request_flow(Request(decision, query.call, self.candidates, scopes, patient))
 
     def _recovery_is_due(self) -> bool:
         with self._recovery_lock:

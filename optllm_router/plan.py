@@ -32,8 +32,9 @@ _log = logging.getLogger("optllm_router")
 
 
 def plan_budget(budget_usd: float | Decimal) -> Budget:
-    """The budget of one plan, under a name of its own; its calls must fit into it, too."""
-    return Budget(budget_usd, "total", f"plan-{secrets.token_hex(8)}")
+    """The budget of one plan, which is a job of its own; its calls must fit into it, too."""
+    name = f"plan-{secrets.token_hex(8)}"
+    return Budget(budget_usd, "total", name, scope=f"job:{name}")
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def test_budget_shows_and_verifies(tmp_path: Path) -> None:
     database = Database(url)
     ledger = Ledger(database)
     ledger.set_budget(Budget("0.5"))
-    one = Reservation("r", "d", "c", 1_000, ("default",), "test", 60.0)
+    one = Reservation("r", "d", "c", 1_000, (), "test", 60.0)
     assert ledger.reserve(one).result() is None
     database.close()
     shown = optllm("budget", "--verify", "--json", cwd=tmp_path)

@@ -269,7 +269,7 @@ def test_a_plan_is_quoted_before_anything_is_sent_and_applied_once(make, server)
 def test_a_plan_waits_for_what_a_dead_process_reserved(make, sqlite_url):
     client = make(budget="0.01 USD", seed=3)
     left = client.balance.left_nano
-    dead = Reservation("dead", "d", "c", left, ("default",), "test", lease_seconds=0.5)
+    dead = Reservation("dead", "d", "c", left, (), "test", lease_seconds=0.5)
     assert client._runtime.ledger.reserve(dead).result() is None
     plan = client.plan(["What is 1 + 1?"], budget_usd=0.001)
     (result,) = plan.apply()

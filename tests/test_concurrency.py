@@ -122,7 +122,7 @@ def test_the_observer_can_see_an_overspent_budget(sqlite_url):
     database = Database(sqlite_url)
     ledger = Ledger(database)
     ledger.set_budget(Budget("10e-9"))
-    ledger.reserve(Reservation("a", "a", "m", 10, ("default",), "test", 60.0)).result()
+    ledger.reserve(Reservation("a", "a", "m", 10, (), "test", 60.0)).result()
     database.submit(lambda c: c.execute(text("UPDATE balances SET spent_nano = 1"))).result()
     with Observer(sqlite_url) as observer:
         time.sleep(0.2)

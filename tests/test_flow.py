@@ -53,15 +53,15 @@ CANCELLATIONS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 def flow(*names: str, patient: bool = False, call: Call = CALL):
     chosen, *fallbacks = names or ("dear", "middle", "cheap")
     decision = Decision("d", chosen, tuple(fallbacks), 0.5, 0.1, 1, 1.0, 0.0, "a test")
-    return request_flow(Request(decision, call, CANDIDATES, ("default",), patient))
+    return request_flow(Request(decision, call, CANDIDATES, ("tag:a",), patient))
 
 
 def worst(name: str) -> int:
     return worst_case_nano(CANDIDATES[name], 20, 50)
 
 
-def refusal(left: int = 5, reserved: int = 0) -> Refusal:
-    return Refusal("default", left, reserved, None)
+def refusal(left: int = 5, reserved: int = 0, needed: int = 70_000) -> Refusal:
+    return Refusal("default", "everything", "total", left, needed, reserved, None)
 
 
 def completion(usage: Usage | None = USAGE) -> Sent:
@@ -116,7 +116,7 @@ def test_a_call_that_works():
     assert summary(steps) == ["reserve dear", "send dear", "settle"]
     reserve, send, close = steps
     assert reserve.reservation.amount_nano == worst("dear") == 70_000
-    assert reserve.reservation.budgets == ("default",)
+    assert reserve.reservation.scopes == ("tag:a",)
     assert reserve.reservation.lease_seconds > CALL.timeout_seconds
     assert send.call.max_output_tokens == 50
     assert close.reservation_id == reserve.reservation.id
@@ -155,7 +155,7 @@ def test_what_costs_as_much_as_what_was_refused_is_not_tried():
 
 
 def test_nothing_fits():
-    steps, error = play(flow(), [refusal(690), refusal(690), refusal(690)])
+    steps, error = play(flow(), [refusal(690, needed=700)] * 3)
     assert summary(steps) == ["reserve dear", "reserve middle", "reserve cheap"]
     assert isinstance(error, BudgetExceededError)
     assert (error.budget, error.needed_nano, error.left_nano) == ("default", 700, 690)

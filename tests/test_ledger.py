@@ -51,16 +51,28 @@ def ledger(database, clock) -> Ledger:
     return ledger
 
 
-def budget_of(nano: int, window: str = "total", name: str = "default") -> Budget:
-    return Budget(f"{nano}e-9", window, name)
+def budget_of(nano: int, window: str = "total", tag: str = "", **manners) -> Budget:
+    """On everything, or on a tag, whose name it has."""
+    name, scope = (tag, f"tag:{tag}") if tag else ("default", "everything")
+    return Budget(f"{nano}e-9", window, name, scope=scope, **manners)
 
 
-def reservation(id: str, amount: int, *budgets: str, lease_seconds: float = 60) -> Reservation:
-    return Reservation(id, f"for {id}", "m", amount, budgets or ("default",), "test", lease_seconds)
+def reservation(
+    id: str, amount: int, *tags: str, lease_seconds: float = 60, soft: int | None = None
+) -> Reservation:
+    scopes = tuple(f"tag:{tag}" for tag in tags)
+    return Reservation(id, f"for {id}", "m", amount, scopes, "test", lease_seconds, soft)
 
 
-def reserve(ledger: Ledger, id: str, amount: int, *budgets: str, **kw) -> Refusal | None:
-    return ledger.reserve(reservation(id, amount, *budgets, **kw)).result()
+def reserve(ledger: Ledger, id: str, amount: int, *tags: str, **kw) -> Refusal | None:
+    return ledger.reserve(reservation(id, amount, *tags, **kw)).result()
+
+
+def told(refusal: Refusal | None) -> tuple[str, int, int, int | None] | None:
+    """Who refused, what is left, what is reserved, and when there is room."""
+    if refusal is None:
+        return None
+    return refusal.budget, refusal.left_nano, refusal.reserved_nano, refusal.next_window
 
 
 def moved(ledger: Ledger, name: str = "default") -> tuple[int, int]:
@@ -95,9 +107,9 @@ def test_settling_in_full_costs_what_was_reserved(ledger):
 
 def test_the_budget_is_usable_to_its_last_nano_dollar_and_not_beyond(ledger):
     reserve(ledger, "a", 99)
-    assert reserve(ledger, "b", 2) == Refusal("default", 1, 99, None)
+    assert told(reserve(ledger, "b", 2)) == ("default", 1, 99, None)
     assert reserve(ledger, "c", 1) is None
-    assert reserve(ledger, "d", 1) == Refusal("default", 0, 100, None)
+    assert told(reserve(ledger, "d", 1)) == ("default", 0, 100, None)
     assert reserve(ledger, "free", 0) is None
     assert moved(ledger) == (0, 100)
 
@@ -128,7 +140,7 @@ def test_a_cost_over_the_reservation_was_spent_and_is_recorded(ledger):
     ledger.settle("a", 130).result()
     assert moved(ledger) == (130, 0)
     assert ledger.balance("default").left_nano == 0
-    assert reserve(ledger, "b", 1) == Refusal("default", 0, 0, None)
+    assert told(reserve(ledger, "b", 1)) == ("default", 0, 0, None)
 
 
 def test_an_id_is_good_for_one_reservation(ledger):
@@ -151,7 +163,7 @@ def test_amounts_out_of_range_are_refused_before_the_database(ledger, amount):
 def test_the_largest_budget_is_exact(ledger):
     ledger.set_budget(Budget(f"{MAX_NANO // NANO_PER_USD}.{MAX_NANO % NANO_PER_USD:09d}"))
     reserve(ledger, "a", MAX_NANO)
-    assert reserve(ledger, "b", 1) == Refusal("default", 0, MAX_NANO, None)
+    assert told(reserve(ledger, "b", 1)) == ("default", 0, MAX_NANO, None)
     ledger.settle("a", MAX_NANO - 1).result()
     assert moved(ledger) == (MAX_NANO - 1, 0)
 
@@ -160,39 +172,41 @@ def test_the_largest_budget_is_exact(ledger):
 
 
 def test_all_budgets_must_have_room_or_none_is_touched(ledger):
-    ledger.set_budget(budget_of(50, name="small"))
-    ledger.set_budget(budget_of(500, name="a large one"))
-    assert reserve(ledger, "a", 60, "default", "small", "a large one").budget == "small"
+    ledger.set_budget(budget_of(50, tag="small"))
+    ledger.set_budget(budget_of(500, tag="a large one"))
+    assert reserve(ledger, "a", 60, "small", "a large one").budget == "small"
     assert [b.reserved_nano for b in ledger.balances()] == [0, 0, 0]
-    assert reserve(ledger, "b", 50, "default", "small", "a large one") is None
+    assert reserve(ledger, "b", 50, "small", "a large one") is None
     assert [b.reserved_nano for b in ledger.balances()] == [50, 50, 50]
     ledger.settle("b", 20).result()
     assert [b.spent_nano for b in ledger.balances()] == [20, 20, 20]
     assert ledger.verify() == []
 
 
-def test_an_unknown_budget_is_named_and_nothing_is_set_aside(ledger):
-    with pytest.raises(ConfigurationError, match="'tenant'"):
-        reserve(ledger, "a", 1, "default", "tenant")
-    with pytest.raises(ConfigurationError, match="'tenant'"):
-        ledger.balance("tenant")
+def test_a_scope_that_no_budget_covers_is_named_and_nothing_is_set_aside(ledger):
+    ledger.set_budget(budget_of(50, tag="known"))
+    with pytest.raises(ConfigurationError, match=r"'tag:knwon'.*for tag:knwon.*for tag:\*"):
+        reserve(ledger, "a", 1, "known", "knwon")
+    with pytest.raises(ConfigurationError, match="'knwon'"):
+        ledger.balance("knwon")
     assert moved(ledger) == (0, 0)
 
 
 def test_names_are_data(ledger):
     name = "'; DROP TABLE reservations; -- \" % :budget ü"
-    ledger.set_budget(budget_of(10, name=name))
+    ledger.set_budget(budget_of(10, tag=name))
     assert reserve(ledger, name, 6, name) is None
-    assert reserve(ledger, "b", 6, name) == Refusal(name, 4, 6, None)
+    assert told(reserve(ledger, "b", 6, name)) == (name, 4, 6, None)
     ledger.settle(name, 5).result()
     assert moved(ledger, name) == (5, 0)
 
 
 def test_each_window_has_the_whole_limit(ledger, clock):
+    ledger.set_limit("default", 1)
     ledger.set_budget(budget_of(100, "hour", "hourly"))
     clock.now = 10 * HOUR + 1
     reserve(ledger, "a", 100, "hourly")
-    assert reserve(ledger, "b", 1, "hourly") == Refusal("hourly", 0, 100, 11 * HOUR)
+    assert told(reserve(ledger, "b", 1, "hourly")) == ("hourly", 0, 100, 11 * HOUR)
     clock.now = 11 * HOUR
     assert reserve(ledger, "c", 70, "hourly") is None
     assert moved(ledger, "hourly") == (0, 70)
@@ -218,13 +232,13 @@ def test_a_budget_keeps_its_window_and_so_its_spend(ledger, clock, new):
         ledger.set_budget(budget_of(5, new, "mine"))
     assert (ledger.balance("mine").window, ledger.balance("mine").limit_nano) == ("day", 100)
     ledger.set_budget(budget_of(70, "day", "mine"))
-    assert reserve(ledger, "b", 11, "mine") == Refusal("mine", 10, 60, 24 * HOUR)
+    assert told(reserve(ledger, "b", 11, "mine")) == ("mine", 10, 60, 24 * HOUR)
 
 
 def test_a_limit_below_what_is_spent_stops_new_calls_and_cancels_none(ledger):
     reserve(ledger, "a", 60)
     ledger.set_budget(budget_of(10))
-    assert reserve(ledger, "b", 1) == Refusal("default", 0, 60, None)
+    assert told(reserve(ledger, "b", 1)) == ("default", 0, 60, None)
     assert ledger.settle("a", 60).result() is True
     assert ledger.balance("default").left_nano == 0
     ledger.set_budget(budget_of(61))
@@ -239,8 +253,8 @@ def test_verify_names_a_balance_that_someone_changed(ledger, database):
     database.submit(lambda c: c.execute(text("UPDATE balances SET spent_nano = 5"))).result()
     (sentence,) = ledger.verify()
     assert "'default'" in sentence
-    assert "(5, 60)" in sentence
-    assert "(0, 60)" in sentence
+    assert "(5, 60, 1, 1, 0)" in sentence
+    assert "(0, 60, 1, 1, 0)" in sentence
 
 
 def test_verify_finds_money_that_nobody_reserved(ledger, database):
@@ -353,11 +367,12 @@ def test_one_commit_does_what_its_operations_do_one_by_one(ledger, database):
         ledger.settle("nobody", 1),
     ]
     go.set()
-    assert [answer.result() for answer in answers] == [
+    results = [answer.result() for answer in answers]
+    assert [told(r) if isinstance(r, Refusal) else r for r in results] == [
         None,
-        Refusal("default", 40, 60, None),
+        ("default", 40, 60, None),
         *(True, False, None, True),
-        Refusal("default", 50, 0, None),
+        ("default", 50, 0, None),
         *(None, True, False),
     ]
     assert moved(ledger) == (100, 0)
@@ -374,10 +389,10 @@ RACER = """
     print("ready", flush=True)
     sys.stdin.readline()
     won = 0
-    names = ("default", "other") if me == "0" else ("other", "default")
+    scopes = ("tag:other",)
     for first in range(0, calls, 8):
         ids = [f"{me}-{n}" for n in range(first, first + 8)]
-        asked = [ledger.reserve(Reservation(i, i, "m", 3, names, "test", 60)) for i in ids]
+        asked = [ledger.reserve(Reservation(i, i, "m", 3, scopes, "test", 60)) for i in ids]
         granted = [i for i, answer in zip(ids, asked) if answer.result() is None]
         won += len(granted)
         for future in [ledger.settle(i, 2) for i in granted]:
@@ -398,7 +413,7 @@ def start(program: str, *arguments: str) -> subprocess.Popen[str]:
 
 def test_two_processes_race_for_two_budgets(store_url, ledger):
     ledger.set_budget(budget_of(251))
-    ledger.set_budget(budget_of(300, name="other"))
+    ledger.set_budget(budget_of(300, tag="other"))
     racers = [start(RACER, store_url, str(n), "200") for n in range(2)]
     for racer in racers:
         racer.stdin.write("go\n")
@@ -424,7 +439,7 @@ VICTIM = """
 
     ledger = Ledger(Database(sys.argv[1]))
     for n in range(3):
-        ledger.reserve(Reservation(f"r{n}", "d", "m", 20, ("default",), "test", 0.0)).result()
+        ledger.reserve(Reservation(f"r{n}", "d", "m", 20, (), "test", 0.0)).result()
     ledger.settle("r0", 5).result()
     print("ready", flush=True)
     sys.stdin.readline()
@@ -440,7 +455,7 @@ def test_a_killed_process_loses_nothing(store_url):
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
     assert moved(ledger) == (5, 40)
-    assert reserve(ledger, "mine", 56) == Refusal("default", 55, 40, None)
+    assert told(reserve(ledger, "mine", 56)) == ("default", 55, 40, None)
     assert ledger.recover() == 2
     assert moved(ledger) == (45, 0)
     assert ledger.settle("r1", 1).result() is True

@@ -89,6 +89,11 @@ class Balance:
         return max(0, self.limit_nano - self.spent_nano - self.reserved_nano)
 
     @property
+    def rolling(self) -> bool:
+        """Whether the window ends now, whenever that is."""
+        return self.window.startswith("rolling")
+
+    @property
     def expected_excess_nano(self) -> int:
         """What the calls under way are expected to cost beyond what is set aside for them.
 
@@ -100,17 +105,9 @@ class Balance:
             return 0
         return -(-self.excess_nano * self.open_calls // finished)
 
-    def elapsed(self, now: float) -> float | None:
-        """Share of a calendar window that is over, 0..1; ``None`` for total and rolling ones."""
-        if self.next_window is None or self.window.startswith("rolling"):
-            return None
-        share = (now - self.window_start) / (self.next_window - self.window_start)
-        return min(max(share, 0.0), 1.0)
-
     def moved(self, slot: int, by: Moved) -> Balance:
         """This balance after something happened on one of the budget's accounts."""
-        rolling = self.window.startswith("rolling")
-        if slot < self.window_start if rolling else slot != self.window_start:
+        if slot < self.window_start if self.rolling else slot != self.window_start:
             return self
         return replace(
             self,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, TextClause, func, select, text, update
+from sqlalchemy import Connection, Table, TextClause, select, text, update
 
 from optllm_router._errors import InvalidRequestError
 from optllm_router._types import Decision, Outcome, Usage
@@ -146,12 +146,6 @@ class Records:
         with self._database.read() as connection:
             rows = connection.execute(recent).all()
         return [LabelledAnswer(row.query, row.candidate, row.score) for row in reversed(rows)]
-
-    def decided_since(self, moment: float) -> int:
-        """How many decisions were made since ``moment`` (Unix seconds)."""
-        count = select(func.count()).where(decisions.c.created_at >= moment)
-        with self._database.read() as connection:
-            return connection.scalar(count) or 0
 
     def usages(self, limit: int) -> list[RecordedUsage]:
         """What recent answers consumed, as far as the provider counted it, oldest first."""

@@ -63,7 +63,7 @@ def one_pair(ledger: Ledger, id: str, cost: int) -> float:
     """Reserve, settle, and wait for both; seconds taken."""
     start = time.perf_counter()
     refused = ledger.reserve(
-        Reservation(id, id, "benchmark", MOST_NANO, (BUDGET.name,), "benchmark", 600.0)
+        Reservation(id, id, "benchmark", MOST_NANO, (), "benchmark", 600.0)
     ).result()
     if refused is not None or not ledger.settle(id, cost).result():
         raise AssertionError(f"{id}: refused ({refused}) or settled before")
@@ -73,7 +73,7 @@ def one_pair(ledger: Ledger, id: str, cost: int) -> float:
 async def one_async_pair(ledger: Ledger, id: str, cost: int) -> float:
     """As :func:`one_pair`, for coroutines."""
     start = time.perf_counter()
-    reservation = Reservation(id, id, "benchmark", MOST_NANO, (BUDGET.name,), "benchmark", 600.0)
+    reservation = Reservation(id, id, "benchmark", MOST_NANO, (), "benchmark", 600.0)
     refused = await asyncio.wrap_future(ledger.reserve(reservation))
     if refused is not None or not await asyncio.wrap_future(ledger.settle(id, cost)):
         raise AssertionError(f"{id}: refused ({refused}) or settled before")

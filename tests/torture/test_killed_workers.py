@@ -26,7 +26,7 @@ from optllm_router.store import Database
 from optllm_router.store.schema import reservations
 
 WORKER = Path(__file__).with_name("torture_worker.py")
-NAMES = ("everything", "tenant")
+SCOPES = ("everything", "tenant:acme")
 ROOM_NANO = 5_000_000
 """So much more than is used may be used after each kill: about ten calls to the dear model."""
 
@@ -120,8 +120,8 @@ def test_no_nano_dollar_is_lost_when_workers_are_killed(store_url, shape, long, 
     chance = random.Random(7)
     with closing(Database(store_url)) as database:
         ledger = Ledger(database)
-        for name in NAMES:
-            ledger.set_budget(Budget(f"{ROOM_NANO}e-9", name=name))
+        for scope in SCOPES:
+            ledger.set_budget(Budget(f"{ROOM_NANO}e-9", name=scope, scope=scope))
         observer = Observer(ledger)
         workers = Workers(store_url, bill, shape)
         try:
@@ -157,7 +157,7 @@ def raise_limits(ledger: Ledger) -> None:
     for balance in ledger.balances():
         used = balance.spent_nano + balance.reserved_nano
         limit = max(balance.limit_nano, used + ROOM_NANO)
-        ledger.set_budget(Budget(f"{limit}e-9", name=balance.budget))
+        ledger.set_limit(balance.budget, f"{limit}e-9")
 
 
 def check_books(database: Database, bill: Path) -> None:
@@ -188,13 +188,14 @@ def check_books(database: Database, bill: Path) -> None:
 
 def use_up(ledger: Ledger) -> None:
     """The last nano-dollar can be spent, and not one more."""
-    for name in NAMES:
-        left = ledger.balance(name).left_nano
-        assert ledger.reserve(reservation(f"last of {name}", left, name)).result() is None
-        refusal = ledger.reserve(reservation(f"beyond {name}", 1, name)).result()
+    for scopes in (("tenant:acme",), ()):
+        where = ("everything", *scopes)
+        left = min(b.left_nano for b in ledger.balances() if b.scope in where)
+        assert ledger.reserve(reservation(f"last of {scopes}", left, scopes)).result() is None
+        refusal = ledger.reserve(reservation(f"beyond {scopes}", 1, scopes)).result()
         assert refusal is not None
         assert refusal.left_nano == 0
 
 
-def reservation(id: str, amount: int, name: str) -> Reservation:
-    return Reservation(id, id, "m", amount, (name,), "torture", 60.0)
+def reservation(id: str, amount: int, scopes: tuple[str, ...]) -> Reservation:
+    return Reservation(id, id, "m", amount, scopes, "torture", 60.0)

@@ -29,7 +29,7 @@ LIMIT = 10**12
 
 
 def reservation(id: str, amount: int = 100) -> Reservation:
-    return Reservation(id, f"for {id}", "m", amount, ("default",), "test", 60.0)
+    return Reservation(id, f"for {id}", "m", amount, (), "test", 60.0)
 
 
 def ledger_of(database: Database, clock=time.time) -> Ledger:
@@ -127,7 +127,7 @@ LIMITED = """
     try:
         while True:
             name = f"r{granted}"
-            ledger.reserve(Reservation(name, name, "m", 100, ("default",), "test", 60)).result()
+            ledger.reserve(Reservation(name, name, "m", 100, (), "test", 60)).result()
             granted += 1
     except StoreError as error:
         complaint = str(error)

@@ -46,7 +46,7 @@ from optllm_router.ledger import Ledger
 from optllm_router.pricing import charge_nano
 from optllm_router.store import Database
 
-BUDGETS = ("everything", "tenant")
+TENANT = ("tenant:acme",)
 LEASE_SECONDS = 1.0
 CANDIDATES = {
     name: Candidate(name, name, Price(Decimal(price), Decimal(4 * price), "torture"), 100)
@@ -101,7 +101,7 @@ class Callers:
         messages = [{"role": "user", "content": id}]
         call = Call(messages, most_prompt_tokens=self._chance.randint(1, 400))
         decision = Decision(id, "dear", ("cheap",), 0.5, 0.1, 1, 1.0, 0.0, "torture")
-        return Request(decision, call, CANDIDATES, self._chance.choice((BUDGETS, BUDGETS[:1])))
+        return Request(decision, call, CANDIDATES, self._chance.choice((TENANT, ())))
 
     def keep_calling(self) -> None:
         """What a thread does."""
