@@ -487,64 +487,96 @@ def test_verify_is_right_while_others_write(ledger):
 
 # Against a model of ten lines
 
+BUDGETS = {
+    "all": Budget("60e-9", name="all"),
+    "tenant": Budget("40e-9", "rolling 1h", "tenant", scope="tenant:a"),
+    "tag": Budget("30e-9", "hour", "tag", scope="tag:t", hard=False),
+    "user": Budget("20e-9", "total", "user", scope="user:*"),
+}
+USER = "user/user:u"  # the copy that is made for the one user there is
+
 
 class Books:
-    """The ledger in ten lines: what each budget holds, and what each reservation came to."""
+    """The ledger in ten lines: when each call began, what it set aside, and what it came to."""
 
-    def __init__(self, limits: dict[str, int]) -> None:
-        self.limits, self.calls = limits, {}
+    def __init__(self) -> None:
+        self.limits = {"all": 60, "tenant": 40, "tag": 30, USER: 20}
+        self.calls: dict[str, tuple[float, int, dict[str, int], int, str]] = {}
 
-    def spent(self, name: str) -> int:
-        return sum(cost for _, cost, names, _ in self.calls.values() if name in names)
+    def counts(self, name: str, began: float, now: float) -> bool:
+        if name == "tag":
+            return began // HOUR == now // HOUR
+        return name != "tenant" or began // 60 * 60 + HOUR + 60 > now
 
-    def reserved(self, name: str) -> int:
-        open_calls = [call for call in self.calls.values() if call[3] == "open"]
-        return sum(amount for amount, _, names, _ in open_calls if name in names)
+    def held(self, name: str, now: float) -> tuple[int, int]:
+        calls = [c for c in self.calls.values() if name in c[2] and self.counts(name, c[0], now)]
+        open_calls = [call for call in calls if call[4] == "open"]
+        return sum(call[3] for call in calls), sum(call[2][name] for call in open_calls)
 
-    def reserve(self, id: str, amount: int, names: tuple[str, ...]) -> bool:
-        used = {name: self.spent(name) + self.reserved(name) + amount for name in names}
-        if any(used[name] > self.limits[name] for name in names):
+    def reserve(self, id: str, amount: int, aside: dict[str, int], now: float) -> bool:
+        if any(sum(self.held(name, now)) + n > self.limits[name] for name, n in aside.items()):
             return False
-        self.calls[id] = (amount, 0, names, "open")
+        self.calls[id] = (now, amount, aside, 0, "open")
         return True
 
     def close(self, id: str, cost: int | None, state: str = "closed") -> bool:
-        amount, _, names, before = self.calls[id]
+        began, amount, aside, _, before = self.calls[id]
         if before == "closed" or (before, state) == ("expired", "expired"):
             return False
-        self.calls[id] = (amount, amount if cost is None else cost, names, state)
+        self.calls[id] = (began, amount, aside, amount if cost is None else cost, state)
         return True
 
 
 class LedgerAgainstBooks(RuleBasedStateMachine):
-    """Any calls in any order; costs never exceed what was reserved for them."""
+    """Any calls in any order; costs never exceed what was reserved for them in hard budgets."""
 
-    NAMES = ("all", "tenant", "tag")
-
-    @initialize(limits=st.lists(st.integers(0, 60), min_size=3, max_size=3))
-    def open_books(self, limits):
+    @initialize()
+    def open_books(self):
         self.folder = tempfile.TemporaryDirectory()
-        self.database = Database(f"sqlite:///{self.folder.name}/ledger.db")
         self.clock = Clock()
-        self.ledger = Ledger(self.database, self.clock)
-        self.books = Books(dict(zip(self.NAMES, limits, strict=True)))
+        self.books = Books()
         self.leases: dict[str, float] = {}
-        for name, limit in self.books.limits.items():
-            self.ledger.set_budget(budget_of(limit, name=name))
+        self.open()
+        for budget in BUDGETS.values():
+            self.ledger.set_budget(budget)
+
+    def open(self):
+        self.database = Database(f"sqlite:///{self.folder.name}/ledger.db")
+        self.ledger = Ledger(self.database, self.clock)
 
     @rule(
         amount=st.integers(0, 30),
-        names=st.sets(st.sampled_from(NAMES), min_size=1).map(tuple),
-        lease=st.sampled_from([10, 100]),
+        soft=st.floats(0, 1),
+        names=st.sets(st.sampled_from(("tenant", "tag", USER))),
+        lease=st.sampled_from([10, 10_000]),
     )
-    def reserve(self, amount, names, lease):
+    def reserve(self, amount, soft, names, lease):
         id = f"r{len(self.leases)}"
         self.leases[id] = self.clock.now + lease
-        refusal = reserve(self.ledger, id, amount, *names, lease_seconds=lease)
-        assert (refusal is None) == self.books.reserve(id, amount, names)
+        soft = int(soft * amount)
+        aside = {name: soft if name == "tag" else amount for name in ("all", *sorted(names))}
+        scopes = {"tenant": "tenant:a", "tag": "tag:t", USER: "user:u"}
+        call = Reservation(
+            id, id, "m", amount, tuple(scopes[name] for name in names), "test", lease, soft
+        )
+        refusal = self.ledger.reserve(call).result()
+        assert (refusal is None) == self.books.reserve(id, amount, aside, self.clock.now)
         if refusal is not None:
-            used = self.books.spent(refusal.budget) + self.books.reserved(refusal.budget)
-            assert refusal.left_nano == self.books.limits[refusal.budget] - used < amount
+            used = self.books.held(refusal.budget, self.clock.now)
+            left = self.books.limits[refusal.budget] - sum(used)
+            assert (refusal.left_nano, refusal.reserved_nano) == (max(0, left), used[1])
+            assert left < refusal.needed_nano == aside[refusal.budget]
+            self.check_next_window(refusal)
+
+    def check_next_window(self, refusal):
+        """From then on there would be room, and not a second before."""
+        at, need = refusal.next_window, refusal.needed_nano
+        limit = self.books.limits[refusal.budget]
+        if at is not None:
+            assert sum(self.books.held(refusal.budget, at)) + need <= limit
+            assert sum(self.books.held(refusal.budget, at - 1)) + need > limit
+        elif refusal.budget in ("tenant", "tag"):
+            assert need > limit
 
     @rule(data=st.data(), share=st.floats(0, 1))
     def settle(self, data, share):
@@ -564,35 +596,39 @@ class LedgerAgainstBooks(RuleBasedStateMachine):
     def close(self, data, closing):
         if self.books.calls:
             id = data.draw(st.sampled_from(sorted(self.books.calls)))
-            future, cost = closing(id, self.books.calls[id][0])
+            future, cost = closing(id, self.books.calls[id][1])
             assert future.result() == self.books.close(id, cost)
 
-    @rule(seconds=st.sampled_from([5, 50]))
+    @rule(seconds=st.sampled_from([1, 59, 600, 3_599]))
     def recover_later(self, seconds):
         self.clock.now += seconds
         late = [
             id
             for id, call in self.books.calls.items()
-            if call[3] == "open" and self.leases[id] < self.clock.now
+            if call[4] == "open" and self.leases[id] < self.clock.now
         ]
         assert self.ledger.recover() == len(late)
         assert all(self.books.close(id, None, "expired") for id in late)
 
+    @rule(name=st.sampled_from(("all", "tenant", "tag")), limit=st.integers(0, 60))
+    def change_limit(self, name, limit):
+        self.ledger.set_limit(name, f"{limit}e-9")
+        self.books.limits[name] = limit
+
     @rule()
     def restart(self):
         self.database.close()
-        self.database = Database(f"sqlite:///{self.folder.name}/ledger.db")
-        self.ledger = Ledger(self.database, self.clock)
+        self.open()
 
     @invariant()
-    def never_above_the_limit_and_always_as_in_the_books(self):
+    def always_as_in_the_books(self):
         if not hasattr(self, "ledger"):
             return
         assert self.ledger.verify() == []
         for balance in self.ledger.balances():
-            held = (self.books.spent(balance.budget), self.books.reserved(balance.budget))
+            held = self.books.held(balance.budget, self.clock.now)
             assert (balance.spent_nano, balance.reserved_nano) == held
-            assert sum(held) <= balance.limit_nano
+            assert balance.limit_nano == self.books.limits[balance.budget]
 
     def teardown(self):
         if hasattr(self, "database"):
