@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -91,7 +92,7 @@ def test_a_day_is_as_long_as_its_clocks_say(day, zone, hours):
     found = [span_at("hour", at, zone) for at in range(span.slot, span.ends, 60)]
     assert found[0].slot == span.slot
     assert found[-1].ends == span.ends
-    assert all(a.slot == b.slot or a.ends == b.slot for a, b in zip(found, found[1:]))
+    assert all(a.slot == b.slot or a.ends == b.slot for a, b in itertools.pairwise(found))
 
 
 def test_a_total_never_ends():
