@@ -192,7 +192,7 @@ def test_budget_shows_and_verifies(tmp_path: Path) -> None:
     database.close()
     wrong = optllm("budget", "--verify", cwd=tmp_path)
     assert wrong.returncode == 1
-    assert "spent and reserved are (7, 1000)" in wrong.stderr
+    assert "are (7, 1000, 1, 1, 0) in the balances" in wrong.stderr
 
 
 def test_budget_needs_the_store_of_a_configuration_and_no_key(tmp_path: Path) -> None:
