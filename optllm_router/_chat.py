@@ -116,6 +116,8 @@ def prepare(
         max_output_tokens=bound,
         choices=choices,
         timeout_seconds=options.timeout_seconds or default_timeout,
+        required_tags=options.require_tags,
+        conversation=_conversation(options),
     )
     size = query.call.prompt_bytes
     if size > _MOST_BYTES:
@@ -123,6 +125,13 @@ def prepare(
             f"the messages have {size} bytes; at most {_MOST_BYTES} are taken"
         )
     return Prepared(query, model, options)
+
+
+def _conversation(options: Options) -> str | None:
+    """A conversation's name, which is that of another one for another tenant or user."""
+    if options.conversation is None:
+        return None
+    return "\n".join([*options.scopes, options.conversation])
 
 
 def chat_completion(answer: Answer) -> ChatCompletion:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from optllm_router._batching import Batcher
+from optllm_router._conversations import Conversations, Partner
 from optllm_router._errors import InvalidRequestError, OptLLMError, ProviderError, StoreError
 from optllm_router._flow import (
     Answer,
@@ -82,6 +83,7 @@ class Runtime:
         self._database = Database(settings.store)
         self.ledger = Ledger(self._database)
         self._records = Records(self._database)
+        self._conversations = Conversations()
         try:
             for budget in settings.budgets:
                 self.ledger.set_budget(budget)
@@ -144,7 +146,8 @@ class Runtime:
         """Decide, together with what else is waiting; a named model is pinned."""
         if model == "auto":
             self.router.check(query)  # here, as an error in a batch goes to all who are in it
-            return self._batcher.submit(_Undecided(query, policy))
+            partner = self._conversations.partner(query.call.messages, query.conversation)
+            return self._batcher.submit(_Undecided(replace(query, partner=partner), policy))
         done: Future[Decision] = Future()
         done.set_result(self.router.pin(query, model))
         return done
@@ -175,14 +178,18 @@ class Runtime:
             cap: a budget in the ledger that must have room, too: the call is of its scope.
         """
         flow = self._flow(decision, query, patient, cap)
-        return run(flow, functools.partial(self._perform, query.text))
+        answer = run(flow, functools.partial(self._perform, query.text))
+        self._remember_partner(query, answer)
+        return answer
 
     async def aanswer(
         self, decision: Decision, query: Query, *, patient: bool = False, cap: Budget | None = None
     ) -> Answer:
         """As :meth:`answer`, without blocking the event loop."""
         flow = self._flow(decision, query, patient, cap)
-        return await arun(flow, functools.partial(self._aperform, query.text))
+        answer = await arun(flow, functools.partial(self._aperform, query.text))
+        self._remember_partner(query, answer)
+        return answer
 
     def keep_score(self, decision_id: str, score: float) -> Future[LabelledAnswer]:
         """Store how good an answer was; hand the result to :meth:`learn`."""
@@ -194,6 +201,11 @@ class Runtime:
             self.router.learn(
                 answer.query, answer.candidate, answer.score, replaces=answer.replaces
             )
+
+    def _remember_partner(self, query: Query, answer: Answer) -> None:
+        messages = [choice["message"] for choice in answer.completion.body["choices"]]
+        partner = Partner(answer.candidate.name, answer.usage.prompt_tokens, time.time())
+        self._conversations.answered(query.call.messages, messages, partner, query.conversation)
 
     def _remember(self) -> None:
         self.router.observe_many(

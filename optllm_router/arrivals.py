@@ -11,10 +11,13 @@ _KEPT_HOURS = 8 * _WEEK_HOURS
 _START_HOURS = 1 / 6
 """Added to the time watched so far: a burst has to last that long before it is taken for the
 usual traffic."""
-_HOUR_INERTIA, _DAY_INERTIA = 0.5, 12.0
+_HOUR_INERTIA, _DAY_INERTIA = 0.25, 3.0
 """Hours of average traffic that every hour of the day, or day of the week, is credited with."""
 _COUNT_INERTIA = 4.0
 """Queries that both are credited with, besides: a few of them make no profile."""
+_UNWATCHED_DAY = 0.75
+"""Times the usual, for a day of the week that was never watched: many a weekend brings less, and
+money that waits for queries that never come buys nothing."""
 
 
 class Arrivals:
@@ -89,21 +92,24 @@ class Arrivals:
         """Queries per hour, for each hour of a week that begins as 1970 did."""
         first = max(min(self._counts), last - _KEPT_HOURS + 1)
         hours = range(first, last + 1)
-        watched = {hour: self._watched(hour) for hour in hours}
-        mean = sum(self._counts.values()) / (sum(watched.values()) + _START_HOURS)
+        watching = {hour: self._watched(hour) for hour in hours}
+        mean = sum(self._counts.values()) / (sum(watching.values()) + _START_HOURS)
         few = _COUNT_INERTIA / mean
 
         came, seen = [0.0] * 24, [0.0] * 24
         for hour in hours:
             came[hour % 24] += self._counts.get(hour, 0) / mean
-            seen[hour % 24] += watched[hour]
+            seen[hour % 24] += watching[hour]
         of_hour = _factors(came, seen, _HOUR_INERTIA + few)
 
         came, seen = [0.0] * 7, [0.0] * 7
         for hour in hours:
             came[hour // 24 % 7] += self._counts.get(hour, 0) / mean
-            seen[hour // 24 % 7] += watched[hour] * of_hour[hour % 24]
-        of_day = _factors(came, seen, _DAY_INERTIA + few)
+            seen[hour // 24 % 7] += watching[hour] * of_hour[hour % 24]
+        of_day = [
+            factor if watched else _UNWATCHED_DAY
+            for factor, watched in zip(_factors(came, seen, _DAY_INERTIA + few), seen, strict=True)
+        ]
         return [mean * of_hour[hour % 24] * of_day[hour // 24] for hour in range(_WEEK_HOURS)]
 
     def _watched(self, hour: int) -> float:

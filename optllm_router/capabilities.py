@@ -1,11 +1,11 @@
-"""Which candidates cannot serve a call, and why. Pure: a call and candidates in, reasons out."""
+"""What a call needs; which candidates cannot serve it, and why. Pure: values in, values out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from optllm_router._types import Call, Candidate
+from optllm_router._types import Call, Candidate, Messages
 
 if TYPE_CHECKING:
     from optllm_router._types import Capability
@@ -20,6 +20,37 @@ _LACK: dict[Capability, str] = {
 _BYTES_PER_TOKEN = 4
 """English has a little over four bytes per token, everything else fewer: what is too long by this
 count is too long. What is too long only by the provider's is refused there, and falls back."""
+
+
+def needs(
+    messages: Messages, parameters: Mapping[str, Any], *, streamed: bool
+) -> frozenset[Capability]:
+    """What a candidate must be able to do to serve a call.
+
+    Args:
+        messages: the conversation, as OpenAI's API takes it.
+        parameters: further arguments of the API.
+        streamed: whether the answer is wanted as it is made.
+
+    >>> picture = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+    >>> sorted(needs([{"role": "user", "content": [picture]}], {"tools": [{}]}, streamed=False))
+    ['tools', 'vision']
+    """
+    kinds = {kind for message in messages for kind in _part_kinds(message.get("content"))}
+    schema = parameters.get("response_format")
+    wanted: dict[Capability, bool] = {
+        "vision": "image_url" in kinds,
+        "audio": "input_audio" in kinds,
+        "tools": bool(parameters.get("tools") or parameters.get("functions")),
+        "json_schema": isinstance(schema, Mapping) and schema.get("type") == "json_schema",
+        "streaming": streamed,
+    }
+    return frozenset(capability for capability, is_wanted in wanted.items() if is_wanted)
+
+
+def _part_kinds(content: Any) -> set[str]:
+    parts = content if isinstance(content, (list, tuple)) else ()
+    return {str(part.get("type")) for part in parts if isinstance(part, Mapping)}
 
 
 def left_out(candidates: Sequence[Candidate], call: Call) -> dict[str, str]:

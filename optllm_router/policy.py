@@ -39,12 +39,15 @@ class Forecast:
         std: their uncertainty.
         cost: expected USD.
         able: which candidates can serve the query; ``None`` for all of them.
+        loyalty: what a candidate is worth beside its success, in successes: the partner of a
+            conversation. ``None`` for nothing.
     """
 
     p: FloatArray
     std: FloatArray
     cost: FloatArray
     able: BoolArray | None = None
+    loyalty: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.p)
@@ -61,6 +64,7 @@ class Forecast:
             np.where(able, self.std, 0.0),
             np.where(able, self.cost, 2.0 * dearest + 1.0),
             able,
+            None if self.loyalty is None else np.where(able, self.loyalty, 0.0),
         )
 
 
@@ -313,6 +317,8 @@ def _choice(
 def _ranked(value: FloatArray, batch: Forecast, price: float) -> IntArray:
     """Each query's candidates by falling worth; ties go to the cheaper one."""
     worth = value - price * batch.cost
+    if batch.loyalty is not None:
+        worth = worth + batch.loyalty
     return np.asarray(np.lexsort((batch.cost, -worth), axis=1))
 
 
@@ -330,7 +336,7 @@ def explore(
     around ``p`` with a standard deviation of ``doubt * std``. One of 32 such draws is
     followed, so that the propensity is known: the share of the draws that agree with it. Besides,
     with probability ``uniform``, one of the candidates that can serve the query is drawn
-    uniformly, whatever is believed of it.
+    uniformly, whatever is believed of it. Conversations under way are no place to experiment.
 
     Args:
         choice: what the policy chose.
@@ -347,17 +353,21 @@ def explore(
         return choice.allocation, np.ones(len(batch))
     n, k = batch.p.shape
     able = np.ones((n, k), dtype=np.bool_) if batch.able is None else batch.able
-    draws = choice.allocation[None, :]
+    draws, shares = choice.allocation[None, :], np.full(n, uniform)
     if doubt > 0:
         worth = np.where(able, batch.p - choice.price * batch.cost, -np.inf)
         noise = rng.standard_normal((_DRAWS, n, k)) * (doubt * batch.std)
         draws = np.argmax(worth + noise, axis=2)
+    if batch.loyalty is not None:
+        settled = batch.loyalty.any(axis=1)
+        draws = np.where(settled, choice.allocation, draws)
+        shares[settled] = 0.0
     among = able.sum(axis=1)
     ables_first = np.argsort(~able, axis=1, kind="stable")
     any_one = ables_first[np.arange(n), rng.integers(among)]
-    allocation = np.where(rng.random(n) < uniform, any_one, draws[0])
+    allocation = np.where(rng.random(n) < shares, any_one, draws[0])
     agreement = (draws == allocation).mean(axis=0)
-    return allocation, uniform / among + (1.0 - uniform) * agreement
+    return allocation, shares / among + (1.0 - shares) * agreement
 
 
 def match_best_allocation(

@@ -10,17 +10,18 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optllm_router._conversations import Partner
 from optllm_router._errors import InvalidRequestError
 from optllm_router._money import NANO_PER_USD, usd_from_nano
 from optllm_router._types import Call, Candidate, Decision, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
-from optllm_router.capabilities import left_out
+from optllm_router.capabilities import left_out, needs
 from optllm_router.config import read_policy
 from optllm_router.features import query_text
 from optllm_router.learning import Learner, LengthLearner
@@ -42,6 +43,12 @@ _DOUBTED_PER_CANDIDATE = 20.0
 _MOST_DOUBT = 0.5
 """How exploration starts and fades, see :class:`Router`. Chosen on simulated models: without doubt
 the cheap specialists were found late or, with one seed of three, never."""
+_LOYALTY = 0.05
+"""Successes that staying with the model of a conversation is worth: another one has to be better
+by this much, or cheaper by what this much is worth."""
+_CACHED_TOKENS = 1024
+_CACHED_SECONDS = 300.0
+"""From which length on, and for how long, providers keep a prompt in their cache."""
 _PLAN_ROUNDS = 8
 """Bisections for the most that a plan may spend: to within 1/256 of the unrestricted plan."""
 _PRIOR_SUCCESS = (0.4, 0.6)
@@ -55,10 +62,14 @@ class Query:
     Attributes:
         text: what a person asked, see ``optllm_router.features.query_text``.
         call: what would be sent.
+        conversation: the caller's name of the conversation, where it gives one.
+        partner: who answered the turn before.
     """
 
     text: str
     call: Call
+    conversation: str | None = None
+    partner: Partner | None = None
 
     @classmethod
     def from_messages(
@@ -69,8 +80,22 @@ class Query:
         max_output_tokens: int | None = None,
         choices: int = 1,
         timeout_seconds: float = 600.0,
+        streamed: bool = False,
+        required_tags: Iterable[str] = (),
+        conversation: str | None = None,
     ) -> Query:
-        """Measure a conversation; arguments as the attributes of ``Call``."""
+        """Measure a conversation.
+
+        Args:
+            messages: the conversation, as OpenAI's API takes it.
+            parameters: further arguments of the API.
+            max_output_tokens: bound on each choice, where the caller set one.
+            choices: how many answers are asked for.
+            timeout_seconds: how long the provider may take.
+            streamed: whether the answer is wanted as it is made.
+            required_tags: what a candidate's tags must include.
+            conversation: the caller's name of the conversation, where it gives one.
+        """
         parameters = parameters or {}
         tools = [parameters.get(name) for name in ("tools", "functions")]
         size = size_in_bytes(messages, [*tools, parameters.get("response_format")])
@@ -85,8 +110,10 @@ class Query:
             most_prompt_tokens=most_prompt_tokens(
                 messages, size, tools=any([*tools, parameters.get("response_format")])
             ),
+            needs=needs(messages, parameters, streamed=streamed),
+            required_tags=frozenset(required_tags),
         )
-        return cls(query_text(messages), call)
+        return cls(query_text(messages), call, conversation)
 
 
 @dataclass(frozen=True)
@@ -192,10 +219,12 @@ class Router:
         Raises:
             InvalidRequestError: no candidate can serve one of the queries, see :meth:`check`.
         """
+        means = means or Means()
         unable = [self.check(query) for query in queries]
-        forecast = self._able(self.forecast(queries), unable)
+        forecast = self._loyal(self.forecast(queries), queries, means.now)
+        forecast = self._able(forecast, unable)
         with self._lock:
-            choice = self._traffic.choose(policy or self._policy, forecast, means or Means())
+            choice = self._traffic.choose(policy or self._policy, forecast, means)
             allocation, propensity = explore(
                 choice,
                 forecast,
@@ -370,6 +399,25 @@ class Router:
         return forecast.among(
             np.array([[name not in one for name in self.names] for one in unable])
         )
+
+    def _loyal(self, forecast: Forecast, queries: Sequence[Query], now: float) -> Forecast:
+        """With what staying is worth: no change of voice, and a prompt that is read already."""
+        loyalty, cost = np.zeros_like(forecast.p), forecast.cost.copy()
+        for i, query in enumerate(queries):
+            if query.partner is not None and query.partner.candidate in self.names:
+                j = self.names.index(query.partner.candidate)
+                loyalty[i, j] = _LOYALTY
+                cost[i, j] = self._cost_of_staying(j, cost[i, j], query.partner, now)
+        return replace(forecast, cost=cost, loyalty=loyalty) if loyalty.any() else forecast
+
+    def _cost_of_staying(self, j: int, usd: float, partner: Partner, now: float) -> float:
+        """The expected cost, less the discount on what the provider has in its cache."""
+        price = self.candidates[j].price
+        known = partner.prompt_tokens if now - partner.at < _CACHED_SECONDS else 0
+        if price.cached is None or price.cached >= price.prompt or known < _CACHED_TOKENS:
+            return usd
+        saved = float(known * (price.prompt - price.cached)) / NANO_PER_USD
+        return max(usd - saved, usd * float(price.cached / price.prompt))
 
     def _decisions(
         self,

@@ -23,7 +23,15 @@ FLOORS = (
     ("_types", "_errors", "_money", "_scopes", "_windows"),
     (
         *("features", "allocation", "metrics", "pricing", "store"),
-        *("transports", "simulation", "_batching", "_arguments", "capabilities", "arrivals"),
+        *(
+            "transports",
+            "simulation",
+            "_batching",
+            "_arguments",
+            "capabilities",
+            "arrivals",
+            "_conversations",
+        ),
     ),
     ("predictor", "_messages", "candidates"),
     ("ledger", "learning", "policy"),

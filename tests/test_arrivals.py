@@ -25,9 +25,9 @@ def test_nothing_is_expected_before_anything_came():
 
 def test_what_came_is_expected_to_come_again():
     arrivals = Arrivals()
-    for minute in range(3 * 24 * 60):
+    for minute in range(8 * 24 * 60):
         arrivals.add(MONDAY + minute * 60.0)
-    end = MONDAY + 3 * DAY
+    end = MONDAY + 8 * DAY
     assert arrivals.expected(end, end + DAY) == pytest.approx(24 * 60, rel=0.02)
     assert arrivals.expected(end, end + HOUR / 2) == pytest.approx(30, rel=0.1)
     assert arrivals.expected(end, end) == arrivals.expected(end, end - 1) == 0.0
@@ -57,7 +57,8 @@ def test_a_few_queries_make_no_profile():
     arrivals = Arrivals()
     for moment in sorted(rng.uniform(0, DAY, 24).tolist()):
         arrivals.add(moment)
-    by_hour = [arrivals.expected(DAY + h * HOUR, DAY + (h + 1) * HOUR) for h in range(24)]
+    week = 7 * DAY
+    by_hour = [arrivals.expected(week + h * HOUR, week + (h + 1) * HOUR) for h in range(24)]
     assert max(by_hour) < 3 * min(by_hour)
     assert sum(by_hour) == pytest.approx(24, rel=0.2)
 
@@ -70,13 +71,23 @@ def test_a_burst_is_not_taken_for_the_usual_at_once():
     assert 5_000 < arrivals.expected(60.0, 60.0 + DAY) < 10_000
 
 
+def test_a_day_that_was_never_watched_is_expected_to_bring_less():
+    arrivals = Arrivals()
+    for minute in range(2 * 24 * 60):
+        arrivals.add(MONDAY + minute * 60.0)
+    wednesday = MONDAY + 2 * DAY
+    assert arrivals.expected(wednesday, wednesday + DAY) == pytest.approx(0.75 * 1440, rel=0.05)
+    again = MONDAY + 7 * DAY
+    assert arrivals.expected(again, again + DAY) == pytest.approx(1440, rel=0.05)
+
+
 def test_hours_that_were_kept_are_as_good_as_queries_that_were_seen():
     seen, kept = Arrivals(), Arrivals()
     for hour in range(48):
         for _ in range(hour % 24):
             seen.add(hour * HOUR)
     kept.add_hours({hour: hour % 24 for hour in range(48)})
-    both = [one.expected(2 * DAY, 3 * DAY) for one in (seen, kept)]
+    both = [one.expected(7 * DAY, 8 * DAY) for one in (seen, kept)]
     assert both == pytest.approx([276] * 2, rel=0.1)
     assert both[0] == pytest.approx(both[1], rel=0.02)
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from optllm_router._conversations import Partner
 from optllm_router._errors import ConfigurationError, InvalidRequestError, UnknownModelError
 from optllm_router._types import Candidate, Price, Usage
 from optllm_router.policy import MaxSuccess, MinCost, WillingnessToPay
@@ -186,6 +187,62 @@ def test_a_named_model_has_to_be_able_too():
     assert one.pin(needing("vision"), "dear").candidate == "dear"
     with pytest.raises(InvalidRequestError, match="'cheap' takes no images; name another"):
         one.pin(needing("vision"), "cheap")
+
+
+# Conversations
+
+
+def partnered(name: str, tokens: int = 0, at: float = 0.0) -> Query:
+    return replace(query(), partner=Partner(name, tokens, at))
+
+
+def taught(policy=None, **gains: float) -> Router:
+    """A router that has learnt how often each candidate is right."""
+    one = router(policy or WillingnessToPay(1.0), explore=0.0)
+    for prompt in PROMPTS[:40]:
+        for name, rate in gains.items():
+            one.learn(prompt, name, rate)
+    one.wait()
+    return one
+
+
+def test_a_conversation_stays_unless_another_is_better_by_enough():
+    close, far = taught(cheap=0.60, middle=0.62), taught(cheap=0.5, middle=0.9)
+    for one, stays in ((close, True), (far, False)):
+        assert one.decide([query()])[0].candidate == "middle"
+        (decision,) = one.decide([partnered("cheap")])
+        assert decision.candidate == ("cheap" if stays else "middle")
+
+
+def test_a_conversation_is_no_place_to_experiment():
+    one = router(explore=1.0)
+    decisions = [one.decide([partnered("dear")])[0] for _ in range(30)]
+    assert {decision.candidate for decision in decisions} == {"dear"}
+    assert {decision.propensity for decision in decisions} == {1.0}
+
+
+def test_a_partner_that_is_gone_or_unable_binds_nobody():
+    assert router().decide([partnered("retired")])[0].candidate == "dear"
+    one = able_router()
+    for _ in range(20):
+        (decision,) = one.decide([replace(needing("vision"), partner=Partner("cheap", 0, 0.0))])
+        assert decision.candidate != "cheap"
+
+
+def test_the_price_of_a_switch_includes_the_lost_cache():
+    cached = [
+        replace(one, price=replace(one.price, cached=one.price.prompt / 10)) for one in CANDIDATES
+    ]
+    one = Router(cached, WillingnessToPay(1.0), explore=0.0, seed=0)
+    long = Query.from_messages([{"role": "user", "content": "word " * 4000}])
+    plain, stale, fresh = (
+        one.decide([replace(long, partner=partner)], Means(now=1000.0))[0]
+        for partner in (None, Partner("dear", 4500, 500.0), Partner("dear", 4500, 900.0))
+    )
+    assert plain.candidate == stale.candidate == fresh.candidate == "dear"
+    assert stale.expected_cost_nano == plain.expected_cost_nano
+    saved = plain.expected_cost_nano - fresh.expected_cost_nano
+    assert saved == pytest.approx(4500 * 9_000, rel=0.01)
 
 
 # Pinning

@@ -87,9 +87,9 @@ def test_a_window_without_end_is_not_paced():
 
 
 def test_a_share_of_the_traffic_is_remembered_into_the_next_window():
-    """A tenant with a twentieth of all queries: on the second morning that is known."""
+    """A tenant with a twentieth of all queries: on the ninth morning that is known."""
     traffic = Traffic(2)
-    for minute in range(2 * 24 * 60):
+    for minute in range(8 * 24 * 60):
         now = 60.0 * minute
         traffic.arrivals.add(now, 10)
         start = now // DAY * DAY
@@ -97,7 +97,7 @@ def test_a_share_of_the_traffic_is_remembered_into_the_next_window():
         pot = Pot(100.0, start, start + DAY, seen, name="tenant")
         means = Means((pot,), now)
         traffic.allowance(means, 1)
-    morning = Means((Pot(100.0, 2 * DAY, 3 * DAY, 0, name="tenant"),), 2 * DAY)
+    morning = Means((Pot(100.0, 8 * DAY, 9 * DAY, 0, name="tenant"),), 8 * DAY)
     assert traffic.allowance(morning, 1) == pytest.approx(100 / 720, rel=0.1)
 
 

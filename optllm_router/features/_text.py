@@ -8,6 +8,9 @@ if TYPE_CHECKING:
     from optllm_router._types import Messages
 
 _EARLIER_CHARACTERS = 400
+_SHORT_CHARACTERS = 80
+_EARLIER_OF_SHORT = 1_600
+"""What is asked in a few words ("commit it") is asked in the earlier turns."""
 _SYSTEM_CHARACTERS = 160
 
 
@@ -15,7 +18,8 @@ def query_text(messages: Messages) -> str:
     """What a person asked: the last user turn, then compactly what it follows on.
 
     A first question is returned as it stands, so that it is featurised like any other text. A
-    follow-up ("and in Spanish?") keeps the end of the earlier user turns. System prompts, tools'
+    follow-up ("and in Spanish?") keeps the end of the earlier user turns, and more of them the less
+    it says itself: "commit it" is as hard as what is to be committed. System prompts, tools'
     output and answers are the harness's words, not the person's: of these only the shape is
     kept (how many turns, whether tools or images are involved) and the system prompt's opening,
     which names the task.
@@ -40,7 +44,8 @@ def query_text(messages: Messages) -> str:
     lines = [asked, *_shape(messages, len(turns))]
     earlier = "\n".join(turn for turn in turns[:-1] if turn)
     if earlier:
-        lines.append(f"[earlier] {earlier[-_EARLIER_CHARACTERS:]}")
+        kept = _EARLIER_OF_SHORT if len(asked) <= _SHORT_CHARACTERS else _EARLIER_CHARACTERS
+        lines.append(f"[earlier] {earlier[-kept:]}")
     system = _system_text(messages)
     if system:
         lines.append(f"[system] {system[:_SYSTEM_CHARACTERS]}")

@@ -29,7 +29,7 @@ def test_a_follow_up_keeps_earlier_user_text_but_no_answers():
 def test_long_history_is_bounded_and_keeps_its_end():
     text = query_text([user("a" * 10_000 + " the end"), user("go on")])
     assert "the end" in text
-    assert len(text) < 1_000
+    assert len(text) < 2_000
 
 
 def test_system_prompt_is_named_by_its_opening():
@@ -80,3 +80,18 @@ conversations = st.lists(
 @given(conversations)
 def test_any_conversation_has_a_text(messages):
     assert isinstance(query_text(messages), str)
+
+
+def test_a_follow_up_of_a_few_words_is_asked_in_the_earlier_turns():
+    task = "Rewrite the scheduler without locks. " + "It has to keep the order. " * 40
+    for last, kept in (("commit it", 1_600), ("Now do the same for the queue, please. " * 3, 400)):
+        text = query_text(
+            [
+                {"role": "user", "content": task},
+                {"role": "assistant", "content": "Done."},
+                {"role": "user", "content": last},
+            ]
+        )
+        earlier = text.partition("[earlier] ")[2]
+        assert earlier == task[-kept:]
+        assert text.startswith(last)

@@ -1,0 +1,125 @@
+"""Who answered the turns before: a conversation is recognised by what was said in it.
+
+The client keeps no state and names nothing: a follow-up repeats everything up to the last
+answer, and that has the hash under which this answer's model was remembered. Whoever edits an
+earlier turn begins a new conversation. Only hashes with a key of this process are kept, neither
+prompts nor answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optllm_router._types import Message, Messages
+
+_KEPT = 100_000
+"""Conversations that are remembered; the least recent make room."""
+
+
+@dataclass(frozen=True)
+class Partner:
+    """Who answered last.
+
+    Attributes:
+        candidate: name of the model.
+        prompt_tokens: what it had read by then: the provider may still have it in its cache.
+        at: when, Unix seconds.
+    """
+
+    candidate: str
+    prompt_tokens: int
+    at: float
+
+
+class Conversations:
+    """Remembers who answered last in the most recent conversations; thread-safe.
+
+    Examples:
+        >>> conversations = Conversations()
+        >>> asked = [{"role": "user", "content": "Fix the test."}]
+        >>> answer = {"role": "assistant", "content": "Done."}
+        >>> conversations.answered(asked, [answer], Partner("gpt-4o", 1200, 0.0))
+        >>> follow_up = [*asked, answer, {"role": "user", "content": "Commit it."}]
+        >>> conversations.partner(follow_up).candidate
+        'gpt-4o'
+    """
+
+    def __init__(self) -> None:
+        self._key = os.urandom(32)
+        self._partners: OrderedDict[bytes, Partner] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def partner(self, messages: Messages, name: str | None = None) -> Partner | None:
+        """Who answered last in a conversation; ``None`` where nobody did or it is forgotten.
+
+        Args:
+            messages: all turns so far.
+            name: what the caller calls the conversation; it is then known by that alone.
+        """
+        key = self._named(name) if name is not None else self._until_last_answer(messages)
+        if key is None:
+            return None
+        with self._lock:
+            if key in self._partners:
+                self._partners.move_to_end(key)
+            return self._partners.get(key)
+
+    def answered(
+        self,
+        messages: Messages,
+        answers: Sequence[Message],
+        partner: Partner,
+        name: str | None = None,
+    ) -> None:
+        """Remember who gave an answer; where there are several, the caller goes on with any."""
+        if name is not None:
+            keys = [self._named(name)]
+        else:
+            keys = [self._hash([*messages, answer]) for answer in answers]
+        with self._lock:
+            for key in keys:
+                self._partners[key] = partner
+                self._partners.move_to_end(key)
+            while len(self._partners) > _KEPT:
+                self._partners.popitem(last=False)
+
+    def _until_last_answer(self, messages: Messages) -> bytes | None:
+        for last in range(len(messages) - 1, -1, -1):
+            if messages[last].get("role") == "assistant":
+                return self._hash(messages[: last + 1])
+        return None
+
+    def _hash(self, messages: Messages) -> bytes:
+        digest = hashlib.blake2b(key=self._key, digest_size=16)
+        for message in messages:
+            digest.update(_said(message))
+        return digest.digest()
+
+    def _named(self, name: str) -> bytes:
+        spelt = b"name" + name.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(spelt, key=self._key, digest_size=16).digest()
+
+
+def _said(message: Message) -> bytes:
+    """What a message says, however it is written: answers come back without their extras."""
+    calls = message.get("tool_calls") or ()
+    said = [
+        message.get("role"),
+        message.get("content") or "",
+        message.get("tool_call_id"),
+        [_called(call) for call in calls if isinstance(call, Mapping)],
+    ]
+    return json.dumps(said, default=str).encode() + b"\n"
+
+
+def _called(call: Mapping[str, Any]) -> list[Any]:
+    function = call.get("function")
+    function = function if isinstance(function, Mapping) else {}
+    return [call.get("id"), function.get("name"), function.get("arguments")]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import gc
+from decimal import Decimal
+
+import pytest
+
+from optllm_router import Candidate, OptLLM, Price, _conversations
+from optllm_router._conversations import Conversations, Partner
+from optllm_router._types import Completion, Usage
+
+ASKED = [
+    {"role": "system", "content": "You fix bugs."},
+    {"role": "user", "content": "Fix the test."},
+]
+ANSWER = {"role": "assistant", "content": "Done."}
+MORE = {"role": "user", "content": "Commit it."}
+BIG = Partner("big", 1200, 0.0)
+
+
+@pytest.fixture
+def conversations() -> Conversations:
+    conversations = Conversations()
+    conversations.answered(ASKED, [ANSWER], BIG)
+    return conversations
+
+
+def test_a_follow_up_finds_who_answered(conversations):
+    assert conversations.partner([*ASKED, ANSWER, MORE]) == BIG
+
+
+def test_a_first_question_has_no_partner(conversations):
+    assert conversations.partner(ASKED) is None
+
+
+def test_extras_of_an_answer_do_not_matter_and_what_it_says_does(conversations):
+    with_extras = {**ANSWER, "refusal": None, "annotations": [], "tool_calls": None}
+    assert conversations.partner([*ASKED, with_extras, MORE]) == BIG
+    assert conversations.partner([*ASKED, {**ANSWER, "content": "Done!"}, MORE]) is None
+    assert conversations.partner([ASKED[1], ANSWER, MORE]) is None
+
+
+def test_each_of_several_answers_can_be_gone_on_with():
+    conversations = Conversations()
+    answers = [{"role": "assistant", "content": text} for text in ("a", "b")]
+    conversations.answered(ASKED, answers, BIG)
+    assert [conversations.partner([*ASKED, one, MORE]) for one in answers] == [BIG, BIG]
+
+
+def test_the_results_of_tools_belong_to_the_turn():
+    call = {"id": "c1", "type": "function", "function": {"name": "run", "arguments": "{}"}}
+    asks = {"role": "assistant", "content": None, "tool_calls": [call]}
+    conversations = Conversations()
+    conversations.answered(ASKED, [asks], BIG)
+    result = {"role": "tool", "tool_call_id": "c1", "content": "green"}
+    assert conversations.partner([*ASKED, {**asks, "content": ""}, result]) == BIG
+    other = {**asks, "tool_calls": [{**call, "id": "c2"}]}
+    assert conversations.partner([*ASKED, other, result]) is None
+
+
+def test_a_named_conversation_is_known_by_its_name():
+    conversations = Conversations()
+    conversations.answered(ASKED, [ANSWER], BIG, name="ticket-7")
+    assert conversations.partner([MORE], name="ticket-7") == BIG
+    assert conversations.partner([*ASKED, ANSWER, MORE]) is None
+    assert conversations.partner([MORE], name="ticket-8") is None
+
+
+def test_memory_is_bounded_and_keeps_what_is_in_use(monkeypatch):
+    monkeypatch.setattr(_conversations, "_KEPT", 10)
+    conversations = Conversations()
+    for n in range(100):
+        conversations.answered(ASKED, [ANSWER], Partner(str(n), 0, 0.0), name=str(n))
+        assert conversations.partner([], name="0") is not None
+    assert len(conversations._partners) == 10
+
+
+def test_nothing_that_was_said_is_kept(conversations):
+    gc.collect()
+    kept = repr(vars(conversations))
+    assert not any(word in kept for word in ("Fix", "Done", "bugs"))
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [{"role": "assistant"}, {"role": "assistant", "content": "\ud83d", "tool_calls": [1, {}]}],
+)
+def test_strange_messages_are_hashed_like_any_other(strange):
+    conversations = Conversations()
+    conversations.answered(ASKED, [strange], BIG)
+    assert conversations.partner([*ASKED, strange, MORE]) == BIG
+
+
+class Provider:
+    """In this process: answers with the model's name, after so many prompt tokens."""
+
+    def check(self, candidates) -> None:
+        pass
+
+    def send(self, candidate, call) -> Completion:
+        said = {"role": "assistant", "content": f"by {candidate.name}", "refusal": None}
+        choice = {"index": 0, "message": said, "finish_reason": "stop"}
+        body = {"id": "x", "object": "chat.completion", "created": 0, "choices": [choice]}
+        return Completion(body, Usage(2000, 10))
+
+    async def asend(self, candidate, call) -> Completion:
+        return self.send(candidate, call)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_client_goes_on_with_who_answered(sqlite_url, named):
+    price = Price(Decimal(10), Decimal(10), "test")
+    models = [Candidate(name, f"x/{name}", price, 100) for name in ("one", "two", "three")]
+    options = {"extra_body": {"optllm": {"conversation": "ticket-7"}}} if named else {}
+    client = OptLLM(models, store=sqlite_url, transport=Provider(), explore=5.0, seed=1)
+    with client:
+        first = [
+            client.chat.completions.create(model="auto", messages=ASKED, **options)
+            for _ in range(1 if named else 12)
+        ]
+        said = {answer.choices[0].message.content for answer in first}
+        assert named or len(said) > 1, "exploration asks more than one of them"
+        for answer in first:
+            turn = [*ASKED, answer.choices[0].message.model_dump(), MORE]
+            if named:
+                turn = [MORE]
+            for _ in range(5):
+                follow_up = client.chat.completions.create(model="auto", messages=turn, **options)
+                assert follow_up.optllm.candidate == answer.optllm.candidate
