@@ -96,7 +96,8 @@ class Budget:
         hard: True sets aside the most that a call can cost, so that the limit is never exceeded;
             False sets aside a high quantile of what it may cost.
         thresholds: percentages of the limit whose crossing is reported, each once per window.
-        pace: True spreads the money over the window's expected traffic.
+        pace: True spreads the money of a calendar window over its expected traffic; False
+            spends it as queries come.
 
     >>> Budget.parse("5 USD per day for tenant:acme").name
     'tenant:acme'
@@ -110,7 +111,7 @@ class Budget:
     timezone: str = "UTC"
     hard: bool = True
     thresholds: tuple[int, ...] = (50, 80, 95, 100)
-    pace: bool = False
+    pace: bool = True
 
     def __post_init__(self) -> None:
         nano_from_usd(self.limit_usd, what="budget limit")

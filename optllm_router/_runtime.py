@@ -160,6 +160,7 @@ class Runtime:
                 start=balance.window_start,
                 end=None if balance.rolling else balance.next_window,
                 seen=balance.calls,
+                paced=balance.pace,
                 name=balance.budget,
             )
             for balance in self.ledger.glance()
