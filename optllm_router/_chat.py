@@ -16,10 +16,10 @@ from optllm_router._arguments import (
     take_switches,
 )
 from optllm_router._errors import InvalidRequestError
-from optllm_router._flow import Answer
 from optllm_router._messages import checked_messages
 from optllm_router._money import usd_from_nano
 from optllm_router._options import Options, call_policy, read_call_options
+from optllm_router._steps import Answer
 from optllm_router.router import Query
 
 if TYPE_CHECKING:

@@ -7,41 +7,61 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
 from optllm_router._batching import Batcher
 from optllm_router._conversations import Conversations, Partner
-from optllm_router._errors import InvalidRequestError, OptLLMError, ProviderError, StoreError
-from optllm_router._flow import (
+from optllm_router._errors import (
+    InvalidRequestError,
+    OptLLMError,
+    ProviderError,
+    ProviderResponseError,
+    StoreError,
+)
+from optllm_router._flow import arun, request_flow, run, stream_flow
+from optllm_router._money import Budget, usd_from_nano
+from optllm_router._steps import (
     Answer,
     Close,
-    Flow,
+    Count,
+    HangUp,
+    Open,
+    Opened,
     Pause,
+    Receive,
     Request,
     Reserve,
     Send,
-    Sent,
     Step,
-    arun,
-    request_flow,
-    run,
 )
-from optllm_router._money import Budget, usd_from_nano
-from optllm_router._types import Decision, Transport, Usage
+from optllm_router._streams import AnswerStream, AsyncAnswerStream, Life, Sweeper
+from optllm_router._types import (
+    Candidate,
+    Chunk,
+    Decision,
+    StreamingTransport,
+    Transport,
+    Usage,
+)
 from optllm_router.config import Settings
 from optllm_router.ledger import Ledger
 from optllm_router.policy import Policy
 from optllm_router.router import Query, Router
 from optllm_router.store import Database, LabelledAnswer, Records
 from optllm_router.traffic import Means, Pot
-from optllm_router.transports import LiteLLMTransport, RetryingTransport, keys_in_sight
+from optllm_router.transports import (
+    LiteLLMTransport,
+    RetryingTransport,
+    count_usage,
+    keys_in_sight,
+)
 
 T = TypeVar("T")
 
@@ -65,9 +85,8 @@ class Runtime:
     def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
         self.settings = settings
         self.candidates = {candidate.name: candidate for candidate in settings.candidates}
-        self._transport = RetryingTransport(
-            transport or LiteLLMTransport(), max_retries=settings.max_retries
-        )
+        self._streaming = cast(StreamingTransport, transport or LiteLLMTransport())
+        self._transport = RetryingTransport(self._streaming, max_retries=settings.max_retries)
         self._checked = False
         self._check_lock = threading.Lock()
         if transport is None and not keys_in_sight(settings.candidates):
@@ -93,6 +112,8 @@ class Runtime:
             self._database.close()
             raise
         self._requests = 0
+        self._streams: set[Life] = set()
+        self._sweeper = Sweeper()
         self._closing = False
         self._idle = threading.Condition()
         self._next_recovery = 0.0
@@ -100,10 +121,19 @@ class Runtime:
         self._batcher = Batcher(self._decide, window_seconds=settings.batch_window_ms / 1000)
 
     def close(self) -> None:
-        """Finish the requests under way, refuse others, close the database. May be called twice."""
+        """Finish the requests under way, refuse others, close the database. May be called twice.
+
+        Streams are ended and settled where they are; one whose reader is waiting for a chunk in
+        another thread or task, after that chunk. Their readers are told.
+        """
         with self._idle:
             self._closing = True
-            self._idle.wait_for(lambda: self._requests == 0)
+            streams = list(self._streams)
+        for life in streams:
+            life.end(_closed())
+        with self._idle:
+            self._idle.wait_for(lambda: self._requests == 0 and not self._streams)
+        self._sweeper.close()
         self._batcher.close()
         try:
             self.router.wait()
@@ -121,7 +151,7 @@ class Runtime:
         """
         with self._idle:
             if self._closing:
-                raise InvalidRequestError("the client is closed; create a new one")
+                raise _closed()
             self._requests += 1
         try:
             yield
@@ -178,8 +208,8 @@ class Runtime:
             patient: as that of a request's flow.
             cap: a budget in the ledger that must have room, too: the call is of its scope.
         """
-        flow = self._flow(decision, query, patient, cap)
-        answer = run(flow, functools.partial(self._perform, query.text))
+        flow = request_flow(self._request(decision, query, patient, cap))
+        answer = run(flow, partial(self._perform, query.text))
         self._remember_partner(query, answer)
         return answer
 
@@ -187,10 +217,26 @@ class Runtime:
         self, decision: Decision, query: Query, *, patient: bool = False, cap: Budget | None = None
     ) -> Answer:
         """As :meth:`answer`, without blocking the event loop."""
-        flow = self._flow(decision, query, patient, cap)
-        answer = await arun(flow, functools.partial(self._aperform, query.text))
+        flow = request_flow(self._request(decision, query, patient, cap))
+        answer = await arun(flow, partial(self._aperform, query.text))
         self._remember_partner(query, answer)
         return answer
+
+    def stream(self, decision: Decision, query: Query) -> AnswerStream:
+        """Carry a decision out, handing the answer on as it comes.
+
+        Returns once the first chunk is there. A fault before the first token turns to the next
+        candidate, whether or not a chunk without one was handed on; a later fault is raised
+        to the reader.
+        """
+        life = self._life(decision, query)
+        return AnswerStream(life, partial(self._perform, query.text), self._sweeper).open()
+
+    async def astream(self, decision: Decision, query: Query) -> AsyncAnswerStream:
+        """As :meth:`stream`, without blocking the event loop."""
+        life = self._life(decision, query)
+        stream = AsyncAnswerStream(life, partial(self._aperform, query.text), self._sweeper)
+        return await stream.open()
 
     def keep_score(self, decision_id: str, score: float) -> Future[LabelledAnswer]:
         """Store how good an answer was; hand the result to :meth:`learn`."""
@@ -232,11 +278,27 @@ class Runtime:
             decisions.update(zip(chosen, self.router.decide(queries, part, policy), strict=True))
         return [decisions[i] for i in range(len(waiting))]
 
-    def _flow(self, decision: Decision, query: Query, patient: bool, cap: Budget | None) -> Flow:
+    def _life(self, decision: Decision, query: Query) -> Life:
+        flow = stream_flow(self._request(decision, query))
+        life = Life(decision, flow, partial(self._settle, query.text), self._ended)
+        with self._idle:
+            self._streams.add(life)
+            if self._closing:
+                life.doom(_closed())
+        return life
+
+    def _ended(self, life: Life) -> None:
+        with self._idle:
+            self._streams.discard(life)
+            self._idle.notify_all()
+
+    def _request(
+        self, decision: Decision, query: Query, patient: bool = False, cap: Budget | None = None
+    ) -> Request:
         kept = self._records.add_decision(decision, query.text)
-        kept.add_done_callback(functools.partial(_log_if_lost, decision.id))
+        kept.add_done_callback(partial(_log_if_lost, decision.id))
         scopes = () if cap is None else (cap.scope,)
-        return request_flow(Request(decision, query.call, self.candidates, scopes, patient))
+        return Request(decision, query.call, self.candidates, scopes, patient)
 
     def _recovery_is_due(self) -> bool:
         with self._recovery_lock:
@@ -248,15 +310,18 @@ class Runtime:
 
     def _perform(self, text: str, step: Step) -> Any:
         match step:
+            case Receive(rest):
+                return _next(cast(Iterator[Chunk], rest))
             case Reserve(reservation):
                 return self.ledger.reserve(reservation).result()
             case Send(candidate, call):
-                start = time.perf_counter()
                 try:
-                    result: Any = self._transport.send(candidate, call)
+                    return self._transport.send(candidate, call)
                 except ProviderError as error:
-                    result = error
-                return Sent(result, time.perf_counter() - start)
+                    return error
+            case Open(candidate, call):
+                chunks = self._streaming.stream(candidate, call)
+                return _opened(candidate, _next(chunks), chunks)
             case Close():
                 with _paid_answers_survive(step):
                     for write in self._close(text, step):
@@ -265,18 +330,27 @@ class Runtime:
                 if self._recovery_is_due():
                     self.ledger.recover()
                 time.sleep(seconds)
+            case _:
+                return self._settle(text, step)
 
     async def _aperform(self, text: str, step: Step) -> Any:
         match step:
+            case Receive(rest):
+                return await _anext(cast(AsyncIterator[Chunk], rest))
             case Reserve(reservation):
                 return await _done(self.ledger.reserve(reservation))
             case Send(candidate, call):
-                start = time.perf_counter()
                 try:
-                    result: Any = await self._transport.asend(candidate, call)
+                    return await self._transport.asend(candidate, call)
                 except ProviderError as error:
-                    result = error
-                return Sent(result, time.perf_counter() - start)
+                    return error
+            case Open(candidate, call):
+                chunks = self._streaming.astream(candidate, call)
+                return _opened(candidate, await _anext(chunks), chunks)
+            case HangUp(rest):
+                await cast(AsyncGenerator[Chunk, None], rest).aclose()
+            case Count(candidate, call, answered):
+                return await asyncio.to_thread(count_usage, candidate, call, answered)
             case Close():
                 with _paid_answers_survive(step):
                     for write in self._close(text, step):
@@ -285,6 +359,21 @@ class Runtime:
                 if self._recovery_is_due():
                     await asyncio.to_thread(self.ledger.recover)
                 await asyncio.sleep(seconds)
+
+    def _settle(self, text: str, step: Step) -> Any:
+        """Carry out a last step of a stream, from any thread, waiting for nothing."""
+        match step:
+            case HangUp(rest):
+                # An asynchronous one is closed by its event loop, once nobody has it any more.
+                if isinstance(rest, Generator):
+                    rest.close()
+            case Count(candidate, call, answered):
+                return count_usage(candidate, call, answered)
+            case Close():
+                for write in self._close(text, step):
+                    write.add_done_callback(partial(_log_if_open, step))
+            case _:
+                raise AssertionError(f"{type(step).__name__} is no last step")
 
     def _close(self, text: str, step: Close) -> list[Future[Any]]:
         """Submit all writes at once: they share a commit."""
@@ -326,6 +415,14 @@ def _log_if_lost(decision_id: str, kept: Future[None]) -> None:
         _log.error("decision %s could not be recorded: %s", decision_id, error)
 
 
+def _log_if_open(step: Close, done: Future[Any]) -> None:
+    error = done.exception()
+    if error is not None:
+        _log.error(
+            "reservation %s stays open: it could not be closed (%s)", step.reservation_id, error
+        )
+
+
 @contextlib.contextmanager
 def _paid_answers_survive(step: Close) -> Iterator[None]:
     """An answer is not withheld because its cost cannot be recorded; it stays reserved in full."""
@@ -340,6 +437,37 @@ def _paid_answers_survive(step: Close) -> Iterator[None]:
             step.cost_nano,
             error,
         )
+
+
+def _closed() -> InvalidRequestError:
+    return InvalidRequestError("the client is closed; create a new one")
+
+
+def _next(chunks: Iterator[Chunk]) -> Chunk | ProviderError | None:
+    try:
+        return next(chunks, None)
+    except ProviderError as error:
+        return error
+
+
+async def _anext(chunks: AsyncIterator[Chunk]) -> Chunk | ProviderError | None:
+    try:
+        return await anext(chunks, None)
+    except ProviderError as error:
+        return error
+
+
+def _opened(
+    candidate: Candidate,
+    first: Chunk | ProviderError | None,
+    chunks: Iterator[Chunk] | AsyncIterator[Chunk],
+) -> Opened | ProviderError:
+    if first is None:
+        return ProviderResponseError(
+            f"model {candidate.name!r} sent a stream without a chunk; check its api_base",
+            candidate=candidate.name,
+        )
+    return first if isinstance(first, ProviderError) else Opened(first, chunks)
 
 
 async def _done(future: Future[T]) -> T:

@@ -268,6 +268,7 @@ class Outcome:
         cost_nano: what was settled, in nano-dollars; 0 when the call was not billed.
         latency_seconds: from sending to the whole answer.
         error: class name of the error, empty when there was none.
+        first_token_seconds: from sending to the first token, of a stream that came to one.
     """
 
     decision_id: str
@@ -277,6 +278,7 @@ class Outcome:
     cost_nano: int
     latency_seconds: float
     error: str = ""
+    first_token_seconds: float | None = None
 
 
 class Transport(Protocol):

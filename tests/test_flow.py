@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import time
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
@@ -18,25 +20,30 @@ from optllm_router._errors import (
     ConfigurationError,
     OptLLMError,
     ProviderConnectionError,
+    ProviderError,
     ProviderRateLimitedError,
     ProviderRejectedError,
     ProviderTimeoutError,
     ProviderUnavailableError,
     StoreError,
 )
-from optllm_router._flow import (
+from optllm_router._flow import advance, arun, request_flow, run, stream_flow
+from optllm_router._steps import (
+    AbandonedError,
     Answer,
     Close,
-    Pause,
+    Count,
+    Hand,
+    HangUp,
+    Open,
+    Opened,
+    Paid,
+    Receive,
     Request,
     Reserve,
     Send,
-    Sent,
-    arun,
-    request_flow,
-    run,
 )
-from optllm_router._types import Call, Candidate, Completion, Decision, Price, Usage
+from optllm_router._types import Call, Candidate, Chunk, Completion, Decision, Price, Usage
 from optllm_router.ledger import Refusal
 from optllm_router.pricing import worst_case_nano
 
@@ -50,10 +57,14 @@ USAGE = Usage(3, 7)
 CANCELLATIONS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 
 
-def flow(*names: str, patient: bool = False, call: Call = CALL):
+def request(*names: str, patient: bool = False, call: Call = CALL, clock=time.monotonic):
     chosen, *fallbacks = names or ("dear", "middle", "cheap")
     decision = Decision("d", chosen, tuple(fallbacks), 0.5, 0.1, 1, 1.0, 0.0, "a test")
-    return request_flow(Request(decision, call, CANDIDATES, ("tag:a",), patient))
+    return Request(decision, call, CANDIDATES, ("tag:a",), patient, clock)
+
+
+def flow(*names: str, **kw):
+    return request_flow(request(*names, **kw))
 
 
 def worst(name: str) -> int:
@@ -64,12 +75,21 @@ def refusal(left: int = 5, reserved: int = 0, needed: int = 70_000) -> Refusal:
     return Refusal("default", "everything", "total", left, needed, reserved, None)
 
 
-def completion(usage: Usage | None = USAGE) -> Sent:
-    return Sent(Completion({"choices": []}, usage), 0.5)
+def completion(usage: Usage | None = USAGE) -> Completion:
+    return Completion({"choices": []}, usage)
 
 
-def fault(kind=ProviderUnavailableError, name: str = "dear", **kw) -> Sent:
-    return Sent(kind(f"{name} broke", candidate=name, **kw), 0.25)
+def fault(kind=ProviderUnavailableError, name: str = "dear", **kw) -> ProviderError:
+    return kind(f"{name} broke", candidate=name, **kw)
+
+
+def text_of(chunk: Chunk) -> str:
+    return "".join(c["delta"].get("content") or "" for c in chunk.body["choices"])
+
+
+def thrown(result) -> bool:
+    """Whether a result is raised: a provider's fault is an answer like others."""
+    return isinstance(result, BaseException) and not isinstance(result, ProviderError)
 
 
 def play(steps, results) -> tuple[list, Answer | BaseException]:
@@ -81,8 +101,7 @@ def play(steps, results) -> tuple[list, Answer | BaseException]:
         while True:
             asked.append(step)
             result = next(answers)
-            thrown = isinstance(result, BaseException)
-            step = steps.throw(result) if thrown else steps.send(result)
+            step = steps.throw(result) if thrown(result) else steps.send(result)
     except StopIteration as stop:
         assert next(answers, None) is None
         return asked, stop.value
@@ -98,12 +117,14 @@ def summary(steps) -> list[str]:
         match step:
             case Reserve(reservation):
                 return f"reserve {reservation.candidate}"
-            case Send(candidate, _):
-                return f"send {candidate.name}"
+            case Send(candidate, _) | Open(candidate, _):
+                return f"{type(step).__name__.lower()} {candidate.name}"
+            case Hand(_, chunk):
+                return f"hand {text_of(chunk)!r}"
             case Close(how=how):
                 return how
-            case Pause():
-                return "pause"
+            case _:
+                return type(step).__name__.lower()
 
     return [words(step) for step in steps]
 
@@ -193,16 +214,16 @@ def test_a_connection_that_was_never_made_is_not_paid():
 def test_the_only_fault_is_raised_as_it_came():
     broken = fault()
     _, error = play(flow("dear"), [None, broken, None])
-    assert error is broken.result
+    assert error is broken
     _, error = play(flow(), [None, broken, None, refusal(), refusal()])
-    assert error is broken.result
+    assert error is broken
 
 
 def test_several_faults_are_raised_together():
     faults = [fault(), fault(ProviderTimeoutError, "middle"), fault(name="cheap")]
     _, error = play(flow(), [step for one in faults for step in (None, one, None)])
     assert isinstance(error, AllCandidatesFailedError)
-    assert error.causes == tuple(one.result for one in faults)
+    assert error.causes == tuple(faults)
     assert "all 3 candidates" in str(error)
     assert "middle broke" in str(error)
 
@@ -210,7 +231,7 @@ def test_several_faults_are_raised_together():
 def test_a_request_that_all_refuse_is_the_caller_s_mistake():
     faults = [fault(ProviderRejectedError, name) for name in PRICES]
     _, error = play(flow(), [step for one in faults for step in (None, one, None)])
-    assert error is faults[0].result
+    assert error is faults[0]
 
 
 # Patience
@@ -288,6 +309,150 @@ def test_a_fault_of_ours_while_sending_is_paid_in_full_and_raised():
     assert error is ours
 
 
+# Streams
+
+ROLE = Chunk({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+HI = Chunk({"choices": [{"index": 0, "delta": {"content": "Hi"}}]})
+HO = Chunk({"choices": [{"index": 0, "delta": {"content": " ho"}}]})
+STOP = Chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+COUNTED = Chunk({"choices": []}, USAGE)
+REST: list = []
+COUNT = Usage(4, 2, estimated=True)
+
+
+def stream(*names: str, **kw):
+    return stream_flow(request(*names, **kw))
+
+
+def opened(chunk: Chunk = ROLE) -> Opened:
+    return Opened(chunk, iter(REST))
+
+
+def test_a_stream_that_works():
+    chunks = [None, HI, None, STOP, None, COUNTED, None, None]
+    steps, paid = play(stream(clock=itertools.count().__next__), [None, opened(), *chunks, None])
+    handed = ["hand ''", "receive", "hand 'Hi'", "receive", "hand ''", "receive", "hand ''"]
+    assert summary(steps) == ["reserve dear", "open dear", *handed, "receive", "settle"]
+    assert steps[1].call.max_output_tokens == 50
+    assert all(step.candidate.name == "dear" for step in steps if isinstance(step, Hand))
+    close = steps[-1]
+    assert (close.cost_nano, close.estimated) == (10_000, False)
+    assert close.attempt.outcome.first_token_seconds == paid.first_token_seconds == 1
+    assert close.attempt.outcome.latency_seconds == paid.latency_seconds == 2
+    assert isinstance(paid, Paid)
+    assert (paid.candidate.name, paid.cost_nano, paid.usage) == ("dear", 10_000, USAGE)
+
+
+def test_a_stream_without_a_count_is_counted():
+    steps, paid = play(stream(), [None, opened(HI), None, HO, None, None, COUNT, None])
+    assert summary(steps)[-3:] == ["receive", "count", "settle"]
+    assert steps[-2].answered == "Hi ho"
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (6_000, True)
+    assert paid.usage == COUNT
+
+
+def test_our_count_is_never_over_what_was_set_aside():
+    steps, paid = play(stream(), [None, opened(HI), None, None, Usage(999, 999, True), None])
+    assert steps[-1].cost_nano == worst("dear") == paid.cost_nano
+    assert paid.usage == Usage(20, 50, estimated=True)
+
+
+@pytest.mark.parametrize("kind", [ProviderUnavailableError, ProviderTimeoutError])
+def test_a_fault_before_the_first_token_is_invisible(kind):
+    """The second stream goes on where the first one broke off: with the first token."""
+    broken = [None, opened(), None, fault(kind), None]
+    steps, paid = play(stream(), [*broken, None, opened(), HI, None, COUNTED, None, None, None])
+    how = "settle_in_full" if kind is ProviderTimeoutError else "release"
+    first = ["reserve dear", "open dear", "hand ''", "receive", how]
+    second = ["reserve middle", "open middle", "receive", "hand 'Hi'"]
+    assert summary(steps)[:9] == first + second
+    assert summary(steps)[-1] == "settle"
+    assert steps[8].candidate.name == paid.candidate.name == "middle"
+
+
+def test_a_stream_that_does_not_open_is_invisible_too():
+    results = [None, fault(), None, None, opened(), None, None, COUNT, None]
+    steps, paid = play(stream(), results)
+    middle = ["reserve middle", "open middle", "hand ''", "receive", "count", "settle"]
+    assert summary(steps) == ["reserve dear", "open dear", "release", *middle]
+    assert paid.candidate.name == "middle"
+
+
+def test_a_fault_after_the_first_token_is_raised_and_settled_at_what_was_delivered():
+    broken = fault(maybe_billed=False)
+    steps, error = play(stream(), [None, opened(HI), None, broken, COUNT, None])
+    assert summary(steps)[-3:] == ["receive", "count", "settle"]
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (6_000, True)
+    assert steps[-1].attempt.outcome.status == "error"
+    assert error is broken
+
+
+def test_a_connection_that_breaks_after_the_first_token_is_paid_in_full():
+    """The provider may have gone on to the end."""
+    broken = fault(ProviderConnectionError)
+    steps, error = play(stream(), [None, opened(HI), None, broken, None])
+    assert summary(steps)[-2:] == ["receive", "settle_in_full"]
+    assert error is broken
+
+
+def test_a_fault_after_the_count_changes_nothing_about_it():
+    steps, _ = play(
+        stream(),
+        [None, opened(HI), None, COUNTED, None, fault(ProviderConnectionError), None],
+    )
+    assert summary(steps)[-2:] == ["receive", "settle"]
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (10_000, False)
+
+
+@pytest.mark.parametrize("kind", [AbandonedError, *CANCELLATIONS])
+@pytest.mark.parametrize("where", ["hand", "receive"])
+def test_a_reader_who_leaves_pays_for_what_was_delivered(kind, where):
+    left = kind()
+    results = [None, opened(HI), *([None] if where == "receive" else []), left, None, COUNT, None]
+    steps, error = play(stream(), results)
+    assert summary(steps)[-4:] == [
+        {"hand": "hand 'Hi'"}.get(where, where),
+        "hangup",
+        "count",
+        "settle",
+    ]
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (6_000, True)
+    assert steps[-1].attempt.outcome.status == "ok"
+    assert error is left
+
+
+def test_a_reader_who_leaves_after_the_count_pays_to_the_token():
+    left = AbandonedError()
+    steps, _ = play(stream(), [None, opened(HI), None, COUNTED, left, None, None])
+    assert summary(steps)[-2:] == ["hangup", "settle"]
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (10_000, False)
+
+
+def test_money_is_settled_though_hanging_up_fails():
+    stuck = OSError("stuck")
+    steps, error = play(stream(), [None, opened(HI), AbandonedError(), stuck, COUNT, None])
+    assert summary(steps)[-3:] == ["hangup", "count", "settle"]
+    assert error is stuck
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "x"},
+        {"reasoning_content": "x"},
+        {"refusal": "x"},
+        {"tool_calls": [{"index": 0, "function": {"name": "x", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "x"}}]},
+        {"function_call": {"name": "x"}},
+    ],
+)
+def test_all_that_is_generated_is_a_token(delta):
+    token = Chunk({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+    steps, error = play(stream(), [None, opened(token), None, fault(), COUNT, None])
+    assert isinstance(error, ProviderUnavailableError)
+    assert steps[-2].answered == "x"
+
+
 # Properties over any course of events
 
 reserve_results = st.one_of(
@@ -309,14 +474,45 @@ send_results = st.one_of(
 close_results = st.one_of(*[st.none()] * 5, st.just(asyncio.CancelledError()))
 
 
+open_results = st.one_of(
+    st.builds(opened, st.sampled_from([ROLE, HI, COUNTED])),
+    send_results.filter(lambda result: not isinstance(result, Completion)),
+)
+receive_results = st.one_of(
+    st.sampled_from([ROLE, HI, STOP, COUNTED]),
+    st.none(),
+    send_results.filter(lambda result: not isinstance(result, Completion)),
+)
+
+
+def read(steps, perform, leaving: int | None) -> None:
+    """Read a stream to its end, or leave it after some chunks."""
+    for number in itertools.count():
+        left = number == leaving
+        with contextlib.suppress(AbandonedError):
+            handed = advance(steps, perform, AbandonedError() if left else None)
+        if left or not isinstance(handed, Hand):
+            return
+
+
 @given(
     order=st.permutations(list(PRICES)),
+    streamed=st.booleans(),
+    leaving=st.none() | st.integers(0, 5),
     reserving=st.lists(reserve_results, min_size=3, max_size=3),
     sending=st.lists(send_results, min_size=3, max_size=3),
     closing=st.lists(close_results, min_size=4, max_size=4),
+    opening=st.lists(open_results, min_size=3, max_size=3),
+    receiving=st.lists(receive_results, max_size=8),
 )
-def test_each_reservation_is_closed_exactly_once(order, reserving, sending, closing):
-    results = {Reserve: iter(reserving), Send: iter(sending), Close: iter(closing)}
+def test_each_reservation_is_closed_exactly_once(
+    order, streamed, leaving, reserving, sending, closing, opening, receiving
+):
+    results = {
+        **{Reserve: iter(reserving), Send: iter(sending), Close: iter(closing)},
+        **{Open: iter(opening), Receive: itertools.chain(receiving, itertools.repeat(None))},
+        **{Count: itertools.repeat(COUNT), HangUp: itertools.repeat(None)},
+    }
     reserved, closed, sent = Counter(), Counter(), []
 
     def perform(step):
@@ -325,19 +521,22 @@ def test_each_reservation_is_closed_exactly_once(order, reserving, sending, clos
             case Reserve(reservation):
                 # After an error the money may be set aside or not: it is released as well.
                 reserved[reservation.id] += result is None or isinstance(result, BaseException)
-            case Send(candidate, _):
+            case Send(candidate, _) | Open(candidate, _):
                 sent.append(candidate.name)
                 assert reserved.total() == closed.total() + 1
             case Close(id, cost_nano=cost):
                 closed[id] += 1
                 assert cost <= max(map(worst, PRICES))
-        if isinstance(result, BaseException):
+        if thrown(result):
             raise result
         return result
 
     with contextlib.suppress(OptLLMError, ZeroDivisionError, *CANCELLATIONS):
-        answer = run(flow(*order), perform)
-        assert answer.candidate.name == sent[-1]
+        if streamed:
+            read(stream(*order), perform, leaving)
+        else:
+            answer = run(flow(*order), perform)
+            assert answer.candidate.name == sent[-1]
     assert closed == +reserved
     assert set(closed.values()) <= {1}
 
@@ -353,7 +552,7 @@ def performer(results):
     def perform(step):
         performed.append(step)
         result = next(answers)
-        if isinstance(result, BaseException):
+        if thrown(result):
             raise result
         return result
 

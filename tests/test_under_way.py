@@ -23,7 +23,7 @@ from optllm_router import (
     StoreError,
     _runtime,
 )
-from optllm_router._flow import Pause
+from optllm_router._steps import Pause
 from optllm_router._types import Completion, Usage
 from optllm_router.store import Records
 

@@ -29,18 +29,8 @@ from optllm_router._errors import (
     ProviderUnavailableError,
     StoreError,
 )
-from optllm_router._flow import (
-    Close,
-    Pause,
-    Request,
-    Reserve,
-    Send,
-    Sent,
-    Step,
-    arun,
-    request_flow,
-    run,
-)
+from optllm_router._flow import arun, request_flow, run
+from optllm_router._steps import Close, Pause, Request, Reserve, Send, Step
 from optllm_router._types import Call, Candidate, Completion, Decision, Price, Usage
 from optllm_router.ledger import Ledger
 from optllm_router.pricing import charge_nano
@@ -142,7 +132,7 @@ class Callers:
                 ).result()
             case Send(candidate, call):
                 time.sleep(self._provider.delay())
-                return Sent(self._provider.answer(candidate, call), 0.0)
+                return self._provider.answer(candidate, call)
             case Close():
                 return self._close(step).result()
             case Pause(seconds):
@@ -158,7 +148,7 @@ class Callers:
                     await asyncio.sleep(self._provider.delay())
                 answer = self._provider.answer(candidate, call)
                 await asyncio.sleep(self._provider.delay())
-                return Sent(answer, 0.0)
+                return answer
             case Close():
                 return await asyncio.shield(asyncio.wrap_future(self._close(step)))
             case Pause(seconds):

@@ -1,0 +1,187 @@
+"""What a request's flow asks for, step by step, and what it ends with; see :mod:`._flow`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from optllm_router._types import Call, Candidate, Chunk, Completion, Decision, Outcome, Usage
+from optllm_router.ledger import Reservation
+
+Chunks: TypeAlias = Iterator[Chunk] | AsyncIterator[Chunk]
+"""A provider's stream; a flow only hands it back to those who opened it."""
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Set money aside; the result is a refusal or ``None``."""
+
+    reservation: Reservation
+
+
+@dataclass(frozen=True)
+class Send:
+    """Ask a candidate; the result is a completion or a ``ProviderError``."""
+
+    candidate: Candidate
+    call: Call
+
+
+@dataclass(frozen=True)
+class Open:
+    """Ask a candidate for a stream; the result is :class:`Opened` or a ``ProviderError``."""
+
+    candidate: Candidate
+    call: Call
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A stream whose first chunk is there.
+
+    Attributes:
+        first: the first chunk.
+        rest: the others, as they come.
+    """
+
+    first: Chunk
+    rest: Chunks
+
+
+@dataclass(frozen=True)
+class Receive:
+    """Wait for a chunk; the result is the chunk, a ``ProviderError``, or ``None`` at the end."""
+
+    rest: Chunks
+
+
+@dataclass(frozen=True)
+class HangUp:
+    """Close a provider's stream before its end."""
+
+    rest: Chunks
+
+
+@dataclass(frozen=True)
+class Count:
+    """Count the tokens of a prompt and of what was answered; the result is an estimated usage."""
+
+    candidate: Candidate
+    call: Call
+    answered: str
+
+
+@dataclass(frozen=True)
+class Close:
+    """Close a reservation, and record what its attempt came to.
+
+    Attributes:
+        reservation_id: the reservation.
+        how: ``settle`` at ``cost_nano``; ``settle_in_full`` where the provider may have charged
+            up to all of it; ``release`` where it charged nothing.
+        cost_nano: what the attempt cost.
+        estimated: True when the provider did not say.
+        attempt: what to record; ``None`` when nothing was sent.
+    """
+
+    reservation_id: str
+    how: Literal["settle", "settle_in_full", "release"]
+    cost_nano: int = 0
+    estimated: bool = False
+    attempt: Attempt | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One send of a request.
+
+    Attributes:
+        outcome: what came of it.
+        number: from 0.
+        prompt_bytes: size of the prompt.
+        choices: how many answers were asked for.
+    """
+
+    outcome: Outcome
+    number: int
+    prompt_bytes: int
+    choices: int
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait for other calls to give money back, or for their leases to end."""
+
+    seconds: float
+
+
+Step: TypeAlias = Reserve | Send | Open | Receive | HangUp | Count | Close | Pause
+
+
+@dataclass(frozen=True)
+class Hand:
+    """Not a step to carry out: a chunk for the reader, who may leave the flow here.
+
+    Attributes:
+        candidate: who answers.
+        chunk: the next piece of the answer.
+    """
+
+    candidate: Candidate
+    chunk: Chunk
+
+
+class AbandonedError(Exception):
+    """Thrown into a flow whose reader reads no further; the flow settles, and raises it again."""
+
+
+@dataclass(frozen=True)
+class Paid:
+    """What an answer took.
+
+    Attributes:
+        decision: who was to answer.
+        candidate: who did.
+        usage: tokens, of the provider's counting or estimated.
+        cost_nano: what was settled, in nano-dollars.
+        latency_seconds: from sending to the whole answer.
+        first_token_seconds: from sending to the first token, of a stream.
+    """
+
+    decision: Decision
+    candidate: Candidate
+    usage: Usage
+    cost_nano: int
+    latency_seconds: float
+    first_token_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Answer(Paid):
+    """A completion with what it took to get it."""
+
+    completion: Completion
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a flow needs to know.
+
+    Attributes:
+        decision: who is to answer.
+        call: what to ask.
+        candidates: every candidate by name.
+        scopes: what the call belongs to; every budget on one of these or on everything pays.
+        patient: wait when money that other calls have set aside may come back, instead of
+            turning to a cheaper candidate. For planned batches.
+        clock: seconds, from any start, that never go back.
+    """
+
+    decision: Decision
+    call: Call
+    candidates: Mapping[str, Candidate]
+    scopes: tuple[str, ...]
+    patient: bool = False
+    clock: Callable[[], float] = time.monotonic
