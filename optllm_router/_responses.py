@@ -1,0 +1,297 @@
+"""OpenAI's Responses API in terms of chat completions, and back. JSON values in and out, no I/O.
+
+What the chat API cannot carry is refused by name: tools that OpenAI runs and bills apart, and
+whatever needs answers to be kept (``previous_response_id``, ``conversation``, ``background``).
+Reasoning items of earlier answers are left out: another model could not read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from optllm_router._errors import InvalidRequestError
+
+SAME = frozenset(
+    (
+        *("model", "temperature", "top_p", "metadata", "user", "safety_identifier", "stream"),
+        *("prompt_cache_key", "parallel_tool_calls", "top_logprobs", "max_output_tokens"),
+        *("extra_body", "extra_headers", "timeout"),
+    )
+)
+TRANSLATED = frozenset(
+    ("input", "instructions", "text", "reasoning", "tools", "tool_choice", "include")
+)
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    "store": (False,),
+    "background": (False,),
+    "truncation": ("disabled",),
+    "service_tier": ("auto", "default"),
+    "stream_options": ({}, {"include_obfuscation": False}, {"include_obfuscation": True}),
+}
+"""Values that ask for what is done anyway."""
+_WHY_NOT = {
+    "store": "answers are not kept; leave it out",
+    "background": "answers are not kept; leave it out, or use a plan",
+    "previous_response_id": "answers are not kept; send the whole conversation as input",
+    "conversation": "conversations are not kept here; send the whole of it as input",
+    "prompt": "templates of OpenAI's are not known here; send their text",
+    "max_tool_calls": "no tool is run here; leave it out",
+    "truncation": "nothing is cut out of a conversation; leave it out",
+    "service_tier": "it changes the price; leave it out",
+}
+_INCLUDED = ("message.output_text.logprobs", "reasoning.encrypted_content")
+_PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+
+
+def chat_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of ``chat.completions.create`` that ask for the same.
+
+    Raises:
+        InvalidRequestError: names what cannot be asked for, and why.
+    """
+    given = {name: value for name, value in request.items() if value is not None}
+    for name, value in given.items():
+        known = name in SAME or name in TRANSLATED or value in _HARMLESS.get(name, ())
+        if not known:
+            why = _WHY_NOT.get(name, "it may change who answers or what is billed; leave it out")
+            raise InvalidRequestError(f"{name} is not taken: {why}")
+    arguments = {name: value for name, value in given.items() if name in SAME}
+    if "max_output_tokens" in arguments:
+        arguments["max_completion_tokens"] = arguments.pop("max_output_tokens")
+    arguments["messages"] = [*_instructions(given), *_messages(given.get("input"))]
+    arguments.update(_text_settings(given.get("text", {})))
+    if effort := _mapping("reasoning", given.get("reasoning", {})).get("effort"):
+        arguments["reasoning_effort"] = effort
+    if "tools" in given:
+        arguments["tools"] = [_tool(tool) for tool in _list("tools", given["tools"])]
+    if "tool_choice" in given:
+        arguments["tool_choice"] = _tool_choice(given["tool_choice"])
+    if _wants_logprobs(given):
+        arguments["logprobs"] = True
+    if arguments.get("stream"):
+        arguments["stream_options"] = {"include_usage": True}
+    return arguments
+
+
+def response_body(request: Mapping[str, Any], completion: Mapping[str, Any]) -> dict[str, Any]:
+    """A response's body from that of the chat completion that answered it."""
+    choice = completion["choices"][0]
+    body = response_frame(request, completion)
+    body["output"] = list(_output(str(completion["id"]), choice))
+    return finished(body, choice.get("finish_reason"), completion.get("usage"))
+
+
+def response_frame(request: Mapping[str, Any], completion: Mapping[str, Any]) -> dict[str, Any]:
+    """A response as it begins, from the chat completion, or its first chunk."""
+    echoed = ("instructions", "max_output_tokens", "metadata", "temperature", "top_p", "user")
+    return {
+        "id": str(completion["id"]),
+        "object": "response",
+        "created_at": completion.get("created", 0),
+        "status": "in_progress",
+        "error": None,
+        "incomplete_details": None,
+        "model": completion.get("model", ""),
+        "output": [],
+        "parallel_tool_calls": request.get("parallel_tool_calls") is not False,
+        "previous_response_id": None,
+        "reasoning": request.get("reasoning") or {"effort": None, "summary": None},
+        "store": False,
+        "text": request.get("text") or {"format": {"type": "text"}},
+        "tool_choice": request.get("tool_choice") or "auto",
+        "tools": request.get("tools") or [],
+        "truncation": "disabled",
+        "usage": None,
+        **{name: request.get(name) for name in echoed},
+    }
+
+
+def finished(
+    frame: Mapping[str, Any], finish_reason: Any, usage: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A response at its end."""
+    why = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(finish_reason)
+    return {
+        **frame,
+        "status": "incomplete" if why else "completed",
+        "incomplete_details": {"reason": why} if why else None,
+        "usage": None if usage is None else _usage(usage),
+    }
+
+
+def function_call(id: str, call: Mapping[str, Any], status: str = "completed") -> dict[str, Any]:
+    """An output item from a tool call of the chat API."""
+    if call.get("type") == "custom":
+        made = call.get("custom") or {}
+        item = {"type": "custom_tool_call", "name": made.get("name"), "input": made.get("input")}
+    else:
+        made = call.get("function") or {}
+        item = {
+            "type": "function_call",
+            "name": made.get("name"),
+            "arguments": made.get("arguments") or "",
+            "status": status,
+        }
+    return {"id": id, "call_id": call.get("id") or id, **item}
+
+
+def text_part(text: str, logprobs: Any = None) -> dict[str, Any]:
+    """Written text, as a part of an output message."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs or []}
+
+
+def message_item(id: str, content: Sequence[Any], status: str = "completed") -> dict[str, Any]:
+    """An output message."""
+    return {
+        "id": id,
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": list(content),
+    }
+
+
+def _output(id: str, choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    message = choice["message"]
+    content: list[dict[str, Any]] = []
+    if message.get("content"):
+        logprobs = (choice.get("logprobs") or {}).get("content")
+        content.append(text_part(message["content"], logprobs))
+    if message.get("refusal"):
+        content.append({"type": "refusal", "refusal": message["refusal"]})
+    if content:
+        yield message_item(f"msg_{id}", content)
+    for position, call in enumerate(message.get("tool_calls") or ()):
+        yield function_call(f"fc_{id}_{position}", call)
+
+
+def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = usage.get("prompt_tokens_details") or {}
+    completion = usage.get("completion_tokens_details") or {}
+    return {
+        "input_tokens": usage.get("prompt_tokens", 0),
+        "input_tokens_details": {
+            "cached_tokens": prompt.get("cached_tokens") or 0,
+            "cache_write_tokens": prompt.get("cache_write_tokens") or 0,
+        },
+        "output_tokens": usage.get("completion_tokens", 0),
+        "output_tokens_details": {"reasoning_tokens": completion.get("reasoning_tokens") or 0},
+        "total_tokens": usage.get("prompt_tokens", 0) + usage.get("completion_tokens", 0),
+    }
+
+
+def _instructions(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if "instructions" not in given:
+        return []
+    return [{"role": "system", "content": given["instructions"]}]
+
+
+def _messages(given: Any) -> list[dict[str, Any]]:
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    messages: list[dict[str, Any]] = []
+    for position, item in enumerate(_list("input", given)):
+        _add(messages, f"input[{position}]", _mapping(f"input[{position}]", item))
+    return messages
+
+
+def _add(messages: list[dict[str, Any]], where: str, item: Mapping[str, Any]) -> None:
+    """Append an item of the input; a tool call joins the assistant's message before it."""
+    kind = item.get("type", "message")
+    if kind == "message":
+        content = _content(where, item.get("content"))
+        messages.append({"role": item.get("role"), "content": content})
+    elif kind in ("function_call", "custom_tool_call"):
+        if not messages or messages[-1]["role"] != "assistant":
+            messages.append({"role": "assistant", "content": None})
+        messages[-1].setdefault("tool_calls", []).append(_tool_call(item))
+    elif kind in ("function_call_output", "custom_tool_call_output"):
+        content = _content(where, item.get("output"))
+        messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
+    elif kind != "reasoning":
+        raise InvalidRequestError(
+            f"{where} is of type {kind!r}, which only OpenAI's own tools and store know; send "
+            "messages, function calls and their outputs"
+        )
+
+
+def _tool_call(item: Mapping[str, Any]) -> dict[str, Any]:
+    kind, argument = "function", "arguments"
+    if item["type"] == "custom_tool_call":
+        kind, argument = "custom", "input"
+    made = {"name": item.get("name"), argument: item.get(argument)}
+    return {"id": item.get("call_id"), "type": kind, kind: made}
+
+
+def _content(where: str, content: Any) -> Any:
+    if not isinstance(content, (list, tuple)):
+        return content
+    return [_part(where, _mapping(where, part)) for part in content]
+
+
+def _part(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
+    kind = part.get("type")
+    if kind in _PARTS:
+        return {"type": _PARTS[kind], _PARTS[kind]: part.get(_PARTS[kind])}
+    if kind == "input_image" and part.get("image_url") is not None:
+        image = {name: part[name] for name in ("detail",) if part.get(name) is not None}
+        return {"type": "image_url", "image_url": {"url": part["image_url"], **image}}
+    if kind == "input_audio":
+        return {"type": "input_audio", "input_audio": part.get("input_audio")}
+    raise InvalidRequestError(
+        f"{where} has a part of type {kind!r} whose cost cannot be bounded; use input_text, or "
+        "input_image with an image_url"
+    )
+
+
+def _text_settings(text: Any) -> dict[str, Any]:
+    settings = _mapping("text", text)
+    found: dict[str, Any] = {}
+    if settings.get("verbosity") is not None:
+        found["verbosity"] = settings["verbosity"]
+    form = _mapping("text.format", settings.get("format") or {})
+    if form.get("type") == "json_schema":
+        schema = {name: value for name, value in form.items() if name != "type"}
+        found["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif form and form.get("type") != "text":
+        found["response_format"] = dict(form)
+    return found
+
+
+def _tool(tool: Any) -> dict[str, Any]:
+    kind = _mapping("tools", tool).get("type")
+    if kind not in ("function", "custom"):
+        raise InvalidRequestError(
+            f"tools has one of type {kind!r}, which its provider runs and bills apart; only "
+            "function and custom tools are taken"
+        )
+    return {"type": kind, kind: {name: value for name, value in tool.items() if name != "type"}}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if isinstance(choice, Mapping) and choice.get("type") in ("function", "custom"):
+        return {"type": choice["type"], choice["type"]: {"name": choice.get("name")}}
+    return choice
+
+
+def _wants_logprobs(given: Mapping[str, Any]) -> bool:
+    wanted = _list("include", given.get("include", ()))
+    for name in wanted:
+        if name not in _INCLUDED:
+            raise InvalidRequestError(
+                f"include has {name!r}; only {' and '.join(_INCLUDED)} are taken"
+            )
+    return _INCLUDED[0] in wanted or "top_logprobs" in given
+
+
+def _mapping(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError(f"{where} must be an object, not {type(value).__name__}")
+    return value
+
+
+def _list(where: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)):
+        raise InvalidRequestError(f"{where} must be a list, not {type(value).__name__}")
+    return value
