@@ -27,6 +27,7 @@ _SWITCHES = frozenset(
     )
 )
 """What ``extra_body`` may hold: sampling of open servers, which no price depends on."""
+_BESIDE = _SWITCHES | {"optllm"}
 _HEADERS = frozenset(
     (
         *("traceparent", "tracestate", "baggage", "user-agent", "http-referer", "x-title"),
@@ -41,11 +42,18 @@ def given_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if not _not_given(value)}
 
 
+def arguments_of_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request's JSON as arguments: what OpenAI does not know came from ``extra_body``."""
+    arguments = {name: value for name, value in body.items() if name not in _BESIDE}
+    further = {name: value for name, value in body.items() if name in _BESIDE}
+    return {**arguments, "extra_body": further} if further else arguments
+
+
 def check_names(given: Mapping[str, Any]) -> None:
     """Raise for an argument that is not in the table."""
     for name in given:
-        if name not in _ARGUMENTS:
-            near = difflib.get_close_matches(name, _ARGUMENTS, n=2)
+        if name not in ARGUMENTS:
+            near = difflib.get_close_matches(name, ARGUMENTS, n=2)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; leave it out"
             raise InvalidRequestError(
                 f"argument {name!r} is not taken: only those are that cannot change who answers "
@@ -56,7 +64,7 @@ def check_names(given: Mapping[str, Any]) -> None:
 def check_values(given: Mapping[str, Any]) -> None:
     """Raise for a value that is not what its argument takes."""
     for name, value in given.items():
-        form, fits = _ARGUMENTS[name]
+        form, fits = ARGUMENTS[name]
         if value is None:
             continue
         if not fits(value):
@@ -112,7 +120,7 @@ def take_switches(given: dict[str, Any]) -> Any:
         raise InvalidRequestError(f"extra_body must be a mapping, not {type(body).__name__}")
     theirs = {key: value for key, value in body.items() if key != "optllm"}
     for name, value in theirs.items():
-        if name in _ARGUMENTS:
+        if name in ARGUMENTS:
             raise InvalidRequestError(f"extra_body sets {name}; pass {name}= where it is checked")
         if name not in _SWITCHES:
             raise InvalidRequestError(
@@ -124,6 +132,14 @@ def take_switches(given: dict[str, Any]) -> Any:
     if theirs:
         given["extra_body"] = theirs
     return body.get("optllm")
+
+
+def checked_headers(headers: Any) -> Any:
+    """``extra_headers`` as they may go to a provider."""
+    form, fits = ARGUMENTS["extra_headers"]
+    if headers is not None and not fits(headers):
+        raise InvalidRequestError(f"extra_headers {type(headers).__name__} must be {form}")
+    return headers
 
 
 def refuse_unbounded(where: str, holder: Mapping[str, Any]) -> None:
@@ -180,6 +196,13 @@ def is_list(value: Any) -> bool:
 
 def _is_stop(value: Any) -> bool:
     return _is_text(value) or (is_list(value) and all(map(_is_text, value)))
+
+
+def _is_stream_options(value: Any) -> bool:
+    known = ("include_usage", "include_obfuscation")
+    return isinstance(value, Mapping) and all(
+        name in known and _is_flag(flag) for name, flag in value.items()
+    )
 
 
 def _is_bias(value: Any) -> bool:
@@ -262,11 +285,11 @@ _Argument = tuple[str, Callable[[Any], bool]]
 _TOOL_FORM = "a list of {'type': 'function', 'function': {'name': ...}}; others are billed apart"
 _FORMAT_FORM = (
     "{'type': 'text'}, {'type': 'json_object'} or {'type': 'json_schema', 'json_schema': {'name': "
-    "..., 'schema': ...}} (classes, as for parse(), are not supported yet)"
+    "..., 'schema': ...}} (classes belong to parse())"
 )
 _HEADER_FORM = f"a mapping of {', '.join(sorted(_HEADERS))} to printable ASCII text"
 _CHECKED_ELSEWHERE: _Argument = ("", _is_anything)
-_ARGUMENTS: Mapping[str, _Argument] = {
+ARGUMENTS: Mapping[str, _Argument] = {
     **dict.fromkeys(
         ("temperature", "top_p", "frequency_penalty", "presence_penalty"),
         ("a finite number", _is_number),
@@ -277,6 +300,8 @@ _ARGUMENTS: Mapping[str, _Argument] = {
         ("user", "safety_identifier", "prompt_cache_key", "reasoning_effort", "verbosity"),
         ("text", _is_text),
     ),
+    "stream": ("True or False", _is_flag),
+    "stream_options": ("a mapping of include_usage to True or False", _is_stream_options),
     "stop": ("text or a list of texts", _is_stop),
     "logit_bias": ("a mapping of token ids to finite numbers", _is_bias),
     "metadata": ("a mapping of text to text", _is_metadata),
@@ -294,5 +319,5 @@ _ARGUMENTS: Mapping[str, _Argument] = {
 
 Not among those of OpenAI: ``audio`` and ``modalities`` (sound has its own price), ``prediction``
 (billed beyond ``max_tokens``), ``service_tier``, ``web_search_options``, ``prompt_cache_options``
-and ``prompt_cache_retention`` (billed apart), ``moderation``, ``stream`` and ``stream_options``.
+and ``prompt_cache_retention`` (billed apart) and ``moderation``.
 """

@@ -1,17 +1,35 @@
-"""``client.chat.completions``."""
+"""``client.chat.completions``.
+
+:meth:`Completions.create` is ours; what is built on it (``parse``, ``stream``, raw responses) is
+openai's own code over :mod:`._wire`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from optllm_router._chat import chat_completion
+from optllm_router._chat import Prepared, chat_completion
 from optllm_router._openai_errors import openai_errors
+from optllm_router._routing import RoutingInfo
 from optllm_router._session import Session
 from optllm_router._types import Messages
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
+    from openai.lib.streaming.chat import (
+        AsyncChatCompletionStreamManager,
+        ChatCompletionStreamManager,
+    )
+    from openai.resources.chat.completions import AsyncCompletions as AsyncOpenAICompletions
+    from openai.resources.chat.completions import Completions as OpenAICompletions
+    from openai.resources.chat.completions.completions import (
+        AsyncCompletionsWithRawResponse,
+        AsyncCompletionsWithStreamingResponse,
+        CompletionsWithRawResponse,
+        CompletionsWithStreamingResponse,
+    )
+    from openai.types.chat import ChatCompletion, ParsedChatCompletion
+
+    from optllm_router._openai_streams import AsyncChatStream, ChatStream
 
 
 class Chat:
@@ -34,20 +52,47 @@ class Completions:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    @overload
     def create(
-        self, *, messages: Messages, model: str = "auto", **arguments: Any
-    ) -> ChatCompletion:
+        self,
+        *,
+        messages: Messages,
+        model: str = "auto",
+        stream: Literal[False] | None = None,
+        **arguments: Any,
+    ) -> ChatCompletion: ...
+
+    @overload
+    def create(
+        self, *, messages: Messages, model: str = "auto", stream: Literal[True], **arguments: Any
+    ) -> ChatStream: ...
+
+    @overload
+    def create(
+        self, *, messages: Messages, model: str = "auto", stream: bool, **arguments: Any
+    ) -> ChatCompletion | ChatStream: ...
+
+    def create(
+        self,
+        *,
+        messages: Messages,
+        model: str = "auto",
+        stream: bool | None = None,
+        **arguments: Any,
+    ) -> ChatCompletion | ChatStream:
         """Answer a conversation.
 
         Args:
             messages: as OpenAI's API takes them.
-            model: ``auto`` to choose, or a configured model's name to pin it.
-            **arguments: further arguments of OpenAI's API. ``extra_body={"optllm": {"policy":
-                "min_cost:0.9"}}`` sets the policy of this call.
+            model: ``auto`` to choose, ``auto:POLICY`` to choose by another policy, or a
+                configured model's name to pin it.
+            stream: True for chunks as they come.
+            **arguments: further arguments of OpenAI's API. ``extra_body={"optllm": {...}}`` sets
+                what :meth:`OptLLM.with_options` does, for this call.
 
         Returns:
             OpenAI's type. ``id`` is what ``feedback.create`` takes; ``optllm`` tells how the
-            answer was made.
+            answer was made (of a stream, once it is read to its end).
 
         Raises:
             BudgetExceededError: (an ``openai.RateLimitError``) nothing was sent.
@@ -55,16 +100,43 @@ class Completions:
             ProviderError: (the fitting ``openai`` class) the candidate failed.
             AllCandidatesFailedError: (an ``openai.InternalServerError``) each one failed.
         """
-        runtime = self._session.runtime
         with openai_errors():
-            prepared = self._session.prepare(messages, model, arguments)
-            runtime.check()
-            with runtime.under_way():
-                decision = runtime.decide(
-                    prepared.query, prepared.model, prepared.options.policy
-                ).result()
-                answer = runtime.answer(decision, prepared.query)
-            return chat_completion(answer)
+            prepared = self._session.prepare(messages, model, {**arguments, "stream": stream})
+            if not prepared.stream:
+                return chat_completion(self._session.complete(prepared))
+            return _stream(self._session, prepared)
+
+    def parse(self, *, messages: Messages, model: str = "auto", **arguments: Any) -> Any:
+        """As :meth:`create`, with answers parsed into the class given as ``response_format``.
+
+        Returns:
+            ``openai.types.chat.ParsedChatCompletion``.
+        """
+        answer: ParsedChatCompletion[Any] = self._over_wire().parse(
+            messages=_any(messages), model=model, **arguments
+        )
+        return _told(answer)
+
+    def stream(
+        self, *, messages: Messages, model: str = "auto", **arguments: Any
+    ) -> ChatCompletionStreamManager[Any]:
+        """openai's helper around a stream: events, and the whole answer at the end."""
+        return self._over_wire().stream(messages=_any(messages), model=model, **arguments)
+
+    @property
+    def with_raw_response(self) -> CompletionsWithRawResponse:
+        """The same methods, returning openai's raw responses with their headers."""
+        return self._over_wire().with_raw_response
+
+    @property
+    def with_streaming_response(self) -> CompletionsWithStreamingResponse:
+        """The same methods, returning responses whose body is read as it comes."""
+        return self._over_wire().with_streaming_response
+
+    def _over_wire(self) -> OpenAICompletions:
+        from optllm_router._wire import openai_over
+
+        return openai_over(self._session).chat.completions
 
 
 class AsyncCompletions:
@@ -73,17 +145,91 @@ class AsyncCompletions:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    @overload
     async def create(
-        self, *, messages: Messages, model: str = "auto", **arguments: Any
-    ) -> ChatCompletion:
+        self,
+        *,
+        messages: Messages,
+        model: str = "auto",
+        stream: Literal[False] | None = None,
+        **arguments: Any,
+    ) -> ChatCompletion: ...
+
+    @overload
+    async def create(
+        self, *, messages: Messages, model: str = "auto", stream: Literal[True], **arguments: Any
+    ) -> AsyncChatStream: ...
+
+    @overload
+    async def create(
+        self, *, messages: Messages, model: str = "auto", stream: bool, **arguments: Any
+    ) -> ChatCompletion | AsyncChatStream: ...
+
+    async def create(
+        self,
+        *,
+        messages: Messages,
+        model: str = "auto",
+        stream: bool | None = None,
+        **arguments: Any,
+    ) -> ChatCompletion | AsyncChatStream:
         """As :meth:`Completions.create`, without blocking the event loop."""
-        runtime = self._session.runtime
         with openai_errors():
-            prepared = self._session.prepare(messages, model, arguments)
-            await runtime.acheck()
-            with runtime.under_way():
-                decision = await asyncio.wrap_future(
-                    runtime.decide(prepared.query, prepared.model, prepared.options.policy)
-                )
-                answer = await runtime.aanswer(decision, prepared.query)
-            return chat_completion(answer)
+            prepared = self._session.prepare(messages, model, {**arguments, "stream": stream})
+            if not prepared.stream:
+                return chat_completion(await self._session.acomplete(prepared))
+            return await _astream(self._session, prepared)
+
+    async def parse(self, *, messages: Messages, model: str = "auto", **arguments: Any) -> Any:
+        """As :meth:`Completions.parse`, without blocking the event loop."""
+        answer: ParsedChatCompletion[Any] = await self._over_wire().parse(
+            messages=_any(messages), model=model, **arguments
+        )
+        return _told(answer)
+
+    def stream(
+        self, *, messages: Messages, model: str = "auto", **arguments: Any
+    ) -> AsyncChatCompletionStreamManager[Any]:
+        """As :meth:`Completions.stream`, without blocking the event loop."""
+        return self._over_wire().stream(messages=_any(messages), model=model, **arguments)
+
+    @property
+    def with_raw_response(self) -> AsyncCompletionsWithRawResponse:
+        """As :attr:`Completions.with_raw_response`, without blocking the event loop."""
+        return self._over_wire().with_raw_response
+
+    @property
+    def with_streaming_response(self) -> AsyncCompletionsWithStreamingResponse:
+        """As :attr:`Completions.with_streaming_response`, without blocking the event loop."""
+        return self._over_wire().with_streaming_response
+
+    def _over_wire(self) -> AsyncOpenAICompletions:
+        from optllm_router._wire import async_openai_over
+
+        return async_openai_over(self._session).chat.completions
+
+
+def _stream(session: Session, prepared: Prepared) -> ChatStream:
+    from optllm_router._chunks import ChatChunks
+    from optllm_router._openai_streams import ChatStream
+
+    return ChatStream(ChatChunks(session.stream(prepared), prepared.include_usage))
+
+
+async def _astream(session: Session, prepared: Prepared) -> AsyncChatStream:
+    from optllm_router._chunks import AsyncChatChunks
+    from optllm_router._openai_streams import AsyncChatStream
+
+    answer = await session.astream(prepared)
+    return AsyncChatStream(AsyncChatChunks(answer, prepared.include_usage))
+
+
+def _told(answer: ParsedChatCompletion[Any]) -> ParsedChatCompletion[Any]:
+    """openai's parser makes plain values of what it does not know."""
+    answer.optllm = RoutingInfo(**answer.optllm)  # type: ignore[attr-defined]
+    return answer
+
+
+def _any(messages: Messages) -> Any:
+    """openai's types are narrower than what its API takes."""
+    return messages

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from optllm_router._errors import (
     AllCandidatesFailedError,
     BudgetExceededError,
+    ConfigurationError,
     InvalidRequestError,
     OptLLMError,
     ProviderAuthenticationError,
@@ -40,7 +41,9 @@ _STATUS: dict[type[OptLLMError], int] = {
     ProviderUnavailableError: 503,
     ProviderResponseError: 502,
     AllCandidatesFailedError: 503,
+    ConfigurationError: 400,
 }
+"""The first that fits counts."""
 _CODE: dict[type[OptLLMError], str] = {
     BudgetExceededError: "insufficient_quota",
     UnknownModelError: "model_not_found",
@@ -85,13 +88,19 @@ def _fill(twin: Any, error: OptLLMError) -> None:
     elif isinstance(twin, openai.APIConnectionError):
         openai.APIConnectionError.__init__(twin, message=message, request=request)
     elif isinstance(twin, openai.APIStatusError):
-        code = next((code for ours, code in _CODE.items() if isinstance(error, ours)), None)
-        body = {"message": message, "type": type(error).__name__, "param": None, "code": code}
-        response = httpx.Response(_status(error), request=request, json={"error": body})
+        body = error_body(error)
+        response = httpx.Response(status_of(error), request=request, json={"error": body})
         openai.APIStatusError.__init__(twin, message, response=response, body=body)
 
 
-def _status(error: OptLLMError) -> int:
+def error_body(error: OptLLMError) -> dict[str, str | None]:
+    """What OpenAI's API would say under ``error``."""
+    code = next((code for ours, code in _CODE.items() if isinstance(error, ours)), None)
+    return {"message": str(error), "type": type(error).__name__, "param": None, "code": code}
+
+
+def status_of(error: OptLLMError) -> int:
+    """The HTTP status with which OpenAI's API would report this error."""
     if isinstance(error, ProviderError) and error.status is not None and error.status >= 400:
         return error.status
     return next((status for ours, status in _STATUS.items() if isinstance(error, ours)), 500)
@@ -106,7 +115,7 @@ def _theirs(error: OptLLMError) -> type[openai.OpenAIError]:
         return openai.APIConnectionError
     if not isinstance(error, tuple(_STATUS)):
         return openai.OpenAIError
-    status = _status(error)
+    status = status_of(error)
     by_status = {
         400: openai.BadRequestError,
         401: openai.AuthenticationError,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from optllm_router._arguments import checked_seconds
 from optllm_router._errors import ConfigurationError, InvalidRequestError
+from optllm_router._scopes import scopes_of_call
 from optllm_router.config import read_policy
 from optllm_router.policy import Policy
 
 _LONGEST_NAME = 200
-_MOST_TAGS = 50
+_MOST_TAGS = 29
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class Options:
     require_tags: tuple[str, ...] = ()
     timeout_seconds: float | None = None
     max_retries: int | None = None
+
+    def __post_init__(self) -> None:
+        with _as_invalid_request():
+            scopes_of_call(self.scopes)
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -95,6 +101,21 @@ def read_call_options(given: Any) -> Options:
     return read_options(**given)
 
 
+def narrowed_by_call(options: Options, given: Any, timeout: Any) -> Options:
+    """The options of a client, narrowed by what one call sets.
+
+    Args:
+        options: of the client.
+        given: ``extra_body["optllm"]``.
+        timeout: the call's own argument.
+
+    Raises:
+        InvalidRequestError: names the option that is wrong.
+    """
+    own = replace(read_call_options(given), timeout_seconds=checked_seconds(timeout))
+    return options.narrowed(own)
+
+
 def read_options(
     *,
     policy: Any = None,
@@ -134,8 +155,15 @@ def call_policy(value: Any) -> Policy:
     Raises:
         InvalidRequestError: there is none of that name.
     """
-    try:
+    with _as_invalid_request():
         return read_policy(value)
+
+
+@contextlib.contextmanager
+def _as_invalid_request() -> Iterator[None]:
+    """A mistake of configuration that is made in a call."""
+    try:
+        yield
     except ConfigurationError as error:
         raise InvalidRequestError(str(error)) from None
 

@@ -78,6 +78,11 @@ class _Undecided:
     query: Query
     policy: Policy | None
 
+    @property
+    def company(self) -> tuple[int, tuple[str, ...]]:
+        """Equal for those that are decided together: by one policy, with the same money."""
+        return id(self.policy), self.query.scopes
+
 
 class Runtime:
     """Decides, pays, sends and learns for one client; thread-safe."""
@@ -92,7 +97,7 @@ class Runtime:
         if transport is None and not keys_in_sight(settings.candidates):
             self.check()  # before the store is opened: a missing key leaves nothing behind
         self.router = Router(
-            settings.candidates,
+            [candidate for candidate in settings.candidates if candidate.operation == "chat"],
             settings.policy,
             predictor=settings.predictor,
             expected_queries=settings.expected_queries,
@@ -100,7 +105,7 @@ class Runtime:
             seed=settings.seed,
         )
         self._database = Database(settings.store)
-        self.ledger = Ledger(self._database)
+        self.ledger = Ledger(self._database, on_threshold=settings.on_threshold)
         self._records = Records(self._database)
         self._conversations = Conversations()
         try:
@@ -182,8 +187,8 @@ class Runtime:
         done.set_result(self.router.pin(query, model))
         return done
 
-    def means(self) -> Means:
-        """What there is to spend now, by the budgets on everything."""
+    def means(self, scopes: tuple[str, ...] = ()) -> Means:
+        """What there is to spend now on calls of these scopes."""
         pots = tuple(
             Pot(
                 left_usd=usd_from_nano(balance.left_nano),
@@ -193,7 +198,7 @@ class Runtime:
                 paced=balance.pace,
                 name=balance.budget,
             )
-            for balance in self.ledger.glance()
+            for balance in self.ledger.glance(scopes)
         )
         return Means(pots, time.time())
 
@@ -244,12 +249,14 @@ class Runtime:
 
     def learn(self, answer: LabelledAnswer) -> None:
         """Learn from a score; one of a model that is no longer a candidate teaches nothing."""
-        if answer.candidate in self.candidates:
+        if answer.candidate in self.router.names:
             self.router.learn(
                 answer.query, answer.candidate, answer.score, replaces=answer.replaces
             )
 
     def _remember_partner(self, query: Query, answer: Answer) -> None:
+        if query.call.operation != "chat":
+            return
         messages = [choice["message"] for choice in answer.completion.body["choices"]]
         partner = Partner(answer.candidate.name, answer.usage.prompt_tokens, time.time())
         self._conversations.answered(query.call.messages, messages, partner, query.conversation)
@@ -258,24 +265,23 @@ class Runtime:
         self.router.observe_many(
             (one.query, one.candidate, one.prompt_bytes, _per_choice(one.usage, one.choices))
             for one in self._records.usages(_REMEMBERED_USAGES)
-            if one.candidate in self.candidates
+            if one.candidate in self.router.names
         )
         labelled = self._records.labelled(_REMEMBERED_LABELS)
         self.router.learn_many(
             (one.query, one.candidate, one.score)
             for one in labelled
-            if one.candidate in self.candidates
+            if one.candidate in self.router.names
         )
 
     def _decide(self, waiting: Sequence[_Undecided]) -> list[Decision]:
-        means = self.means()
         decisions: dict[int, Decision] = {}
-        policies = {id(one.policy): one.policy for one in waiting}
-        for key, policy in policies.items():
-            chosen = [i for i, one in enumerate(waiting) if id(one.policy) == key]
-            queries = [waiting[i].query for i in chosen]
-            part = means.part(len(chosen) / len(waiting))
-            decisions.update(zip(chosen, self.router.decide(queries, part, policy), strict=True))
+        for company in dict.fromkeys(one.company for one in waiting):
+            chosen = [i for i, one in enumerate(waiting) if one.company == company]
+            first, queries = waiting[chosen[0]], [waiting[i].query for i in chosen]
+            part = self.means(first.query.scopes).part(len(chosen) / len(waiting))
+            decided = self.router.decide(queries, part, first.policy)
+            decisions.update(zip(chosen, decided, strict=True))
         return [decisions[i] for i in range(len(waiting))]
 
     def _life(self, decision: Decision, query: Query) -> Life:
@@ -297,7 +303,7 @@ class Runtime:
     ) -> Request:
         kept = self._records.add_decision(decision, query.text)
         kept.add_done_callback(partial(_log_if_lost, decision.id))
-        scopes = () if cap is None else (cap.scope,)
+        scopes = query.scopes if cap is None else (*query.scopes, cap.scope)
         return Request(decision, query.call, self.candidates, scopes, patient)
 
     def _recovery_is_due(self) -> bool:
@@ -394,7 +400,8 @@ class Runtime:
                 outcome, attempt=step.attempt.number, prompt_bytes=size, choices=choices
             )
             writes.append(kept)
-            if outcome.usage is not None and not outcome.usage.estimated:
+            learnt = outcome.candidate in self.router.names  # those for embeddings are not
+            if learnt and outcome.usage is not None and not outcome.usage.estimated:
                 usage = _per_choice(outcome.usage, choices)
                 self.router.observe(text, outcome.candidate, size, usage)
         return writes

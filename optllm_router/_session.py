@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from optllm_router._chat import Prepared, prepare
+from optllm_router._embeddings import prepare_embedding
 from optllm_router._options import Options
 from optllm_router._runtime import Runtime
+from optllm_router._steps import Answer
+from optllm_router._streams import AnswerStream, AsyncAnswerStream
+from optllm_router._types import Decision
 from optllm_router.config import Settings
+from optllm_router.router import new_id
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,13 @@ class Session:
         settings: how the client was set up.
         runtime: decides, pays, sends and learns.
         options: hold for every call.
+        over_wire: openai's clients over this session, where they were made; see :mod:`._wire`.
     """
 
     settings: Settings
     runtime: Runtime
     options: Options = field(default_factory=Options)
+    over_wire: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def prepare(self, messages: Any, model: Any, arguments: Mapping[str, Any]) -> Prepared:
         """Check a chat completion's arguments.
@@ -38,3 +47,70 @@ class Session:
         if prepared.model != "auto":
             self.runtime.router.index(prepared.model)
         return prepared
+
+    def prepare_embedding(self, arguments: Mapping[str, Any]) -> Prepared:
+        """Check an embedding's arguments.
+
+        Raises:
+            InvalidRequestError: an argument is wrong.
+            UnknownModelError: no candidate for embeddings has that name.
+        """
+        candidates = [one for one in self.settings.candidates if one.operation == "embedding"]
+        timeout = self.settings.timeout_seconds
+        return prepare_embedding(arguments, candidates, self.options, timeout)
+
+    def complete(self, prepared: Prepared) -> Answer:
+        """Decide and answer.
+
+        Raises:
+            OptLLMError: what a request's flow raises.
+        """
+        self.runtime.check()
+        with self.runtime.under_way():
+            return self.runtime.answer(self._decide(prepared).result(), prepared.query)
+
+    async def acomplete(self, prepared: Prepared) -> Answer:
+        """As :meth:`complete`, without blocking the event loop."""
+        await self.runtime.acheck()
+        with self.runtime.under_way():
+            decision = await asyncio.wrap_future(self._decide(prepared))
+            return await self.runtime.aanswer(decision, prepared.query)
+
+    def stream(self, prepared: Prepared) -> AnswerStream:
+        """Decide and wait for the first chunk of the answer."""
+        self.runtime.check()
+        with self.runtime.under_way():
+            return self.runtime.stream(self._decide(prepared).result(), prepared.query)
+
+    async def astream(self, prepared: Prepared) -> AsyncAnswerStream:
+        """As :meth:`stream`, without blocking the event loop."""
+        await self.runtime.acheck()
+        with self.runtime.under_way():
+            decision = await asyncio.wrap_future(self._decide(prepared))
+            return await self.runtime.astream(decision, prepared.query)
+
+    def _decide(self, prepared: Prepared) -> Future[Decision]:
+        if prepared.query.call.operation == "embedding":
+            return _done(_named(prepared.model))
+        return self.runtime.decide(prepared.query, prepared.model, prepared.options.policy)
+
+
+def _named(candidate: str) -> Decision:
+    """The decision for an embedding, where there is nothing to choose and nothing to predict."""
+    return Decision(
+        id=new_id(),
+        candidate=candidate,
+        fallbacks=(),
+        p=1.0,
+        std=0.0,
+        expected_cost_nano=0,
+        propensity=1.0,
+        price=0.0,
+        reason="the model for embeddings",
+    )
+
+
+def _done(decision: Decision) -> Future[Decision]:
+    done: Future[Decision] = Future()
+    done.set_result(decision)
+    return done

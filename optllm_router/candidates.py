@@ -83,11 +83,12 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
     known_as = _known_as(model, info)
     facts = catalogue.facts(known_as)
     mode = _mode(info, facts)
-    if mode not in CHAT_MODES:
+    if mode not in (*CHAT_MODES, "embedding"):
         raise ConfigurationError(
-            f"model {name!r} is for {mode}, not for chat; leave it out, or correct its "
-            "model_info.mode"
+            f"model {name!r} is for {mode}, not for chat or embeddings; leave it out, or correct "
+            "its model_info.mode"
         )
+    embeds = mode == "embedding"
     parameters = {key: _from_environment(value, name) for key, value in parameters.items()}
     info.update(parameters)
     if "n" in parameters:
@@ -95,10 +96,11 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
     return Candidate(
         name=name,
         model=model,
-        price=_own_price(name, info) or catalogue.require_price(known_as),
-        max_output_tokens=_output_bound(name, parameters, facts),
+        price=_own_price(name, info, embeds) or catalogue.require_price(known_as),
+        max_output_tokens=0 if embeds else _output_bound(name, parameters, facts),
         parameters={key: value for key, value in parameters.items() if not _is_ours(key)},
         api_key=parameters.get("api_key"),
+        operation="embedding" if embeds else "chat",
         limits=_limits(name, entry, info),
         **_abilities(name, _own_settings(name, entry), info, facts),
     )
@@ -223,7 +225,10 @@ def mode_of_entry(entry: Any) -> Any:
     return _mode(info, PriceCatalogue.bundled().facts(known_as))
 
 
-def _own_price(name: str, info: Mapping[str, Any]) -> Price | None:
+def _own_price(name: str, info: Mapping[str, Any], embeds: bool) -> Price | None:
+    if embeds:
+        info = {"output_cost_per_token": 0, **info}
+        return read_price(info, source="configuration")
     prompt, completion = info.get("input_cost_per_token"), info.get("output_cost_per_token")
     if (prompt is None) != (completion is None):
         raise ConfigurationError(

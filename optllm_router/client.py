@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optllm_router._chat import Prepared
 from optllm_router._completions import AsyncChat, Chat
+from optllm_router._errors import InvalidRequestError
 from optllm_router._feedback import AsyncFeedback, Feedback
 from optllm_router._models import AsyncModels, Models
 from optllm_router._money import Budget, nano_from_usd, usd_from_nano
@@ -22,7 +23,7 @@ from optllm_router._runtime import Runtime
 from optllm_router._session import Session
 from optllm_router._types import Candidate, Decision, Messages, Transport, Usage
 from optllm_router.config import Settings, load_settings, read_policy, read_settings
-from optllm_router.ledger import Balance
+from optllm_router.ledger import Balance, Crossing
 from optllm_router.plan import AsyncPlan, Plan, plan_budget
 from optllm_router.policy import Policy
 from optllm_router.pricing import size_in_bytes
@@ -31,6 +32,9 @@ from optllm_router.router import Quote
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    from openai import AsyncOpenAI, OpenAI
+    from openai.resources import AsyncEmbeddings, Embeddings
+    from openai.resources.responses import AsyncResponses, Responses
     from typing_extensions import Self
 
     from optllm_router.allocation import ParetoFront
@@ -54,6 +58,7 @@ class _Client:
         max_retries: int | None = None,
         timeout_seconds: float | None = None,
         batch_window_ms: float | None = None,
+        on_threshold: Callable[[Crossing], object] | None = None,
         seed: int | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -72,6 +77,8 @@ class _Client:
             max_retries: repetitions of a call that a provider could not serve, 2 by default.
             timeout_seconds: for a whole answer, 600 by default.
             batch_window_ms: how long a request waits for company, 0 by default.
+            on_threshold: called when a budget has spent one of its ``thresholds`` (50, 80, 95 and
+                100 %), in a thread of its own, and once among all processes of a store.
             seed: of all random choices.
             transport: how to reach providers; litellm by default.
 
@@ -90,6 +97,7 @@ class _Client:
             max_retries=max_retries,
             timeout_seconds=timeout_seconds,
             batch_window_ms=batch_window_ms,
+            on_threshold=on_threshold,
             seed=seed,
         )
         self._start(settings, transport)
@@ -208,7 +216,9 @@ class _Client:
         arguments: Mapping[str, Any],
     ) -> tuple[list[Decision], Quote, ParetoFront, list[Prepared], Runtime, Budget | None]:
         prepared = [self._session.prepare(_messages(query), "auto", arguments) for query in queries]
-        left = self._runtime.means().left_usd
+        if any(one.stream for one in prepared):
+            raise InvalidRequestError("stream=True is given to a plan, whose answers are whole")
+        left = self._runtime.means(prepared[0].query.scopes if prepared else ()).left_usd
         cap = None
         if budget_usd is not None:
             left = min(left, usd_from_nano(nano_from_usd(budget_usd, what="budget_usd")))
@@ -238,6 +248,23 @@ class OptLLM(_Client):
         return Feedback(self._session)
 
     @property
+    def embeddings(self) -> Embeddings:
+        """``client.embeddings.create(...)``: openai's own; ``auto`` is the only model for them."""
+        return self.openai.embeddings
+
+    @property
+    def responses(self) -> Responses:
+        """``client.responses.create(...)``: openai's own, answered as chat completions."""
+        return self.openai.responses
+
+    @property
+    def openai(self) -> OpenAI:
+        """A real ``openai.OpenAI`` over this client, for libraries that insist on one."""
+        from optllm_router._wire import openai_over
+
+        return openai_over(self._session)
+
+    @property
     def models(self) -> Models:
         """``client.models.list()``: what ``model`` may be."""
         return Models(self._session)
@@ -261,6 +288,11 @@ class OptLLM(_Client):
         """
         with openai_errors():
             return Plan(*self._planned(queries, budget_usd, policy, arguments))
+
+    def check(self) -> None:
+        """Load what the first request needs; raises ``ConfigurationError`` as that would."""
+        with openai_errors():
+            self._runtime.check()
 
     def close(self) -> None:
         """Wait for the requests under way, refuse new ones, close the store. May be called twice.
@@ -293,6 +325,23 @@ class AsyncOptLLM(_Client):
     def feedback(self) -> AsyncFeedback:
         """``await client.feedback.create(answer.id, score=1.0)``."""
         return AsyncFeedback(self._session)
+
+    @property
+    def embeddings(self) -> AsyncEmbeddings:
+        """``await client.embeddings.create(...)``; as :attr:`OptLLM.embeddings`."""
+        return self.openai.embeddings
+
+    @property
+    def responses(self) -> AsyncResponses:
+        """``await client.responses.create(...)``: openai's own, answered as chat completions."""
+        return self.openai.responses
+
+    @property
+    def openai(self) -> AsyncOpenAI:
+        """A real ``openai.AsyncOpenAI`` over this client, for libraries that insist on one."""
+        from optllm_router._wire import async_openai_over
+
+        return async_openai_over(self._session)
 
     @property
     def models(self) -> AsyncModels:

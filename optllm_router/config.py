@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,10 @@ from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
 from optllm_router._types import Candidate
 from optllm_router.candidates import CHAT_MODES, mode_of_entry, no_others, read_candidates
+from optllm_router.ledger import Crossing
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, Policy, WillingnessToPay
+
+_log = logging.getLogger("optllm_router")
 
 _POLICIES: dict[str, tuple[Callable[..., Policy], bool]] = {
     "max_success": (MaxSuccess, False),
@@ -58,6 +62,8 @@ class Settings:
         max_retries: repetitions of a call that a provider could not serve.
         timeout_seconds: how long a provider may take for a whole answer.
         batch_window_ms: how long a request waits for company before it is decided.
+        on_threshold: called when a budget has spent one of its ``thresholds``, with what was
+            crossed; in a thread of its own, and once among all processes.
         seed: of all random choices; ``None`` for fresh ones.
     """
 
@@ -71,6 +77,7 @@ class Settings:
     max_retries: int = 2
     timeout_seconds: float = 600.0
     batch_window_ms: float = 0.0
+    on_threshold: Callable[[Crossing], object] | None = dataclasses.field(default=None, repr=False)
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -84,6 +91,8 @@ class Settings:
         _at_least("explore", self.explore, 0)
         _at_least("batch_window_ms", self.batch_window_ms, 0)
         _at_least("timeout_seconds", self.timeout_seconds, 0)
+        if self.on_threshold is not None and not callable(self.on_threshold):
+            raise ConfigurationError(f"on_threshold {self.on_threshold!r} must be a function")
         if self.timeout_seconds == 0:
             raise ConfigurationError("timeout_seconds 0 must be over 0")
 
@@ -110,13 +119,17 @@ def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **route
         values["budgets"] = read_budgets(values["budgets"])
     if "policy" in values:
         values["policy"] = read_policy(values["policy"])
-    return Settings(candidates=read_candidates(models), **values)
+    candidates = read_candidates(models)
+    if not any(candidate.operation == "chat" for candidate in candidates):
+        raise ConfigurationError("models has none for chat; add one, like 'openai/gpt-4o-mini'")
+    return Settings(candidates=candidates, **values)
 
 
 def load_settings(path: str | Path, **overrides: Any) -> Settings:
     """Settings from a LiteLLM ``config.yaml``; ``overrides`` win over its ``router:`` section.
 
-    Models that are not for chat (embeddings, images, ...) are left to LiteLLM.
+    Models that are for neither chat nor embeddings (images, speech, ...) are left to LiteLLM, and
+    so is one for embeddings that cannot be set up, as without a key; a warning says so.
 
     Raises:
         ConfigurationError: the file cannot be read, is not YAML, or a value in it is wrong.
@@ -135,7 +148,19 @@ def load_settings(path: str | Path, **overrides: Any) -> Settings:
     chat = [entry for entry in models if mode_of_entry(entry) in CHAT_MODES]
     if models and not chat:
         raise ConfigurationError(f"config {str(path)!r} has no chat model in its model_list")
-    return read_settings(chat, **{**router, **given})
+    embeds = [entry for entry in models if mode_of_entry(entry) == "embedding"]
+    return read_settings([*chat, *_usable(embeds)], **{**router, **given})
+
+
+def _usable(entries: Sequence[Any]) -> list[Candidate]:
+    """Those that can be set up: whoever only chats need not have the keys of the others."""
+    found: list[Candidate] = []
+    for entry in entries:
+        try:
+            found.extend(read_candidates([entry]))
+        except ConfigurationError as error:
+            _log.warning("a model for embeddings is left out: %s", error)
+    return found
 
 
 def load_store(path: str | Path) -> str:
@@ -155,7 +180,7 @@ def load_store(path: str | Path) -> str:
 def read_budgets(given: Any) -> tuple[Budget, ...]:
     """One budget, or a list of them: as text, as a mapping of ``Budget``'s attributes, or ready.
 
-    The first that is given no name is called ``default``, the others by their window.
+    Two that are given no name, and have one scope, are told apart by the window of the second.
 
     Raises:
         ConfigurationError: one is not understood, or two have one name.
@@ -164,8 +189,8 @@ def read_budgets(given: Any) -> tuple[Budget, ...]:
     found: dict[str, Budget] = {}
     for one in many:
         budget = _budget(one)
-        if budget.name == "default" and "default" in found:
-            budget = dataclasses.replace(budget, name=budget.window)
+        if budget.name in found and budget.name in ("default", budget.scope):
+            budget = dataclasses.replace(budget, name=f"{budget.name} per {budget.window}")
         if budget.name in found:
             raise ConfigurationError(
                 f"two budgets are called {budget.name!r}; give them names, like "

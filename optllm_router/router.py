@@ -64,12 +64,14 @@ class Query:
         call: what would be sent.
         conversation: the caller's name of the conversation, where it gives one.
         partner: who answered the turn before.
+        scopes: what the call belongs to: budgets on one of these, or on everything, pay for it.
     """
 
     text: str
     call: Call
     conversation: str | None = None
     partner: Partner | None = None
+    scopes: tuple[str, ...] = ()
 
     @classmethod
     def from_messages(
@@ -247,7 +249,7 @@ class Router:
             raise InvalidRequestError(f"model {name!r} {reasons[name]}; name another, or 'auto'")
         forecast = self.forecast([query])
         return Decision(
-            id=_new_id(),
+            id=new_id(),
             candidate=name,
             fallbacks=(),
             p=float(forecast.p[0, j]),
@@ -432,7 +434,7 @@ class Router:
             others = (self.names[other] for other in ranking.tolist() if other != j)
             explored = j != choice.allocation[i]
             decision = Decision(
-                id=_new_id(),
+                id=new_id(),
                 candidate=self.names[j],
                 fallbacks=tuple(name for name in others if name not in unable[i]),
                 p=float(forecast.p[i, j]),
@@ -474,6 +476,6 @@ def _nano(usd: float) -> int:
     return math.ceil(usd * NANO_PER_USD)
 
 
-def _new_id() -> str:
+def new_id() -> str:
     """Unique, and in order of time."""
     return f"optllm-{time.time_ns():016x}{secrets.token_hex(6)}"

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import litellm_clients
@@ -65,7 +66,6 @@ REFUSED = {
     "modalities": ["text", "audio"],
     "prediction": {"type": "content", "content": "Hi"},
     "service_tier": "priority",
-    "stream_options": {"include_usage": True},
     "web_search_options": {},
 }
 
@@ -205,6 +205,42 @@ def test_all_budgets_hold(make, server):
     assert client.balance.budget == "default"
 
 
+def test_tenants_have_budgets_of_their_own(make, server):
+    client = make(budget=["1 USD", "0.0005 USD per day for tenant:acme", "1 USD for tenant:*"])
+    acme, other = client.with_options(tenant="acme"), client.with_options(tenant="other")
+    with pytest.raises(BudgetExceededError, match="'tenant:acme'"):
+        ask(acme, model="sim-frontier")
+    assert ask(other, model="sim-frontier").optllm.cost_nano > 0
+    paid = ask(acme, model="sim-tiny", extra_body={"optllm": {"tenant": "acme"}}).optllm.cost_nano
+    spent = {one.budget: one.spent_nano for one in client.balances}
+    assert spent["tenant:acme"] == paid
+    assert sum(server.requests.values()) == 2
+    with pytest.raises(ConfigurationError, match="'tag:nobody'") as caught:
+        ask(client, extra_body={"optllm": {"tags": ["nobody"]}})
+    assert isinstance(caught.value, openai.BadRequestError)
+    with acme.chat.completions.create(messages=HELLO, model="sim-tiny", stream=True) as stream:
+        assert list(stream)
+    spent = {one.budget: one.spent_nano for one in client.balances}
+    assert spent["tenant:acme"] == paid + stream.optllm.cost_nano
+    assert_books_are_closed(client)
+
+
+def test_a_threshold_is_reported(make):
+    crossed, told = [], threading.Event()
+
+    def report(crossing) -> None:
+        crossed.append(crossing)
+        told.set()
+
+    client = make(budget=Budget("0.001", thresholds=(1,)), on_threshold=report)
+    ask(client, model="sim-small")
+    ask(client, model="sim-small")
+    assert told.wait(10)
+    assert [(one.budget, one.percent) for one in crossed] == [("default", 1)]
+    with pytest.raises(ConfigurationError, match="on_threshold 5 must be a function"):
+        make(on_threshold=5)
+
+
 def test_arguments_that_openai_marks_as_not_given_are_left_out(make):
     answer = ask(make(), model="sim-tiny", n=openai.NOT_GIVEN, stop=openai.NOT_GIVEN)
     assert answer.choices
@@ -331,7 +367,8 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"n": 0}, "n 0"),
         ({"n": 1000}, "n 1000"),
         ({"n": "two"}, "n 'two'"),
-        ({"stream": True}, "stream"),
+        ({"stream": "yes"}, "stream 'yes'"),
+        ({"stream_options": {"include_usage": True}}, "stream=True is not"),
         ({"timeout": 0}, "timeout 0"),
         ({"timeout": -1}, "timeout -1"),
         ({"timeout": float("nan")}, "timeout nan"),
@@ -372,7 +409,7 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"functions": [5]}, "functions list"),
         ({"function_call": 5}, "function_call 5"),
         ({"response_format": 5}, "response_format 5"),
-        ({"response_format": Budget}, r"response_format type .*parse\(\), are not supported"),
+        ({"response_format": Budget}, r"response_format type .*classes belong to parse"),
         # What is billed apart, answered by others, or sent elsewhere.
         ({"messages": [{"role": "user", "content": [TEXT | CACHED]}]}, "sets cache_control"),
         ({"messages": [HELLO[0] | CACHED]}, "sets cache_control"),
@@ -394,7 +431,7 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         *(({"extra_body": {name: value}}, f"sets '{name}'") for name, value in REFUSED.items()),
         ({"extra_body": {"messages": HELLO * 1000}}, "sets 'messages'"),
         ({"extra_body": {"model": "sim-frontier"}}, "sets 'model'"),
-        ({"extra_body": {"stream": True}}, "sets 'stream'"),
+        ({"extra_body": {"stream": True}}, "sets stream; pass stream="),
         ({"extra_body": {5: 5}}, "sets 5"),
     ],
 )
@@ -487,6 +524,7 @@ def test_feedback_for_an_answer_that_nobody_gave(make):
         (["ok"], {"budget_usd": float("nan")}),
         (["ok"], {"policy": "best"}),
         (["ok"], {"max_tokens": 0}),
+        (["ok"], {"stream": True}),
     ],
 )
 def test_a_plan_that_is_none(make, server, queries, arguments):

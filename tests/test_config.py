@@ -89,8 +89,7 @@ def test_a_deployment_is_known_by_its_base_model():
     assert candidate.price == base.price
     assert candidate.max_output_tokens == base.max_output_tokens
     embedding = {**deployment, "model_info": {"base_model": "azure/text-embedding-3-small"}}
-    with pytest.raises(ConfigurationError, match="'mine' is for embedding"):
-        read_candidates([embedding])
+    assert read_candidates([embedding])[0].operation == "embedding"
 
 
 def test_what_else_an_entry_holds_is_litellm_s_business():
@@ -140,7 +139,6 @@ def test_keys_come_from_the_environment(monkeypatch):
         ([{"model_name": "a", "litellm_params": "gpt"}], "no litellm_params.model"),
         ([{"model_name": "a", "litellm_params": ["gpt"]}], "no litellm_params.model"),
         ([{"model_name": "a", "litellm_params": {"model": 5}}], "no litellm_params.model"),
-        (["openai/text-embedding-3-small"], "is for embedding, not for chat; leave it out"),
         ([{**entry(), "model_info": {"mode": "rerank"}}], "'mine' is for rerank"),
         (["openai/*"], "wildcard"),
         ([entry("all/*")], "wildcard"),
@@ -286,12 +284,21 @@ def config(tmp_path):
     return write
 
 
-def test_a_litellm_configuration_loads_unchanged(config, monkeypatch):
+def test_a_litellm_configuration_loads_unchanged(config, monkeypatch, caplog):
     monkeypatch.setenv("SOME_KEY", "sk-1")
     settings = load_settings(config(LITELLM))
     assert [candidate.name for candidate in settings.candidates] == ["mine", "other"]
+    assert "ABSENT_KEY" in caplog.text
+    assert "'openai/unheard-of'" in caplog.text
     assert settings.candidates[1].price.completion == 1000
     assert settings.budgets == ()
+
+
+def test_models_for_embeddings_are_loaded_where_they_can_be_used(config, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "sk-1")
+    monkeypatch.setenv("ABSENT_KEY", "sk-2")
+    settings = load_settings(config(LITELLM))
+    assert [candidate.name for candidate in settings.candidates] == ["mine", "other", "vectors"]
 
 
 def test_our_settings_live_under_router_and_arguments_win(config, monkeypatch):
@@ -365,13 +372,26 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         load_settings(tmp_path)
 
 
+def test_a_model_for_embeddings():
+    (known,) = read_candidates(["openai/text-embedding-3-small"])
+    assert (known.operation, known.price.prompt, known.price.completion) == ("embedding", 20, 0)
+    info = {"mode": "embedding", "input_cost_per_token": 1e-7}
+    own = {"model_name": "mine", "litellm_params": {"model": "openai/mine"}, "model_info": info}
+    (candidate,) = read_candidates([own])
+    assert (candidate.operation, candidate.price.prompt) == ("embedding", 100)
+    with pytest.raises(UnpricedModelError, match="'openai/mine'"):
+        read_candidates([{**own, "model_info": {"mode": "embedding"}}])
+    with pytest.raises(ConfigurationError, match="models has none for chat"):
+        read_settings([own])
+
+
 def test_several_budgets_hold_together():
     settings = read_settings(
         [entry()], budget=["5 USD per day", 20, {"limit_usd": 1, "window": "hour", "name": "burst"}]
     )
     assert settings.budgets == (
         Budget(Decimal(5), "day"),
-        Budget(20, "total", "total"),
+        Budget(20, "total", "default per total"),
         Budget(1, "hour", "burst"),
     )
     assert read_settings([entry()], budgets=[3]).budgets == (Budget(3),)
@@ -380,7 +400,7 @@ def test_several_budgets_hold_together():
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [
-        ({"budget": [5, 6, 7]}, "two budgets are called 'total'"),
+        ({"budget": [5, 6, 7]}, "two budgets are called 'default per total'"),
         ({"budget": ["lots"]}, "'lots'"),
         ({"budget": [[5]]}, r"\[5\]"),
         ({"budget": {"window": "day"}}, "has no limit_usd"),

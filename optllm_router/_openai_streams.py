@@ -1,0 +1,127 @@
+"""Streams as openai's own classes, so that programs written for them see no difference.
+
+Imported on the first stream: importing openai takes a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import httpx
+from openai import AsyncStream, Stream
+from openai.types.chat import ChatCompletionChunk
+
+from optllm_router._chunks import AsyncChatChunks, ChatChunks
+from optllm_router._routing import RoutingInfo, routing_headers, routing_info
+from optllm_router._steps import Paid
+
+Encode: TypeAlias = Callable[[Mapping[str, Any]], Iterable[bytes]]
+"""One body as server-sent events; an empty one stands for the end."""
+
+
+def chat_events(body: Mapping[str, Any]) -> Iterable[bytes]:
+    """A chunk as chat completions are streamed."""
+    data = json.dumps(body, ensure_ascii=False).encode() if body else b"[DONE]"
+    yield b"data: " + data + b"\n\n"
+
+
+class EventBytes(httpx.SyncByteStream):
+    """A streamed answer as the bytes of an HTTP response."""
+
+    def __init__(self, chunks: ChatChunks, encode: Encode = chat_events) -> None:
+        self._chunks = chunks
+        self._encode = encode
+
+    def __iter__(self) -> Iterator[bytes]:
+        for body in self._chunks:
+            yield from self._encode(body)
+        yield from self._encode({})
+
+    def close(self) -> None:
+        """End the stream, at the provider as well."""
+        self._chunks.close()
+
+
+class AsyncEventBytes(httpx.AsyncByteStream):
+    """As :class:`EventBytes`, with ``async for``."""
+
+    def __init__(self, chunks: AsyncChatChunks, encode: Encode = chat_events) -> None:
+        self._chunks = chunks
+        self._encode = encode
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for body in self._chunks:
+            for event in self._encode(body):
+                yield event
+        for event in self._encode({}):
+            yield event
+
+    async def aclose(self) -> None:
+        """As :meth:`EventBytes.close`."""
+        await self._chunks.close()
+
+
+def event_response(
+    chunks: ChatChunks | AsyncChatChunks, request: httpx.Request, encode: Encode = chat_events
+) -> httpx.Response:
+    """The HTTP response that a stream would be; closing it ends the stream."""
+    answer = chunks.answer
+    candidate = answer.candidate.name if answer.candidate else answer.decision.candidate
+    headers = {
+        "content-type": "text/event-stream; charset=utf-8",
+        **routing_headers(answer.decision, candidate),
+    }
+    stream: httpx.SyncByteStream | httpx.AsyncByteStream
+    if isinstance(chunks, ChatChunks):
+        stream = EventBytes(chunks, encode)
+    else:
+        stream = AsyncEventBytes(chunks, encode)
+    return httpx.Response(200, headers=headers, stream=stream, request=request)
+
+
+def _nowhere() -> httpx.Request:
+    return httpx.Request("POST", "https://optllm.invalid/v1/chat/completions")
+
+
+class ChatStream(Stream[ChatCompletionChunk]):
+    """A streamed chat completion: an iterator of chunks, and a context manager that closes it."""
+
+    def __init__(self, chunks: ChatChunks) -> None:
+        self._chunks = chunks
+        self.response = event_response(chunks, _nowhere())
+
+    @property
+    def optllm(self) -> RoutingInfo | None:
+        """How the answer was made; ``None`` until the last chunk was read."""
+        return _made(self._chunks.answer.paid)
+
+    def __next__(self) -> ChatCompletionChunk:
+        return ChatCompletionChunk.model_construct(**next(self._chunks))
+
+    def __iter__(self) -> Iterator[ChatCompletionChunk]:
+        return self
+
+
+class AsyncChatStream(AsyncStream[ChatCompletionChunk]):
+    """As :class:`ChatStream`, with ``async for``."""
+
+    def __init__(self, chunks: AsyncChatChunks) -> None:
+        self._chunks = chunks
+        self.response = event_response(chunks, _nowhere())
+
+    @property
+    def optllm(self) -> RoutingInfo | None:
+        """As :attr:`ChatStream.optllm`."""
+        return _made(self._chunks.answer.paid)
+
+    async def __anext__(self) -> ChatCompletionChunk:
+        return ChatCompletionChunk.model_construct(**await anext(self._chunks))
+
+    def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
+        return self
+
+
+def _made(paid: Paid | None) -> RoutingInfo | None:
+    return None if paid is None else routing_info(paid)

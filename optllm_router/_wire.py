@@ -1,0 +1,200 @@
+"""openai's own client, whose requests never leave the process.
+
+What is seldom called (``parse``, ``with_raw_response``, ``responses``, ``embeddings`` and so on) is
+left to openai's code: it speaks HTTP to a transport that hands every request to our runtime. The
+types, the helpers and the signatures are then openai's by construction. Imported on first use.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+
+from optllm_router._arguments import arguments_of_body
+from optllm_router._chat import Prepared, completion_body
+from optllm_router._chunks import AsyncChatChunks, ChatChunks
+from optllm_router._embeddings import ENCODINGS, embedding_body
+from optllm_router._errors import InvalidRequestError, OptLLMError
+from optllm_router._openai_errors import as_openai_error, error_body, status_of
+from optllm_router._openai_streams import Encode, chat_events, event_response
+from optllm_router._response_events import ResponseEvents
+from optllm_router._responses import chat_arguments, response_body
+from optllm_router._routing import routing_headers, routing_info
+from optllm_router._session import Session
+from optllm_router._steps import Answer
+
+_BASE_URL = "https://optllm.invalid/v1"
+_KEY = "unused"
+_ERROR = "optllm_error"
+_MADE = "optllm_made"
+_ENDPOINTS = ("chat/completions", "embeddings", "responses")
+_OWN_HEADERS = frozenset(
+    (
+        *("accept", "accept-encoding", "connection", "content-length", "content-type", "host"),
+        *("openai-organization", "openai-project", "user-agent", "idempotency-key"),
+    )
+)
+"""What openai's client sends by itself, besides ``x-stainless-...``."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a request asks for, and what its answer becomes."""
+
+    prepared: Prepared
+    body: Callable[[Answer], Mapping[str, Any]] = completion_body
+    encode: Encode = chat_events
+
+
+def _asked(session: Session, request: httpx.Request) -> _Asked:
+    endpoint = request.url.path.removeprefix("/v1/")
+    if request.method != "POST" or endpoint not in _ENDPOINTS:
+        raise InvalidRequestError(
+            f"{request.method} {request.url.path} is not served: only chat completions, responses "
+            "and embeddings are made here"
+        )
+    if request.url.query:
+        raise InvalidRequestError("extra_query is not taken: it would choose who answers")
+    given = json.loads(request.content)
+    arguments = arguments_of_body(given)
+    arguments["timeout"] = request.extensions.get("timeout", {}).get("read")
+    arguments["extra_headers"] = _further_headers(request)
+    if endpoint == "chat/completions":
+        return _Asked(_prepared(session, arguments))
+    if endpoint == "embeddings":
+        encoding = given.get("encoding_format") or ENCODINGS[0]
+        encode = functools.partial(embedding_body, encoding=encoding)
+        return _Asked(session.prepare_embedding(arguments), encode)
+    prepared = _prepared(session, chat_arguments(arguments))
+    return _Asked(prepared, functools.partial(_response, given), ResponseEvents(given))
+
+
+def _prepared(session: Session, arguments: dict[str, Any]) -> Prepared:
+    messages, model = arguments.pop("messages", None), arguments.pop("model", "auto")
+    return session.prepare(messages, model, arguments)
+
+
+def _response(request: Mapping[str, Any], answer: Answer) -> Mapping[str, Any]:
+    return response_body(request, completion_body(answer))
+
+
+def _further_headers(request: httpx.Request) -> dict[str, str] | None:
+    """What the caller added to openai's own headers."""
+    further = {
+        name: value
+        for name, value in request.headers.items()
+        if name not in _OWN_HEADERS and not name.startswith("x-stainless-")
+    }
+    if further.get("authorization") == f"Bearer {_KEY}":
+        del further["authorization"]
+    return further or None
+
+
+class Wire(httpx.BaseTransport):
+    """Answers openai's requests in this process."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer one; what goes wrong becomes the response that OpenAI would send."""
+        try:
+            asked = _asked(self._session, request)
+            if asked.prepared.stream:
+                stream = self._session.stream(asked.prepared)
+                chunks = ChatChunks(stream, asked.prepared.include_usage)
+                return event_response(chunks, request, asked.encode)
+            return _whole(asked, self._session.complete(asked.prepared), request)
+        except OptLLMError as error:
+            return _failed(error, request)
+
+
+class AsyncWire(httpx.AsyncBaseTransport):
+    """As :class:`Wire`, without blocking the event loop."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """As :meth:`Wire.handle_request`."""
+        try:
+            asked = _asked(self._session, request)
+            if asked.prepared.stream:
+                stream = await self._session.astream(asked.prepared)
+                chunks = AsyncChatChunks(stream, asked.prepared.include_usage)
+                return event_response(chunks, request, asked.encode)
+            return _whole(asked, await self._session.acomplete(asked.prepared), request)
+        except OptLLMError as error:
+            return _failed(error, request)
+
+
+def _whole(asked: _Asked, answer: Answer, request: httpx.Request) -> httpx.Response:
+    headers = routing_headers(answer.decision, answer.candidate.name, answer)
+    made = routing_info(answer, str(answer.completion.body.get("id") or ""))
+    body = asked.body(answer)
+    return httpx.Response(
+        200, headers=headers, json=body, request=request, extensions={_MADE: made}
+    )
+
+
+def _failed(error: OptLLMError, request: httpx.Request) -> httpx.Response:
+    """The error as a response, which carries it: openai's client is to raise that very one."""
+    joined = as_openai_error(error)
+    # Redirects and the like would be followed; what has no status of its own is an error of ours.
+    status = max(status_of(error), 400)
+    body = {"error": error_body(error)}
+    return httpx.Response(status, json=body, request=request, extensions={_ERROR: joined})
+
+
+class _Faithful:
+    """Raises the error that a response carries, and tells of an answer how it was made."""
+
+    def _process_response_data(
+        self, *, data: object, cast_to: Any, response: httpx.Response
+    ) -> Any:
+        make: Any = super()
+        answer = make._process_response_data(data=data, cast_to=cast_to, response=response)
+        if _MADE in response.extensions:
+            answer.optllm = response.extensions[_MADE]
+        return answer
+
+    def _make_status_error(self, err_msg: str, *, body: object, response: httpx.Response) -> Any:
+        carried = response.extensions.get(_ERROR)
+        make: Any = super()
+        return carried or make._make_status_error(err_msg, body=body, response=response)
+
+
+class InProcessOpenAI(_Faithful, openai.OpenAI):
+    """An ``openai.OpenAI`` that routes within budget."""
+
+
+class AsyncInProcessOpenAI(_Faithful, openai.AsyncOpenAI):
+    """An ``openai.AsyncOpenAI`` that routes within budget."""
+
+
+def openai_over(session: Session) -> InProcessOpenAI:
+    """openai's client over a session, made once."""
+    if "sync" not in session.over_wire:
+        http = httpx.Client(transport=Wire(session))
+        session.over_wire["sync"] = InProcessOpenAI(
+            api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=http
+        )
+    made: InProcessOpenAI = session.over_wire["sync"]
+    return made
+
+
+def async_openai_over(session: Session) -> AsyncInProcessOpenAI:
+    """openai's asynchronous client over a session, made once."""
+    if "async" not in session.over_wire:
+        http = httpx.AsyncClient(transport=AsyncWire(session))
+        session.over_wire["async"] = AsyncInProcessOpenAI(
+            api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=http
+        )
+    made: AsyncInProcessOpenAI = session.over_wire["async"]
+    return made
