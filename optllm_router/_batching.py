@@ -1,25 +1,28 @@
 """Work that is better done together: what arrives while a batch is computed forms the next.
 
-A lone item never waits. Under load the batches grow by themselves, as in group commit.
+A lone item never waits. Under load the batches grow by themselves, as in group commit. When more
+waits than a batch takes, the lines (of tenants, say) are served in turn, one item of each, so that
+one caller's thousands do not hold up another's few. What waits is bounded.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from optllm_router._errors import InvalidRequestError
+from optllm_router._errors import InvalidRequestError, OverloadedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _MOST_PER_BATCH = 1024
+_MOST_WAITING = 10_000
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Batcher(Generic[Item, Result]):
     Args:
         work: n items in, n results out, in order; an exception goes to all n callers.
         window_seconds: how long to wait for company once an item has arrived; 0 for not at all.
+        most_per_batch: items in a batch, at most.
+        most_waiting: items that wait for their batch, at most.
         name: of the thread.
     """
 
@@ -42,71 +47,96 @@ class Batcher(Generic[Item, Result]):
         work: Callable[[Sequence[Item]], Sequence[Result]],
         *,
         window_seconds: float = 0.0,
+        most_per_batch: int = _MOST_PER_BATCH,
+        most_waiting: int = _MOST_WAITING,
         name: str = "optllm-batcher",
     ) -> None:
-        self._waiting: queue.SimpleQueue[_Waiting[Item, Result] | None] = queue.SimpleQueue()
-        thread = threading.Thread(
-            target=_serve, args=(self._waiting, work, window_seconds), name=name, daemon=True
-        )
+        self._queue = _Queue(window_seconds, most_per_batch, most_waiting)
+        thread = threading.Thread(target=_serve, args=(self._queue, work), name=name, daemon=True)
         thread.start()
-        self._closed = False
-        self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, _stop, self._waiting, thread)
+        self._finalizer = weakref.finalize(self, _stop, self._queue, thread)
 
-    def submit(self, item: Item) -> Future[Result]:
+    def submit(self, item: Item, line: Hashable = None) -> Future[Result]:
         """Queue an item; the future holds its result.
+
+        Args:
+            item: what to work on.
+            line: where it queues; lines are served in turn.
 
         Raises:
             InvalidRequestError: the batcher was closed.
+            OverloadedError: too many items wait already.
         """
         done: Future[Result] = Future()
-        with self._lock:  # else an item could come after the one that ends the thread
-            if self._closed:
-                raise InvalidRequestError("the client is closed; create a new one")
-            self._waiting.put(_Waiting(item, done))
+        self._queue.put(_Waiting(item, done), line)
         return done
 
     def close(self) -> None:
         """Finish what is queued and stop. May be called twice."""
-        with self._lock:
-            self._closed = True
         self._finalizer()
 
 
-def _serve(
-    waiting: queue.SimpleQueue[_Waiting[Any, Any] | None],
-    work: Callable[[Sequence[Any]], Sequence[Any]],
-    window_seconds: float,
-) -> None:
-    while True:
-        first = waiting.get()
-        if first is None:
-            return
-        batch, closing = _gather(waiting, first, window_seconds)
+class _Queue:
+    """Lines that are served in turn."""
+
+    def __init__(self, window_seconds: float, most_per_batch: int, most_waiting: int) -> None:
+        self._window_seconds = window_seconds
+        self._most_per_batch = most_per_batch
+        self._most_waiting = most_waiting
+        self._lines: OrderedDict[Hashable, deque[_Waiting[Any, Any]]] = OrderedDict()
+        self._waiting = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, one: _Waiting[Any, Any], line: Hashable) -> None:
+        with self._changed:
+            if self._closed:
+                raise InvalidRequestError("the client is closed; create a new one")
+            if self._waiting >= self._most_waiting:
+                raise OverloadedError(
+                    f"{self._waiting} calls wait for a decision already, and more are not taken; "
+                    "try again later"
+                )
+            self._lines.setdefault(line, deque()).append(one)
+            self._waiting += 1
+            self._changed.notify()
+
+    def take(self) -> list[_Waiting[Any, Any]]:
+        """The next batch, once there is one; empty when the queue is closed and done."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._window_seconds and not self._closed:
+                self._wait_for_company()
+            return [self._next() for _ in range(min(self._waiting, self._most_per_batch))]
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _wait_for_company(self) -> None:
+        deadline = time.monotonic() + self._window_seconds
+        while self._waiting < self._most_per_batch and not self._closed:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
+
+    def _next(self) -> _Waiting[Any, Any]:
+        """One item of the line whose turn it is; the line goes to the back."""
+        name, line = self._lines.popitem(last=False)
+        one = line.popleft()
+        if line:
+            self._lines[name] = line
+        self._waiting -= 1
+        return one
+
+
+def _serve(queue: _Queue, work: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+    while batch := queue.take():
         wanted = [one for one in batch if one.done.set_running_or_notify_cancel()]
         if wanted:
             _work(work, wanted)
-        if closing:
-            return
-
-
-def _gather(
-    waiting: queue.SimpleQueue[_Waiting[Any, Any] | None],
-    first: _Waiting[Any, Any],
-    window_seconds: float,
-) -> tuple[list[_Waiting[Any, Any]], bool]:
-    batch = [first]
-    deadline = time.monotonic() + window_seconds
-    while len(batch) < _MOST_PER_BATCH:
-        try:
-            left = deadline - time.monotonic()
-            one = waiting.get(timeout=left) if left > 0 else waiting.get_nowait()
-        except queue.Empty:
-            break
-        if one is None:
-            return batch, True
-        batch.append(one)
-    return batch, False
 
 
 def _work(work: Callable[[Sequence[Any]], Sequence[Any]], batch: list[_Waiting[Any, Any]]) -> None:
@@ -120,6 +150,6 @@ def _work(work: Callable[[Sequence[Any]], Sequence[Any]], batch: list[_Waiting[A
         one.done.set_result(result)
 
 
-def _stop(waiting: queue.SimpleQueue[_Waiting[Any, Any] | None], thread: threading.Thread) -> None:
-    waiting.put(None)
+def _stop(queue: _Queue, thread: threading.Thread) -> None:
+    queue.close()
     thread.join()

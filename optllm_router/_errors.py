@@ -9,6 +9,7 @@ Every class says what was wrong, with the value, and what to do next::
     ├── InvalidRequestError           the arguments of one call are wrong; nothing was sent
     ├── InvalidDataError              numbers or files that cannot be what they claim
     ├── InfeasibleError               no allocation meets the constraint
+    ├── OverloadedError               more calls than can be decided; nothing was sent
     ├── BudgetExceededError           what is left does not pay for the call; nothing was sent
     ├── StoreError                    the database cannot be used
     ├── ProviderError                 a provider did not give a usable answer
@@ -67,6 +68,10 @@ class InfeasibleError(OptLLMError):
         super().__init__(message)
         self.limit = limit
         self.attainable = attainable
+
+
+class OverloadedError(OptLLMError):
+    """More calls wait for their decision than are taken; nothing was sent, try again later."""
 
 
 class BudgetExceededError(OptLLMError):

@@ -17,6 +17,7 @@ from optllm_router._errors import (
     ConfigurationError,
     InvalidRequestError,
     OptLLMError,
+    OverloadedError,
     ProviderAuthenticationError,
     ProviderConnectionError,
     ProviderError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _STATUS: dict[type[OptLLMError], int] = {
     BudgetExceededError: 429,
+    OverloadedError: 503,
     ProviderRateLimitedError: 429,
     ProviderAuthenticationError: 401,
     ProviderRejectedError: 400,
@@ -46,6 +48,7 @@ _STATUS: dict[type[OptLLMError], int] = {
 """The first that fits counts."""
 _CODE: dict[type[OptLLMError], str] = {
     BudgetExceededError: "insufficient_quota",
+    OverloadedError: "overloaded",
     UnknownModelError: "model_not_found",
 }
 

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from optllm_router._batching import Batcher
-from optllm_router._errors import InvalidRequestError
+from optllm_router._errors import InvalidRequestError, OverloadedError
+from optllm_router._openai_errors import as_openai_error
 
 
 class Recorder:
@@ -132,3 +133,51 @@ def test_an_abandoned_batcher_ends_its_thread():
     assert Batcher(list).submit(1).result() == 1
     gc.collect()
     assert threading.active_count() == threads
+
+
+def test_lines_are_served_in_turn_when_more_waits_than_a_batch_takes(work):
+    batcher = Batcher(work, most_per_batch=4)
+    first = batcher.submit(0, "many")
+    work.entered.wait()
+    many = [batcher.submit(n, "many") for n in range(1, 8)]
+    few = [batcher.submit(n, "few") for n in (100, 101)]
+    one = batcher.submit(200, "one")
+    work.go.set()
+    assert [waiting.result() for waiting in (first, *many, *few, one)][-1] == 400
+    assert work.batches == [[0], [1, 100, 200, 2], [101, 3, 4, 5], [6, 7]]
+    batcher.close()
+
+
+def test_what_waits_is_bounded_and_who_is_refused_is_told(work):
+    batcher = Batcher(work, most_waiting=3)
+    first = batcher.submit(0)
+    work.entered.wait()
+    waiting = [batcher.submit(n) for n in (1, 2, 3)]
+    with pytest.raises(OverloadedError, match="3 calls wait"):
+        batcher.submit(4)
+    work.go.set()
+    assert [one.result() for one in (first, *waiting)] == [0, 2, 4, 6]
+    assert batcher.submit(5).result() == 10
+    batcher.close()
+
+
+def test_a_full_batch_does_not_wait_out_its_window():
+    batcher = Batcher(list, window_seconds=60.0, most_per_batch=2)
+    assert [one.result(timeout=10) for one in [batcher.submit(n) for n in (1, 2)]] == [1, 2]
+    batcher.close()
+
+
+def test_closing_does_not_wait_out_a_window():
+    batcher = Batcher(list, window_seconds=60.0)
+    one = batcher.submit(1)
+    batcher.close()
+    assert one.result(0) == 1
+
+
+def test_overload_is_openai_s_503():
+    import openai
+
+    error = as_openai_error(OverloadedError("full"))
+    assert isinstance(error, openai.InternalServerError)
+    assert isinstance(error, OverloadedError)
+    assert (error.status_code, error.code) == (503, "overloaded")
