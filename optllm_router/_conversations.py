@@ -107,6 +107,55 @@ class Conversations:
         return hashlib.blake2b(spelt, key=self._key, digest_size=16).digest()
 
 
+class Transcript:
+    """The messages of a streamed answer, put together from its chunks.
+
+    Examples:
+        >>> transcript = Transcript()
+        >>> for piece in ("Do", "ne."):
+        ...     transcript.record({"choices": [{"index": 0, "delta": {"content": piece}}]})
+        >>> transcript.messages
+        [{'role': 'assistant', 'content': 'Done.', 'tool_calls': []}]
+    """
+
+    def __init__(self) -> None:
+        self._contents: dict[int, list[str]] = {}
+        self._calls: dict[int, dict[int, dict[str, str]]] = {}
+
+    def record(self, body: Mapping[str, Any]) -> None:
+        """Take in an OpenAI chat completion chunk."""
+        for choice in body.get("choices") or ():
+            index, delta = choice.get("index") or 0, choice.get("delta") or {}
+            self._contents.setdefault(index, []).append(delta.get("content") or "")
+            for call in delta.get("tool_calls") or ():
+                made = self._calls.setdefault(index, {}).setdefault(call.get("index") or 0, {})
+                function = call.get("function") or {}
+                for name, piece in (
+                    ("id", call.get("id")),
+                    ("name", function.get("name")),
+                    ("arguments", function.get("arguments")),
+                ):
+                    made[name] = made.get(name, "") + (piece or "")
+
+    @property
+    def messages(self) -> list[Message]:
+        """One for each choice, as a whole answer would have them."""
+        return [
+            {
+                "role": "assistant",
+                "content": "".join(pieces),
+                "tool_calls": [
+                    {
+                        "id": call["id"],
+                        "function": {"name": call["name"], "arguments": call["arguments"]},
+                    }
+                    for _, call in sorted(self._calls.get(index, {}).items())
+                ],
+            }
+            for index, pieces in sorted(self._contents.items())
+        ]
+
+
 def _said(message: Message) -> bytes:
     """What a message says, however it is written: answers come back without their extras."""
     calls = message.get("tool_calls") or ()

@@ -34,6 +34,7 @@ from optllm_router._steps import (
     HangUp,
     Open,
     Opened,
+    Paid,
     Pause,
     Receive,
     Request,
@@ -46,6 +47,7 @@ from optllm_router._types import (
     Candidate,
     Chunk,
     Decision,
+    Message,
     StreamingTransport,
     Transport,
     Usage,
@@ -69,6 +71,7 @@ _log = logging.getLogger("optllm_router")
 
 _REMEMBERED_USAGES = 5_000
 _REMEMBERED_LABELS = 100_000
+_REMEMBERED_SECONDS = 28 * 86_400.0
 _RECOVERY_SECONDS = 1.0
 """Calls that wait for money look at most this often for what dead processes reserved."""
 
@@ -182,7 +185,8 @@ class Runtime:
         if model == "auto":
             self.router.check(query)  # here, as an error in a batch goes to all who are in it
             partner = self._conversations.partner(query.call.messages, query.conversation)
-            return self._batcher.submit(_Undecided(replace(query, partner=partner), policy))
+            undecided = _Undecided(replace(query, partner=partner), policy)
+            return self._batcher.submit(undecided, line=query.scopes)
         done: Future[Decision] = Future()
         done.set_result(self.router.pin(query, model))
         return done
@@ -215,7 +219,7 @@ class Runtime:
         """
         flow = request_flow(self._request(decision, query, patient, cap))
         answer = run(flow, partial(self._perform, query.text))
-        self._remember_partner(query, answer)
+        self._remember_partner(query, answer, _messages_of(answer))
         return answer
 
     async def aanswer(
@@ -224,7 +228,7 @@ class Runtime:
         """As :meth:`answer`, without blocking the event loop."""
         flow = request_flow(self._request(decision, query, patient, cap))
         answer = await arun(flow, partial(self._aperform, query.text))
-        self._remember_partner(query, answer)
+        self._remember_partner(query, answer, _messages_of(answer))
         return answer
 
     def stream(self, decision: Decision, query: Query) -> AnswerStream:
@@ -254,14 +258,13 @@ class Runtime:
                 answer.query, answer.candidate, answer.score, replaces=answer.replaces
             )
 
-    def _remember_partner(self, query: Query, answer: Answer) -> None:
-        if query.call.operation != "chat":
-            return
-        messages = [choice["message"] for choice in answer.completion.body["choices"]]
-        partner = Partner(answer.candidate.name, answer.usage.prompt_tokens, time.time())
-        self._conversations.answered(query.call.messages, messages, partner, query.conversation)
+    def _remember_partner(self, query: Query, paid: Paid, messages: Sequence[Message]) -> None:
+        if query.call.operation == "chat":
+            partner = Partner(paid.candidate.name, paid.usage.prompt_tokens, time.time())
+            self._conversations.answered(query.call.messages, messages, partner, query.conversation)
 
     def _remember(self) -> None:
+        self.router.remember_arrivals(self._records.arrivals(time.time() - _REMEMBERED_SECONDS))
         self.router.observe_many(
             (one.query, one.candidate, one.prompt_bytes, _per_choice(one.usage, one.choices))
             for one in self._records.usages(_REMEMBERED_USAGES)
@@ -286,14 +289,16 @@ class Runtime:
 
     def _life(self, decision: Decision, query: Query) -> Life:
         flow = stream_flow(self._request(decision, query))
-        life = Life(decision, flow, partial(self._settle, query.text), self._ended)
+        life = Life(decision, flow, partial(self._settle, query.text), partial(self._ended, query))
         with self._idle:
             self._streams.add(life)
             if self._closing:
                 life.doom(_closed())
         return life
 
-    def _ended(self, life: Life) -> None:
+    def _ended(self, query: Query, life: Life) -> None:
+        if life.paid is not None:
+            self._remember_partner(query, life.paid, life.transcript.messages)
         with self._idle:
             self._streams.discard(life)
             self._idle.notify_all()
@@ -405,6 +410,10 @@ class Runtime:
                 usage = _per_choice(outcome.usage, choices)
                 self.router.observe(text, outcome.candidate, size, usage)
         return writes
+
+
+def _messages_of(answer: Answer) -> list[Message]:
+    return [choice["message"] for choice in answer.completion.body.get("choices", ())]
 
 
 def _per_choice(usage: Usage, choices: int) -> Usage:

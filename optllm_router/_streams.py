@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from optllm_router._conversations import Transcript
 from optllm_router._errors import OptLLMError
 from optllm_router._flow import StreamFlow, aadvance, advance
 from optllm_router._steps import AbandonedError, Hand, Paid, Step
@@ -39,6 +40,7 @@ class Life:
         over: whether the flow has ended.
         candidate: who answers.
         paid: what the answer took, once it is whole.
+        transcript: what was handed on.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Life:
         self.over = False
         self.candidate: Candidate | None = None
         self.paid: Paid | None = None
+        self.transcript = Transcript()
         self._flow = flow
         self._settle = settle
         self._ended = ended
@@ -130,6 +133,7 @@ class Life:
     def _read(self, step: Hand | Paid) -> Chunk | None:
         if isinstance(step, Hand):
             self.candidate = step.candidate
+            self.transcript.record(step.chunk.body)
             return step.chunk
         self.paid = step
         self._end()

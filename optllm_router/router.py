@@ -316,6 +316,11 @@ class Router:
             self._costs.learn(j, size, usage)
         self._lengths.learn_many((text, j, usage.completion_tokens) for text, j, _, usage in many)
 
+    def remember_arrivals(self, by_hour: Mapping[int, int]) -> None:
+        """Learn how many queries came in earlier hours, counted since 1970: others will."""
+        with self._lock:
+            self._traffic.arrivals.add_hours(by_hour)
+
     def learn(self, text: str, name: str, score: float, *, replaces: float | None = None) -> None:
         """Learn how good an answer was, 0..1; the next decision already knows.
 

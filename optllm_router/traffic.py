@@ -55,21 +55,22 @@ class Means:
     Attributes:
         pots: one for each budget that pays; without any, money is no object.
         now: Unix seconds.
+        share: of what is left, 0..1, for the queries to be decided; the rest is for others that
+            are decided apart at this moment.
     """
 
     pots: tuple[Pot, ...] = ()
     now: float = 0.0
+    share: float = 1.0
 
     @property
     def left_usd(self) -> float:
-        """What all of them leave; infinity without one."""
-        return min((pot.left_usd for pot in self.pots), default=math.inf)
+        """What may be spent on the queries to be decided; infinity without a budget."""
+        return self.share * min((pot.left_usd for pot in self.pots), default=math.inf)
 
     def part(self, share: float) -> Means:
-        """A share, 0..1, of what is left, for calls that are decided apart."""
-        return replace(
-            self, pots=tuple(replace(pot, left_usd=pot.left_usd * share) for pot in self.pots)
-        )
+        """The same for a share, 0..1, of the queries that are decided at this moment."""
+        return replace(self, share=self.share * share)
 
 
 class Traffic:

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from optllm_router import Candidate, OptLLM, Price, _conversations
-from optllm_router._conversations import Conversations, Partner
+from optllm_router._conversations import Conversations, Partner, Transcript
 from optllm_router._types import Completion, Usage
 
 ASKED = [
@@ -127,3 +127,36 @@ def test_a_client_goes_on_with_who_answered(sqlite_url, named):
             for _ in range(5):
                 follow_up = client.chat.completions.create(model="auto", messages=turn, **options)
                 assert follow_up.optllm.candidate == answer.optllm.candidate
+
+
+def test_a_streamed_answer_is_known_by_its_whole():
+    def chunk(index: int = 0, **delta: object) -> dict:
+        return {"choices": [{"index": index, "delta": delta}]}
+
+    def call(**parts: object) -> dict:
+        return chunk(tool_calls=[parts])
+
+    transcript = Transcript()
+    for body in (
+        chunk(role="assistant", content=""),
+        chunk(content="Let me "),
+        chunk(content="look.", index=0),
+        call(index=0, id="c1", type="function", function={"name": "run", "arguments": ""}),
+        call(index=0, function={"arguments": '{"path": '}),
+        call(index=1, id="c2", function={"name": "read", "arguments": "{}"}),
+        call(index=0, function={"arguments": '"a"}'}),
+        chunk(index=1, content="Or not."),
+        {"choices": [], "usage": {}},
+    ):
+        transcript.record(body)
+    conversations = Conversations()
+    conversations.answered(ASKED, transcript.messages, BIG)
+    calls = [
+        {"id": "c1", "type": "function", "function": {"name": "run", "arguments": '{"path": "a"}'}},
+        {"id": "c2", "type": "function", "function": {"name": "read", "arguments": "{}"}},
+    ]
+    whole = {"role": "assistant", "content": "Let me look.", "tool_calls": calls}
+    other = {"role": "assistant", "content": "Or not."}
+    assert conversations.partner([*ASKED, whole, MORE]) == BIG
+    assert conversations.partner([*ASKED, other, MORE]) == BIG
+    assert conversations.partner([*ASKED, {**whole, "tool_calls": calls[:1]}, MORE]) is None

@@ -420,3 +420,14 @@ def test_any_text_can_be_kept(records, query):
     records.add_outcome(outcome("d"), attempt=0, prompt_bytes=1)
     labelled = records.add_feedback("d", 1.0).result()
     assert labelled.query == query[:MOST_QUERY_CHARACTERS].replace("\0", " ")
+
+
+def test_arrivals_are_counted_by_the_hour(database):
+    moments = [7200.0, 7201.5, 10799.999, 10800.0, 10800.5 + 1800, 14399.9, 100.0]
+    clock = iter(moments)
+    records = Records(database, clock=lambda: next(clock))
+    for n in range(len(moments)):
+        records.add_decision(decision(f"d{n}"), "q").result()
+    assert records.arrivals(since=7200.0) == {2: 3, 3: 3}
+    assert records.arrivals(since=0.0) == {0: 1, 2: 3, 3: 3}
+    assert records.arrivals(since=99_999.0) == {}

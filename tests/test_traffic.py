@@ -68,7 +68,9 @@ def test_the_tightest_budget_rules():
     assert traffic.allowance(Means((wide, narrow)), 1) == pytest.approx(0.01)
     assert traffic.allowance(Means((wide,)), 1) == pytest.approx(10)
     assert Means((wide, narrow)).left_usd == 1.0
-    assert Means((wide, narrow)).part(0.25).left_usd == 0.25
+    part = Means((wide, narrow)).part(0.25)
+    assert part.left_usd == 0.25
+    assert traffic.allowance(part, 1) == pytest.approx(0.01), "the price is the same for all"
 
 
 def test_without_a_budget_money_is_no_object():

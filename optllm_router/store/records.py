@@ -7,7 +7,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Table, TextClause, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Table,
+    TextClause,
+    case,
+    cast,
+    func,
+    select,
+    text,
+    update,
+)
 
 from optllm_router._errors import InvalidRequestError
 from optllm_router._types import Decision, Outcome, Usage
@@ -146,6 +157,19 @@ class Records:
         with self._database.read() as connection:
             rows = connection.execute(recent).all()
         return [LabelledAnswer(row.query, row.candidate, row.score) for row in reversed(rows)]
+
+    def arrivals(self, since: float) -> dict[int, int]:
+        """How many decisions were made in each hour, in hours since 1970.
+
+        Args:
+            since: Unix seconds.
+        """
+        exact = decisions.c.created_at / 3600.0
+        whole = cast(exact, BigInteger)  # SQLite cuts off, PostgreSQL rounds
+        hour = case((whole > exact, whole - 1), else_=whole).label("hour")
+        counts = select(hour, func.count()).where(decisions.c.created_at >= since).group_by(hour)
+        with self._database.read() as connection:
+            return {int(row[0]): int(row[1]) for row in connection.execute(counts)}
 
     def usages(self, limit: int) -> list[RecordedUsage]:
         """What recent answers consumed, as far as the provider counted it, oldest first."""
