@@ -53,7 +53,7 @@ from optllm_router._types import (
     Usage,
 )
 from optllm_router.config import Settings
-from optllm_router.ledger import Ledger
+from optllm_router.ledger import LeasingLedger
 from optllm_router.policy import Policy
 from optllm_router.router import Query, Router
 from optllm_router.store import Database, LabelledAnswer, Records
@@ -108,7 +108,7 @@ class Runtime:
             seed=settings.seed,
         )
         self._database = Database(settings.store)
-        self.ledger = Ledger(self._database, on_threshold=settings.on_threshold)
+        self.ledger = LeasingLedger(self._database, on_threshold=settings.on_threshold)
         self._records = Records(self._database)
         self._conversations = Conversations()
         try:
@@ -147,6 +147,8 @@ class Runtime:
             self.router.wait()
         except Exception:  # noqa: BLE001 - a failed refit must not keep the database open
             _log.warning("the last refit failed, as logged; nothing that was recorded is lost")
+        try:
+            self.ledger.close()
         finally:
             self._database.close()
 
@@ -404,7 +406,7 @@ class Runtime:
             kept = self._records.add_outcome(
                 outcome, attempt=step.attempt.number, prompt_bytes=size, choices=choices
             )
-            writes.append(kept)
+            kept.add_done_callback(partial(_log_if_lost, outcome.decision_id))
             learnt = outcome.candidate in self.router.names  # those for embeddings are not
             if learnt and outcome.usage is not None and not outcome.usage.estimated:
                 usage = _per_choice(outcome.usage, choices)
@@ -487,4 +489,6 @@ def _opened(
 
 
 async def _done(future: Future[T]) -> T:
+    if future.done():
+        return future.result()
     return await asyncio.shield(asyncio.wrap_future(future))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import MAX_NANO, NANO_PER_USD, Budget
-from optllm_router.ledger import Ledger, Refusal, Reservation
+from optllm_router.ledger import LeasingLedger, Ledger, Refusal, Reservation
 from optllm_router.store import Database
 
 HOUR = 3600
@@ -499,8 +500,8 @@ USER = "user/user:u"  # the copy that is made for the one user there is
 class Books:
     """The ledger in ten lines: when each call began, what it set aside, and what it came to."""
 
-    def __init__(self) -> None:
-        self.limits = {"all": 60, "tenant": 40, "tag": 30, USER: 20}
+    def __init__(self, scale: int) -> None:
+        self.limits = {"all": 60 * scale, "tenant": 40 * scale, "tag": 30 * scale, USER: 20 * scale}
         self.calls: dict[str, tuple[float, int, dict[str, int], int, str]] = {}
 
     def counts(self, name: str, began: float, now: float) -> bool:
@@ -530,19 +531,25 @@ class Books:
 class LedgerAgainstBooks(RuleBasedStateMachine):
     """Any calls in any order; costs never exceed what was reserved for them in hard budgets."""
 
+    kind: type[Ledger] = Ledger
+    scale = 1
+    looks_every = 1
+    steps = 0
+
     @initialize()
     def open_books(self):
         self.folder = tempfile.TemporaryDirectory()
         self.clock = Clock()
-        self.books = Books()
+        self.books = Books(self.scale)
         self.leases: dict[str, float] = {}
         self.open()
-        for budget in BUDGETS.values():
-            self.ledger.set_budget(budget)
+        for name, nano in {"all": 60, "tenant": 40, "tag": 30, "user": 20}.items():
+            limit_usd = f"{nano * self.scale}e-9"
+            self.ledger.set_budget(dataclasses.replace(BUDGETS[name], limit_usd=limit_usd))
 
     def open(self):
         self.database = Database(f"sqlite:///{self.folder.name}/ledger.db")
-        self.ledger = Ledger(self.database, self.clock)
+        self.ledger = self.kind(self.database, self.clock)
 
     @rule(
         amount=st.integers(0, 30),
@@ -617,12 +624,18 @@ class LedgerAgainstBooks(RuleBasedStateMachine):
 
     @rule()
     def restart(self):
-        self.database.close()
+        self.close_all()
         self.open()
+
+    def close_all(self):
+        if isinstance(self.ledger, LeasingLedger):
+            self.ledger.close()
+        self.database.close()
 
     @invariant()
     def always_as_in_the_books(self):
-        if not hasattr(self, "ledger"):
+        self.steps += 1
+        if not hasattr(self, "ledger") or self.steps % self.looks_every:
             return
         assert self.ledger.verify() == []
         for balance in self.ledger.balances():
@@ -632,9 +645,23 @@ class LedgerAgainstBooks(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "database"):
-            self.database.close()
+            self.close_all()
             self.folder.cleanup()
 
 
 TestLedgerAgainstBooks = LedgerAgainstBooks.TestCase
 TestLedgerAgainstBooks.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+
+
+class LeasingLedgerAgainstBooks(LedgerAgainstBooks):
+    """Blocks come and go, and nobody can tell."""
+
+    kind = LeasingLedger
+    scale = 30
+    looks_every = 7  # looking gives the blocks back
+
+
+TestLeasingLedgerAgainstBooks = LeasingLedgerAgainstBooks.TestCase
+TestLeasingLedgerAgainstBooks.settings = settings(
+    max_examples=15, stateful_step_count=40, deadline=None
+)

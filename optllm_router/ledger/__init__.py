@@ -1,7 +1,9 @@
 """The ledger: budgets, reservations, settlements, and books that can be verified."""
 
 from optllm_router.ledger._balances import Balance
-from optllm_router.ledger._ledger import Ledger, Refusal, Reservation
+from optllm_router.ledger._leases import LeasingLedger
+from optllm_router.ledger._ledger import Ledger
+from optllm_router.ledger._operations import Refusal, Reservation
 from optllm_router.ledger._thresholds import Crossing
 
-__all__ = ["Balance", "Crossing", "Ledger", "Refusal", "Reservation"]
+__all__ = ["Balance", "Crossing", "LeasingLedger", "Ledger", "Refusal", "Reservation"]

@@ -46,6 +46,7 @@ class Entry:
         settled: what it cost.
         estimated: whether the provider did not say so.
         parts: what it sets aside where, by account.
+        block: whether it is held for calls to come, and so is none itself.
     """
 
     state: State
@@ -53,6 +54,7 @@ class Entry:
     settled: int
     estimated: bool
     parts: tuple[Part, ...]
+    block: bool = False
 
 
 def _share(entry: Entry, part: Part) -> Moved:
@@ -61,8 +63,8 @@ def _share(entry: Entry, part: Part) -> Moved:
     return Moved(
         spent=entry.settled,
         reserved=part.amount if is_open else 0,
-        calls=1,
-        open_calls=int(is_open),
+        calls=int(not entry.block),
+        open_calls=int(is_open and not entry.block),
         excess=max(0, entry.settled - part.amount),
     )
 
@@ -92,6 +94,8 @@ class Books:
         self._as_read = {account: replace(moved) for account, moved in self._accounts.items()}
         self._touched: set[Account] = set()
         self._changed: set[str] = set()
+        self._parted: set[str] = set()
+        self._dropped: set[str] = set()
         self._new: dict[str, Mapping[str, Any]] = {}
         self._applicable: dict[tuple[str, ...], tuple[Limit, ...]] = {}
 
@@ -125,11 +129,19 @@ class Books:
         self._entries[id] = entry
         if before is not None:
             self._move(before, -1)
+            if before.parts != entry.parts:
+                self._parted.add(id)
         self._move(entry, 1)
         if columns is not None:
             self._new[id] = columns
         elif id not in self._new:
             self._changed.add(id)
+
+    def drop(self, id: str) -> None:
+        """Forget a reservation that came to nothing, as if it had never been made."""
+        self._move(self._entries.pop(id), -1)
+        if self._new.pop(id, None) is None:
+            self._dropped.add(id)
 
     def moves(self) -> dict[Account, Moved]:
         """What was done, by account."""
@@ -142,9 +154,22 @@ class Books:
     def write(self) -> None:
         """Bring the database to what is in memory."""
         self._insert_new_entries()
-        if self._changed:
-            rows = [{"id": id, **_changeable(self._entries[id])} for id in sorted(self._changed)]
+        changed = sorted(self._changed - self._dropped)
+        if changed:
+            rows = [{"id": id, **_changeable(self._entries[id])} for id in changed]
             self._connection.execute(_UPDATE_ENTRY, rows)
+        parts = [
+            _part_row(id, part)
+            for id in changed
+            if id in self._parted
+            for part in self._entries[id].parts
+        ]
+        if parts:
+            self._connection.execute(_UPDATE_PART, parts)
+        if self._dropped:
+            rows = [{"id": id} for id in sorted(self._dropped)]
+            self._connection.execute(_DELETE_ENTRY, rows)
+            self._connection.execute(_DELETE_PARTS, rows)
         for account in sorted(self._touched):
             self._write_account(account)
 
@@ -159,15 +184,7 @@ class Books:
         for id, columns in self._new.items():
             entry = self._entries[id]
             rows.append({"id": id, **columns, **_changeable(entry)})
-            parts.extend(
-                {
-                    "reservation_id": id,
-                    "budget": part.account[0],
-                    "window_start": part.account[1],
-                    "amount_nano": part.amount,
-                }
-                for part in entry.parts
-            )
+            parts.extend(_part_row(id, part) for part in entry.parts)
         if rows:
             self._connection.execute(reservations.insert(), rows)
         if parts:
@@ -203,6 +220,7 @@ _ENTRIES = (
         reservations.c.reserved_nano,
         reservations.c.settled_nano,
         reservations.c.estimated,
+        reservations.c.candidate,
     )
     .where(reservations.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(reservations.c.id)
@@ -224,6 +242,22 @@ _UPDATE_ENTRY = text(
     " settled_nano = :settled_nano, estimated = :estimated WHERE id = :id"
 )
 
+_UPDATE_PART = text(
+    "UPDATE reservation_budgets SET amount_nano = :amount_nano WHERE reservation_id ="
+    " :reservation_id AND budget = :budget AND window_start = :window_start"
+)
+_DELETE_ENTRY = text("DELETE FROM reservations WHERE id = :id")
+_DELETE_PARTS = text("DELETE FROM reservation_budgets WHERE reservation_id = :id")
+
+
+def _part_row(id: str, part: Part) -> dict[str, Any]:
+    return {
+        "reservation_id": id,
+        "budget": part.account[0],
+        "window_start": part.account[1],
+        "amount_nano": part.amount,
+    }
+
 
 def _changeable(entry: Entry) -> dict[str, Any]:
     return {
@@ -241,6 +275,8 @@ def _read_entries(connection: Connection, ids: Collection[str]) -> dict[str, Ent
         for id, budget, start, amount in connection.execute(_PARTS, {"ids": list(parts)}):
             parts[id].append(Part((budget, start), amount))
     return {
-        id: Entry(state, reserved, settled, bool(estimated), tuple(parts[id]))
-        for id, state, reserved, settled, estimated in locked
+        id: Entry(
+            state, reserved, settled, bool(estimated), tuple(sorted(parts[id])), candidate == ""
+        )
+        for id, state, reserved, settled, estimated, candidate in locked
     }

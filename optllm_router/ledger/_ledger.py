@@ -5,7 +5,7 @@ The invariant, at every instant and for every hard budget and window::
     spent + reserved <= limit
 
 It holds because a reservation is the most that its call can cost, and because only
-:func:`_reserve` raises ``spent + reserved`` before a call: it compares with the limit while
+:mod:`._operations` raise ``spent + reserved`` before a call: they compare with the limit while
 the balance is locked, see :mod:`._books`. A reservation leaves the state ``open`` exactly
 once; whatever comes second finds it closed and changes nothing. :meth:`Ledger.verify`
 recomputes every balance from the reservations and names each difference.
@@ -27,7 +27,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -36,74 +36,26 @@ from sqlalchemy import Connection, case, func, select
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import MAX_NANO, Budget, nano_from_usd
 from optllm_router._scopes import scopes_of_call
-from optllm_router.ledger._balances import Balance, Glances, Moved, read_balances, room_from
-from optllm_router.ledger._books import Books, Entry, Part, State
+from optllm_router.ledger._balances import Balance, Glances, read_balances
+from optllm_router.ledger._books import Books, State
 from optllm_router.ledger._limits import (
-    Account,
-    Limit,
     change_limit,
     find_limits,
     keep_budget,
     read_limits,
     remove_budget,
 )
+from optllm_router.ledger._operations import (
+    Closing,
+    Effects,
+    Operation,
+    Refusal,
+    Reservation,
+    Reserving,
+)
 from optllm_router.ledger._thresholds import Crossing, Thresholds
 from optllm_router.store import Database
 from optllm_router.store.schema import balances, reservation_budgets, reservations
-
-
-@dataclass(frozen=True)
-class Reservation:
-    """Money to set aside for one call.
-
-    Attributes:
-        id: identifies the reservation; settling and releasing name it.
-        decision_id: the decision that the call carries out.
-        candidate: who is going to be paid.
-        amount_nano: the most that the call can cost, in nano-dollars; set aside in hard budgets.
-        scopes: what the call belongs to, like ``tenant:acme``. Every budget on one of these or on
-            everything must have room.
-        price_source: where the price came from.
-        lease_seconds: how long the call may take before its process counts as dead.
-        soft_nano: what is set aside in soft budgets; ``None`` for the most that it can cost.
-    """
-
-    id: str
-    decision_id: str
-    candidate: str
-    amount_nano: int
-    scopes: tuple[str, ...]
-    price_source: str
-    lease_seconds: float
-    soft_nano: int | None = None
-
-    def amount_for(self, limit: Limit) -> int:
-        """What is set aside in one budget."""
-        return self.amount_nano if limit.hard or self.soft_nano is None else self.soft_nano
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a reservation was not made; amounts in nano-dollars.
-
-    Attributes:
-        budget: the budget that had no room.
-        scope: what it pays for.
-        window: over which time.
-        left_nano: what it had left.
-        needed_nano: what had to be set aside.
-        reserved_nano: what other calls have set aside, part of which may come back.
-        next_window: Unix seconds from which there is room, unless others use it; ``None`` when
-            time alone does not help.
-    """
-
-    budget: str
-    scope: str
-    window: str
-    left_nano: int
-    needed_nano: int
-    reserved_nano: int
-    next_window: int | None
 
 
 class Ledger:
@@ -167,15 +119,7 @@ class Ledger:
         Raises:
             ConfigurationError: a scope is none, or an amount is out of range.
         """
-        soft = reservation.soft_nano
-        for amount in (reservation.amount_nano, 0 if soft is None else soft):
-            if not 0 <= amount <= MAX_NANO:
-                raise ConfigurationError(
-                    f"a call to {reservation.candidate!r} could cost {amount} nano-dollars, "
-                    f"outside 0..{MAX_NANO}; set a smaller max_tokens"
-                )
-        scopes = scopes_of_call(reservation.scopes)
-        return self._submit(_Reserving(reservation.id, replace(reservation, scopes=scopes)))
+        return self._submit(Reserving(reservation.id, checked(reservation)))
 
     def settle(
         self, reservation_id: str, cost_nano: int, *, estimated: bool = False
@@ -253,43 +197,30 @@ class Ledger:
         ]
 
     def _find_balances(self, scopes: tuple[str, ...]) -> list[Balance]:
-        with self._database.read() as connection:
+        with self._database.read(behind=True) as connection:
             return read_balances(connection, find_limits(connection, scopes, self._clock()))
 
     def _close(
         self, reservation_id: str, state: State, cost_nano: int | None, estimated: bool
     ) -> Future[bool]:
-        if cost_nano is not None and not 0 <= cost_nano <= MAX_NANO:
-            raise ConfigurationError(f"a cost of {cost_nano} nano-dollars is outside 0..{MAX_NANO}")
-        return self._submit(_Closing(reservation_id, state, cost_nano, estimated))
+        return self._submit(closing_of(reservation_id, state, cost_nano, estimated))
 
-    def _submit(self, operation: _Reserving | _Closing) -> Future[Any]:
+    def _submit(self, operation: Operation) -> Future[Any]:
         done: Future[Any] = self._database.submit_to(self._apply, operation)
         done.add_done_callback(lambda _: self._announce(operation.effects))
         return done
 
-    def _apply(
-        self, connection: Connection, operations: Sequence[_Reserving | _Closing]
-    ) -> list[Refusal | bool | None]:
+    def _apply(self, connection: Connection, operations: Sequence[Operation]) -> list[object]:
         """Carry operations out in order, in the transaction that ``connection`` is in."""
         now = self._clock()
-        scopes = {
-            scope
-            for operation in operations
-            if isinstance(operation, _Reserving)
-            for scope in operation.reservation.scopes
-        }
-        books = Books(connection, {operation.id for operation in operations}, scopes, now)
-        results = [
-            _reserve(books, operation, now)
-            if isinstance(operation, _Reserving)
-            else _close(books, operation)
-            for operation in operations
-        ]
+        ids = {id for operation in operations for id in operation.ids()}
+        scopes = {scope for operation in operations for scope in operation.scopes()}
+        books = Books(connection, ids, scopes, now)
+        results = [operation.apply(books, now) for operation in operations]
         books.write()
         for operation in operations:
             operation.effects = None
-        operations[0].effects = _Effects(books.moves(), self._crossings(connection, books))
+        operations[0].effects = Effects(books.moves(), self._crossings(connection, books))
         return results
 
     def _crossings(self, connection: Connection, books: Books) -> list[Crossing]:
@@ -303,7 +234,7 @@ class Ledger:
                 found += self._thresholds.cross(connection, limit, spent)
         return found
 
-    def _announce(self, effects: _Effects | None) -> None:
+    def _announce(self, effects: Effects | None) -> None:
         """What a group did is committed, or failed and has none."""
         if effects is None:
             return
@@ -311,33 +242,6 @@ class Ledger:
             self._glances.move(account, moved)
         if self._thresholds is not None:
             self._thresholds.committed(effects.crossings)
-
-
-@dataclass(frozen=True)
-class _Effects:
-    """What the operations of a group did together; the first of them carries it."""
-
-    moves: dict[Account, Moved]
-    crossings: list[Crossing]
-
-
-@dataclass
-class _Reserving:
-    id: str
-    reservation: Reservation
-    written: bool = False
-    """In a transaction before this one, which may have been committed or not."""
-    effects: _Effects | None = None
-
-
-@dataclass
-class _Closing:
-    id: str
-    state: State
-    cost_nano: int | None
-    estimated: bool
-    written: bool = False
-    effects: _Effects | None = None
 
 
 _KEPT = select(
@@ -350,6 +254,7 @@ _KEPT = select(
     balances.c.excess_nano,
 )
 _IS_OPEN = reservations.c.state == "open"
+_IS_CALL = case((reservations.c.candidate == "", 0), else_=1)  # the others are blocks
 _BEYOND = reservations.c.settled_nano - reservation_budgets.c.amount_nano
 _TRUE = (
     select(
@@ -357,8 +262,8 @@ _TRUE = (
         reservation_budgets.c.window_start,
         func.sum(reservations.c.settled_nano),
         func.sum(case((_IS_OPEN, reservation_budgets.c.amount_nano), else_=0)),
-        func.count(),
-        func.sum(case((_IS_OPEN, 1), else_=0)),
+        func.sum(_IS_CALL),
+        func.sum(case((_IS_OPEN, _IS_CALL), else_=0)),
         func.sum(case((_BEYOND > 0, _BEYOND), else_=0)),
     )
     .join(reservations, reservations.c.id == reservation_budgets.c.reservation_id)
@@ -366,57 +271,31 @@ _TRUE = (
 )
 
 
-def _reserve(books: Books, operation: _Reserving, now: float) -> Refusal | None:
-    reservation = operation.reservation
-    if books.entry(operation.id) is not None:
-        if operation.written:
-            return None
-        raise ConfigurationError(
-            f"reservation id {operation.id!r} was used before; every call needs a unique one"
-        )
-    limits = books.limits_of(reservation.scopes)
-    for limit in limits:
-        refusal = _refusal(limit, books.counted(limit), reservation.amount_for(limit))
-        if refusal is not None:
-            return refusal
-    parts = tuple(Part(limit.account, reservation.amount_for(limit)) for limit in limits)
-    columns = {
-        "decision_id": reservation.decision_id,
-        "candidate": reservation.candidate,
-        "price_source": reservation.price_source,
-        "created_at": now,
-        "expires_at": now + reservation.lease_seconds,
-    }
-    books.put(operation.id, Entry("open", reservation.amount_nano, 0, False, parts), columns)
-    operation.written = True
-    return None
+def checked(reservation: Reservation) -> Reservation:
+    """The reservation with its scopes in order.
+
+    Raises:
+        ConfigurationError: a scope is none, or an amount is out of range.
+    """
+    soft = reservation.soft_nano
+    for amount in (reservation.amount_nano, 0 if soft is None else soft):
+        if not 0 <= amount <= MAX_NANO:
+            raise ConfigurationError(
+                f"a call to {reservation.candidate!r} could cost {amount} nano-dollars, "
+                f"outside 0..{MAX_NANO}; set a smaller max_tokens"
+            )
+    scopes = scopes_of_call(reservation.scopes)
+    return reservation if scopes == reservation.scopes else replace(reservation, scopes=scopes)
 
 
-def _refusal(limit: Limit, slots: dict[int, Moved], needed: int) -> Refusal | None:
-    """Why an amount does not fit, or ``None``."""
-    left = limit.nano - sum(moved.used for moved in slots.values())
-    if needed <= left:
-        return None
-    return Refusal(
-        budget=limit.name,
-        scope=limit.scope,
-        window=limit.window,
-        left_nano=max(0, left),
-        needed_nano=needed,
-        reserved_nano=sum(moved.reserved for moved in slots.values()),
-        next_window=room_from(limit, slots, needed),
-    )
+def closing_of(
+    reservation_id: str, state: State, cost_nano: int | None, estimated: bool
+) -> Closing:
+    """What closes a reservation.
 
-
-def _close(books: Books, operation: _Closing) -> bool:
-    entry = books.entry(operation.id)
-    if entry is None:
-        return False
-    cost = entry.reserved if operation.cost_nano is None else operation.cost_nano
-    closed = replace(entry, state=operation.state, settled=cost, estimated=operation.estimated)
-    closable = ("open",) if operation.state == "expired" else ("open", "expired")
-    if entry.state not in closable:
-        return operation.written and entry == closed
-    books.put(operation.id, closed)
-    operation.written = True
-    return True
+    Raises:
+        ConfigurationError: the cost is out of range.
+    """
+    if cost_nano is not None and not 0 <= cost_nano <= MAX_NANO:
+        raise ConfigurationError(f"a cost of {cost_nano} nano-dollars is outside 0..{MAX_NANO}")
+    return Closing(reservation_id, state, cost_nano, estimated)

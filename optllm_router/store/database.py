@@ -87,9 +87,24 @@ class Database:
             self._writer.put(Write(kind, item, done))
         return done
 
+    @property
+    def unwritten(self) -> int:
+        """How many writes are waiting or under way."""
+        return self._writer.unwritten
+
+    def catch_up(self) -> None:
+        """Wait until every write that was submitted so far is done, or has failed."""
+        self._writer.catch_up()
+
     @contextlib.contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A read-only snapshot: all statements see the same commits."""
+    def read(self, *, behind: bool = False) -> Iterator[Connection]:
+        """A read-only snapshot: all statements see the same commits.
+
+        Args:
+            behind: True does not wait for the writes that were submitted before.
+        """
+        if not behind:
+            self.catch_up()
         with explained(self._name), self._engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execution_options(isolation_level="REPEATABLE READ")

@@ -58,12 +58,28 @@ class Writer:
         self._engine = engine
         self._name = name
         self._waiting: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._put, self._finished = 0, 0
+        self._progress = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="optllm-store", daemon=True)
         self._thread.start()
 
     def put(self, write: Write) -> None:
-        """Write it soon."""
+        """Write it soon. One caller at a time."""
+        self._put += 1
         self._waiting.put(write)
+
+    @property
+    def unwritten(self) -> int:
+        """How many writes are waiting or under way."""
+        return self._put - self._finished
+
+    def catch_up(self) -> None:
+        """Wait until everything that was put so far is written, or has failed."""
+        if threading.current_thread() is self._thread:
+            return  # it would wait for itself
+        goal = self._put
+        with self._progress:
+            self._progress.wait_for(lambda: self._finished >= goal)
 
     def finish(self) -> None:
         """Write what is waiting, and end. Nothing may be :meth:`put` afterwards."""
@@ -76,6 +92,9 @@ class Writer:
             group, last = self._gather()
             if group:
                 self._commit(group)
+                with self._progress:
+                    self._finished += len(group)
+                    self._progress.notify_all()
                 time.sleep(0)  # let who was answered run: a next write may share the next commit
 
     def _gather(self) -> tuple[list[Write], bool]:

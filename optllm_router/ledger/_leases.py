@@ -1,0 +1,377 @@
+"""Block leases: calls that need not wait for a commit.
+
+A process that is busy holds a *block*: one reservation with money for calls to come. A call draws
+from it in memory, in microseconds, and is sent at once; the database is told behind its back, in
+order. Nothing that was promised depends on that: until the drawing is written, the money is set
+aside in the block, and a process that is killed leaves the block, which then expires like any
+reservation, at the full amount.
+
+A block is small, a sixty-fourth of what its budgets have left at most, and short-lived: after a
+second and a half it is given back, so that a lowered limit stops calls soon and processes do not
+starve each other. It belongs to one window of each budget. A call that it does not cover gives all
+blocks of its scopes back, and is reserved by itself: one process can use a budget to its last
+nano-dollar.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from optllm_router._errors import OptLLMError, StoreError
+from optllm_router._money import Budget
+from optllm_router.ledger._balances import Balance
+from optllm_router.ledger._books import State
+from optllm_router.ledger._ledger import Ledger, checked, closing_of
+from optllm_router.ledger._operations import (
+    Drawing,
+    Held,
+    Leasing,
+    Operation,
+    Refusal,
+    Reservation,
+    Reserving,
+    Returning,
+    used_before,
+)
+from optllm_router.ledger._thresholds import Crossing
+from optllm_router.store import Database
+
+T = TypeVar("T")
+
+_log = logging.getLogger("optllm_router")
+
+_LIFE_SECONDS = 1.5
+"""A block is given back after so long."""
+_FEWEST_CALLS, _MOST_CALLS = 16, 1024
+"""For how many calls a block holds money, as far as the budgets allow."""
+_MOST_UNWRITTEN = 4_096
+"""With so many writes waiting, callers wait for theirs."""
+
+
+def _done(result: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future
+
+
+_GRANTED: Future[Refusal | None] = _done(None)
+_CLOSED: Future[bool] = _done(True)
+
+
+@dataclass
+class _Block:
+    """What is left of a block, as its holder knows; amounts in nano-dollars.
+
+    Attributes:
+        held: how it was leased.
+        left: of the most that calls can cost.
+        soft_left: of what they can set aside in soft budgets.
+        since: when it was asked for, Unix seconds.
+        drawn: how many calls drew from it.
+    """
+
+    held: Held
+    left: int
+    soft_left: int
+    since: float
+    drawn: int = 0
+
+    @property
+    def until(self) -> float:
+        """When it is given back, Unix seconds."""
+        over = self.since + _LIFE_SECONDS
+        return over if self.held.until is None else min(over, self.held.until)
+
+    def covers(self, reservation: Reservation, now: float) -> bool:
+        """Whether a call can draw from it now."""
+        return (
+            self.since <= now < self.until
+            and reservation.amount(True) <= self.left
+            and reservation.amount(False) <= self.soft_left
+        )
+
+    def draw(self, reservation: Reservation) -> None:
+        """Take what a call needs."""
+        self.left -= reservation.amount(True)
+        self.soft_left -= reservation.amount(False)
+        self.drawn += 1
+
+    def is_low(self) -> bool:
+        """Whether it is time to ask for another one."""
+        return 2 * self.left < self.held.amount_nano
+
+
+class LeasingLedger(Ledger):
+    """A ledger for a busy process: most calls are granted, and all are closed, without waiting.
+
+    A write that fails is logged, and raised by the next :meth:`reserve` and by :meth:`close`.
+
+    Args:
+        database: where the books are.
+        clock: gives Unix seconds.
+        on_threshold: as for :class:`Ledger`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        *,
+        on_threshold: Callable[[Crossing], object] | None = None,
+    ) -> None:
+        super().__init__(database, clock, on_threshold=on_threshold)
+        self._changed = threading.Condition()
+        self._blocks: dict[tuple[str, ...], list[_Block]] = {}
+        self._asked: set[tuple[str, ...]] = set()
+        self._under_way: dict[str, Drawing | None] = {}
+        self._fault: Exception | None = None
+        self._tended = False
+        self._closing = False
+        self._at_exit = functools.partial(_close_if_alive, weakref.ref(self))
+        atexit.register(self._at_exit)
+
+    def close(self) -> None:
+        """Give all blocks back; from here on, calls wait for their commits.
+
+        Raises:
+            StoreError: an earlier write failed, and nobody has been told yet.
+        """
+        atexit.unregister(self._at_exit)
+        with self._changed:
+            self._closing = True
+            self._give_all_back()
+            self._changed.notify_all()
+        self._database.catch_up()  # a block that was asked for comes, and is given back
+        self._raise_fault()
+
+    def set_budget(self, budget: Budget) -> None:
+        """As that of :class:`Ledger`, for the next call already."""
+        super().set_budget(budget)
+        self._start_afresh()
+
+    def set_limit(self, name: str, usd: Decimal | float | int | str) -> None:
+        """As that of :class:`Ledger`, for the next call already."""
+        super().set_limit(name, usd)
+        self._start_afresh()
+
+    def remove_budget(self, name: str) -> None:
+        """As that of :class:`Ledger`, for the next call already."""
+        super().remove_budget(name)
+        self._start_afresh()
+
+    def balances(self) -> list[Balance]:
+        """As that of :class:`Ledger`; what is held for calls to come is given back before."""
+        self._hold_nothing()
+        return super().balances()
+
+    def recover(self) -> int:
+        """As that of :class:`Ledger`; what this process holds for calls to come is given back."""
+        self._hold_nothing()
+        return super().recover()
+
+    def reserve(self, reservation: Reservation) -> Future[Refusal | None]:
+        """As that of :class:`Ledger`: at once, where a block covers the call.
+
+        Raises:
+            ConfigurationError: a scope is none, or an amount is out of range.
+            StoreError: an earlier write failed.
+        """
+        self._raise_fault()
+        reservation = checked(reservation)
+        with self._changed:
+            if reservation.id in self._under_way:
+                raise used_before(reservation.id)
+            block = self._covering(reservation)
+            if block is None:
+                return self._reserve_directly(reservation)
+            block.draw(reservation)
+            drawing = Drawing(reservation.id, reservation, block.held)
+            self._under_way[reservation.id] = drawing
+            granted = self._write_behind(drawing, _GRANTED)
+            if block.is_low():
+                self._ask_for_block(reservation, block)
+            return granted
+
+    def _close(
+        self, reservation_id: str, state: State, cost_nano: int | None, estimated: bool
+    ) -> Future[bool]:
+        if state == "expired" or reservation_id not in self._under_way:
+            return super()._close(reservation_id, state, cost_nano, estimated)
+        closing = closing_of(reservation_id, state, cost_nano, estimated)
+        with self._changed:
+            if reservation_id not in self._under_way:  # another caller was faster
+                return self._submit(closing)
+            closing.drawing = self._under_way.pop(reservation_id)
+            return self._write_behind(closing, _CLOSED)
+
+    # What follows is called with the lock held.
+
+    def _covering(self, reservation: Reservation) -> _Block | None:
+        now = self._clock()
+        blocks = self._blocks.get(reservation.scopes, ())
+        return next((block for block in blocks if block.covers(reservation, now)), None)
+
+    def _reserve_directly(self, reservation: Reservation) -> Future[Refusal | None]:
+        used_up = self._blocks.get(reservation.scopes, [])
+        latest = used_up[-1] if used_up else None
+        self._give_back(reservation.scopes)
+        self._under_way[reservation.id] = None
+        result: Future[Refusal | None] = Future()
+        result.set_running_or_notify_cancel()
+        first = self._submit(Reserving(reservation.id, reservation))
+        first.add_done_callback(
+            functools.partial(self._arrived, reservation, result, try_again=True)
+        )
+        self._ask_for_block(reservation, latest)
+        return result
+
+    def _ask_for_block(self, like: Reservation, before: _Block | None) -> None:
+        """Ask for a block that will last about as long as one may be held."""
+        if like.scopes in self._asked or self._closing:
+            return
+        calls, now = _FEWEST_CALLS, self._clock()
+        if before is not None:
+            per_second = before.drawn / max(now - before.since, 1e-3)
+            calls = min(max(calls, int(per_second * _LIFE_SECONDS)), _MOST_CALLS)
+        self._asked.add(like.scopes)
+        leasing = Leasing(f"block-{os.getpid()}-{secrets.token_hex(8)}", like, calls)
+        asked = self._submit(leasing)
+        asked.add_done_callback(functools.partial(self._leased, like.scopes, now))
+
+    def _give_all_back(self) -> None:
+        for scopes in list(self._blocks):
+            self._give_back(scopes)
+
+    def _give_back(self, scopes: tuple[str, ...]) -> None:
+        for block in self._blocks.pop(scopes, ()):
+            self._return(block)
+
+    def _return(self, block: _Block) -> None:
+        returned = self._submit(Returning(block.held.block_id, left_nano=block.left))
+        returned.add_done_callback(functools.partial(_log_if_kept, block))
+
+    def _write_behind(self, operation: Operation, promised: Future[T]) -> Future[T]:
+        """Submit it, and promise its result; with too many waiting, let the caller wait."""
+        written = self._submit(operation)
+        written.add_done_callback(functools.partial(self._note_fault, operation))
+        return written if self._database.unwritten > _MOST_UNWRITTEN else promised
+
+    # What follows takes the lock itself.
+
+    def _start_afresh(self) -> None:
+        with self._changed:
+            self._give_all_back()
+
+    def _hold_nothing(self) -> None:
+        self._database.catch_up()  # a block that was asked for comes
+        self._start_afresh()
+
+    def _raise_fault(self) -> None:
+        if self._fault is None:
+            return
+        with self._changed:
+            fault, self._fault = self._fault, None
+        if fault is not None:
+            raise StoreError(
+                f"an earlier call could not be recorded, its money stays set aside: {fault}"
+            ) from fault
+
+    def _note_fault(self, operation: Operation, written: Future[Any]) -> None:
+        error = written.exception()
+        if error is None:
+            return
+        what = operation.describe()
+        _log.error("reservation %s: %s could not be recorded: %s", operation.id, what, error)
+        with self._changed:
+            self._fault = error if isinstance(error, Exception) else OptLLMError(str(error))
+
+    def _arrived(
+        self,
+        reservation: Reservation,
+        result: Future[Refusal | None],
+        reserved: Future[Refusal | None],
+        *,
+        try_again: bool,
+    ) -> None:
+        """A reservation of its own was made, refused or failed."""
+        error = reserved.exception()
+        refusal = None if error else reserved.result()
+        if error is None and refusal is None:
+            result.set_result(None)
+            return
+        with self._changed:
+            if refusal is not None and try_again and self._blocks and not self._closing:
+                self._give_all_back()  # they may hold what it needs
+                again = self._submit(Reserving(reservation.id, reservation))
+                again.add_done_callback(
+                    functools.partial(self._arrived, reservation, result, try_again=False)
+                )
+                return
+            self._under_way.pop(reservation.id, None)
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(refusal)
+
+    def _leased(self, scopes: tuple[str, ...], since: float, leased: Future[Held | None]) -> None:
+        """A block arrived, or none: there is too little left, or the database is in trouble."""
+        with self._changed:
+            self._asked.discard(scopes)
+            held = None if leased.exception() else leased.result()
+            if held is None:
+                return
+            block = _Block(held, held.amount_nano, held.soft_nano, since)
+            if self._closing:
+                self._return(block)
+                return
+            self._blocks.setdefault(scopes, []).append(block)
+            if not self._tended:
+                self._tended = True
+                threading.Thread(target=self._tend, name="optllm-leases", daemon=True).start()
+
+    def _tend(self) -> None:
+        """Give back what is over, as long as there are blocks."""
+        with self._changed:
+            while self._blocks:
+                now = self._clock()
+                for scopes, blocks in list(self._blocks.items()):
+                    for block in [
+                        block for block in blocks if not block.since <= now < block.until
+                    ]:
+                        blocks.remove(block)
+                        self._return(block)
+                    if not blocks:
+                        del self._blocks[scopes]
+                self._changed.wait(_LIFE_SECONDS / 4)
+            self._tended = False
+
+
+def _log_if_kept(block: _Block, returned: Future[bool]) -> None:
+    """A block that cannot be given back is not lost: it expires."""
+    if returned.exception() is not None or not returned.result():
+        _log.warning(
+            "block %s with %d nano-dollars stays set aside until its lease is over",
+            block.held.block_id,
+            block.left,
+        )
+
+
+def _close_if_alive(ledger: weakref.ref[LeasingLedger]) -> None:
+    alive = ledger()
+    if alive is not None:
+        try:
+            alive.close()
+        except OptLLMError as error:
+            _log.error("at exit: %s", error)

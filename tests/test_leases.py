@@ -1,0 +1,345 @@
+"""Calls that do not wait for commits, and what remains of them when things go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from sqlalchemy import select
+
+from optllm_router._errors import ConfigurationError, StoreError
+from optllm_router._money import Budget
+from optllm_router.ledger import LeasingLedger, Ledger, Reservation
+from optllm_router.store import Database
+from optllm_router.store.schema import reservations
+
+LIMIT = 1_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_800.0  # an hour begins
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def database(store_url):
+    with closing(Database(store_url)) as database:
+        yield database
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(database, clock):
+    with closing(LeasingLedger(database, clock)) as ledger:
+        ledger.set_budget(Budget(f"{LIMIT}e-9"))
+        yield ledger
+
+
+def call(id: str, amount: int = 100, *scopes: str, soft: int | None = None) -> Reservation:
+    return Reservation(id, id, "m", amount, scopes, "test", 60.0, soft)
+
+
+def warm(ledger: LeasingLedger, amount: int = 100, *scopes: str) -> None:
+    """Make a first call, so that the process holds a block."""
+    assert ledger.reserve(call("warm", amount, *scopes)).result() is None
+    ledger._database.catch_up()
+    assert ledger.settle("warm", 0).result() is True
+    ledger._database.catch_up()
+    assert ledger._blocks
+
+
+def blocks(database: Database) -> list[str]:
+    """States of the blocks that the database knows."""
+    with database.read() as connection:
+        return list(
+            connection.scalars(select(reservations.c.state).where(reservations.c.candidate == ""))
+        )
+
+
+def books(ledger: Ledger) -> tuple[int, int]:
+    assert ledger.verify() == []
+    (balance,) = ledger.balances()
+    return balance.spent_nano, balance.reserved_nano
+
+
+def test_a_call_waits_for_no_commit_and_the_books_are_exact(ledger, database):
+    warm(ledger)
+    go = threading.Event()
+    database.submit(lambda connection: go.wait(10))
+    for n in range(10):
+        assert ledger.reserve(call(f"r{n}")).done()
+        assert ledger.settle(f"r{n}", n).done()
+    go.set()
+    assert books(ledger) == (45, 0)
+    (balance,) = ledger.balances()
+    assert (balance.calls, balance.open_calls) == (11, 0)
+
+
+def test_what_is_held_is_set_aside_and_watched_by_the_books(ledger, database):
+    warm(ledger)
+    ledger.reserve(call("under way", 70))
+    other = Ledger(database)
+    assert other.verify() == []
+    (balance,) = other.balances()
+    assert balance.reserved_nano == 16 * 100
+    assert balance.open_calls == 1
+    assert books(ledger) == (0, 70)
+    assert blocks(database) == []
+
+
+def test_a_block_is_a_small_part_of_what_is_left(ledger, database):
+    warm(ledger, amount=LIMIT // 64 // 5)
+    (balance,) = Ledger(database).balances()
+    assert 0 < balance.reserved_nano <= LIMIT // 64
+    books(ledger)
+    assert ledger.reserve(call("large", LIMIT // 64)).result() is None
+    database.catch_up()
+    assert ledger._blocks == {}
+
+
+@pytest.mark.parametrize("callers", [1, 8])
+def test_one_process_uses_a_budget_to_its_last_nano_dollar(ledger, callers):
+    def spend(caller: int) -> int:
+        granted = 0
+        for n in range(400 // callers):
+            id = f"{caller}-{n}"
+            if ledger.reserve(call(id, 4_000)).result() is None:
+                granted += 1
+                assert ledger.settle(id, 4_000).result() is True
+        return granted
+
+    with ThreadPoolExecutor(callers) as pool:
+        assert sum(pool.map(spend, range(callers))) == LIMIT // 4_000
+    assert books(ledger) == (LIMIT, 0)
+
+
+def test_blocks_of_other_scopes_give_way(ledger):
+    ledger.set_budget(Budget(1, scope="tag:*"))
+    for tag in "abc":
+        warm_id = f"warm {tag}"
+        assert ledger.reserve(call(warm_id, 100, f"tag:{tag}")).result() is None
+        assert ledger.release(warm_id).result() is True
+    ledger._database.catch_up()
+    assert ledger.reserve(call("all", LIMIT)).result() is None
+    assert ledger.verify() == []
+
+
+def test_soft_budgets_are_drawn_from_at_their_own_amount(ledger, database):
+    ledger.set_budget(Budget(f"{LIMIT}e-9", scope="tag:soft", hard=False))
+    ledger.reserve(call("warm", 100, "tag:soft", soft=10)).result()
+    database.catch_up()
+    for n in range(5):
+        assert ledger.reserve(call(f"r{n}", 100, "tag:soft", soft=10)).done()
+        ledger.settle(f"r{n}", 30)
+    hard, soft = ledger.balances()
+    assert (hard.spent_nano, hard.reserved_nano, hard.excess_nano) == (150, 100, 0)
+    assert (soft.spent_nano, soft.reserved_nano, soft.excess_nano) == (150, 10, 100)
+    assert (hard.expected_excess_nano, soft.expected_excess_nano) == (0, 20)
+    assert ledger.verify() == []
+
+
+def test_a_block_ends_with_its_window(ledger, clock, database):
+    ledger.set_budget(Budget(f"{LIMIT}e-9", "hour", scope="tag:hourly"))
+    clock.now += 3_599
+    warm(ledger, 100, "tag:hourly")
+    assert ledger.reserve(call("before", 100, "tag:hourly")).done()
+    clock.now += 1
+    assert ledger.reserve(call("after", 100, "tag:hourly")).result() is None
+    assert ledger.settle("before", 7).result() is True
+    _, hourly = ledger.balances()
+    assert (hourly.spent_nano, hourly.reserved_nano, hourly.calls) == (0, 100, 1)
+    assert ledger.verify() == []
+
+
+def test_an_idle_block_is_given_back(database):
+    with closing(LeasingLedger(database)) as ledger:
+        ledger.set_budget(Budget(f"{LIMIT}e-9"))
+        warm(ledger)
+        assert blocks(database) == ["open"]
+        start = time.monotonic()
+        while blocks(database):
+            assert time.monotonic() < start + 10
+            time.sleep(0.05)
+        assert time.monotonic() < start + 4  # two seconds, on a machine with nothing else to do
+        assert books(Ledger(database)) == (0, 0)
+
+
+def test_a_limit_lowered_elsewhere_stops_calls_once_the_block_is_over(ledger, clock, database):
+    warm(ledger)
+    Ledger(database).set_limit("default", 0)
+    assert ledger.reserve(call("drawn")).result() is None
+    clock.now += 2
+    assert ledger.reserve(call("late")).result() is not None
+    assert ledger.settle("drawn", 60).result() is True
+    assert books(ledger) == (60, 0)
+
+
+def test_a_limit_lowered_here_stops_the_next_call(ledger):
+    warm(ledger)
+    ledger.set_limit("default", 0)
+    assert ledger.reserve(call("late")).result() is not None
+
+
+def test_a_clock_that_goes_back_ends_a_block(ledger, clock):
+    warm(ledger)
+    clock.now -= 3_600
+    assert not ledger.reserve(call("a")).done() or books(ledger) == (0, 100)
+    assert ledger.verify() == []
+
+
+def test_racing_settles_of_a_drawn_call_count_once(ledger):
+    warm(ledger)
+    ledger.reserve(call("a"))
+    racing = [ledger.settle("a", 7) for _ in range(4)]
+    assert [future.result() for future in racing] == [True, False, False, False]
+    assert books(ledger) == (7, 0)
+
+
+def test_an_id_is_good_for_one_drawing(ledger):
+    warm(ledger)
+    ledger.reserve(call("a"))
+    with pytest.raises(ConfigurationError, match="unique"):
+        ledger.reserve(call("a"))
+    assert books(ledger) == (0, 100)
+
+
+def test_a_closed_ledger_holds_nothing_and_still_works(ledger, database):
+    warm(ledger)
+    ledger.reserve(call("a"))
+    ledger.close()
+    assert blocks(database) == []
+    assert ledger.reserve(call("b")).result() is None
+    assert ledger.settle("a", 5).result() is True
+    database.catch_up()
+    assert blocks(database) == []
+    assert books(ledger) == (5, 100)
+
+
+# A database in trouble
+
+
+@pytest.fixture
+def locked(tmp_path):
+    """A ledger on SQLite that gives up on locks at once, and what locks it."""
+    url = f"sqlite:///{tmp_path}/ledger.db?timeout=0.05"
+    with closing(Database(url)) as database, closing(LeasingLedger(database)) as ledger:
+        ledger.set_budget(Budget(f"{LIMIT}e-9"))
+        with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
+            yield ledger, other
+
+
+def test_a_drawing_that_did_not_arrive_is_made_good_by_the_settlement(locked, caplog):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    assert "reservation a: 60 nano-dollars that were set aside could not be recorded" in caplog.text
+    assert ledger.settle("a", 50).result() is True
+    assert books(ledger) == (50, 0)
+    with pytest.raises(StoreError, match="locked"):
+        ledger.reserve(call("b"))
+    assert ledger.reserve(call("b")).result() is None
+
+
+def test_money_whose_use_could_not_be_recorded_stays_set_aside(locked):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    ledger.reserve(call("a", 60))
+    ledger.settle("a", 50)
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    with pytest.raises(StoreError, match="stays set aside"):
+        ledger.close()
+    spent, reserved = books(ledger)
+    assert (spent, reserved) == (0, 1_600)  # the block, until its lease is over
+    later = Ledger(ledger._database, lambda: time.time() + 60)
+    assert later.recover() == 1
+    assert books(later) == (1_600, 0)
+
+
+def test_a_fault_that_nobody_was_told_of_surfaces_on_close(locked):
+    ledger, other = locked
+    warm(ledger)
+    ledger.reserve(call("a", 60))
+    ledger._database.catch_up()
+    other.execute("BEGIN IMMEDIATE")
+    ledger.settle("a", 50)
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    with pytest.raises(StoreError, match="locked"):
+        ledger.close()
+    assert books(ledger) == (0, 60)
+
+
+# Processes that end
+
+PROCESS = """
+    import sys
+    from optllm_router.ledger import LeasingLedger, Reservation
+    from optllm_router.store import Database
+
+    database = Database(sys.argv[1])
+    ledger = LeasingLedger(database)
+    for n in range(8):
+        ledger.reserve(Reservation(f"r{n}", "d", "m", 100, (), "test", 0.0)).result()
+        database.catch_up()
+    ledger.settle("r0", 5)
+    ledger.settle("r1", 5)
+    if sys.argv[2] == "dies":
+        database.catch_up()
+        print("ready", flush=True)
+        sys.stdin.readline()
+"""
+
+
+def start(url: str, end: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(PROCESS), url, end]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is posix")
+def test_a_killed_process_leaves_its_block_to_expire(database):
+    now = time.time()
+    ledger = Ledger(database, lambda: now)
+    ledger.set_budget(Budget(f"{LIMIT}e-9"))
+    victim = start(database.url.render_as_string(hide_password=False), "dies")
+    assert victim.stdout is not None
+    assert victim.stdout.readline() == "ready\n"
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.communicate()
+    assert blocks(database) == ["open"]
+    assert books(ledger) == (10, 16 * 100 + 600 - 700)
+    now += 60
+    assert ledger.recover() == 7
+    assert books(ledger) == (10 + 900 + 600, 0)
+
+
+def test_a_process_that_ends_gives_its_block_back(database):
+    ledger = Ledger(database)
+    ledger.set_budget(Budget(f"{LIMIT}e-9"))
+    process = start(database.url.render_as_string(hide_password=False), "ends")
+    _, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) == (0, "")
+    assert blocks(database) == []
+    assert books(ledger) == (10, 600)
