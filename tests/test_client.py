@@ -697,6 +697,7 @@ def test_busy_providers_are_asked_again_on_one_reservation(make, server, sqlite_
     server.faults = Faults(script=("rate_limit",))
     ask(client, model="sim-tiny")
     assert server.requests == {"sim-tiny": 2}
+    assert client.verify() == []
     assert rows(sqlite_url, "SELECT count(*) FROM reservations") == [(1,)]
     assert_books_are_closed(client)
 

@@ -176,6 +176,11 @@ class LeasingLedger(Ledger):
         self._hold_nothing()
         return super().balances()
 
+    def verify(self) -> list[str]:
+        """As that of :class:`Ledger`; what is held for calls to come is given back before."""
+        self._hold_nothing()
+        return super().verify()
+
     def recover(self) -> int:
         """As that of :class:`Ledger`; what this process holds for calls to come is given back."""
         self._hold_nothing()
