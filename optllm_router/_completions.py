@@ -112,8 +112,8 @@ class Completions:
         Returns:
             ``openai.types.chat.ParsedChatCompletion``.
         """
-        answer: ParsedChatCompletion[Any] = self._over_wire().parse(
-            messages=_any(messages), model=model, **arguments
+        answer: ParsedChatCompletion[Any] = _helpers(self._over_wire()).parse(
+            messages=messages, model=model, **arguments
         )
         return _told(answer)
 
@@ -121,7 +121,10 @@ class Completions:
         self, *, messages: Messages, model: str = "auto", **arguments: Any
     ) -> ChatCompletionStreamManager[Any]:
         """openai's helper around a stream: events, and the whole answer at the end."""
-        return self._over_wire().stream(messages=_any(messages), model=model, **arguments)
+        helper: ChatCompletionStreamManager[Any] = _helpers(self._over_wire()).stream(
+            messages=messages, model=model, **arguments
+        )
+        return helper
 
     @property
     def with_raw_response(self) -> CompletionsWithRawResponse:
@@ -182,8 +185,8 @@ class AsyncCompletions:
 
     async def parse(self, *, messages: Messages, model: str = "auto", **arguments: Any) -> Any:
         """As :meth:`Completions.parse`, without blocking the event loop."""
-        answer: ParsedChatCompletion[Any] = await self._over_wire().parse(
-            messages=_any(messages), model=model, **arguments
+        answer: ParsedChatCompletion[Any] = await _helpers(self._over_wire()).parse(
+            messages=messages, model=model, **arguments
         )
         return _told(answer)
 
@@ -191,7 +194,10 @@ class AsyncCompletions:
         self, *, messages: Messages, model: str = "auto", **arguments: Any
     ) -> AsyncChatCompletionStreamManager[Any]:
         """As :meth:`Completions.stream`, without blocking the event loop."""
-        return self._over_wire().stream(messages=_any(messages), model=model, **arguments)
+        helper: AsyncChatCompletionStreamManager[Any] = _helpers(self._over_wire()).stream(
+            messages=messages, model=model, **arguments
+        )
+        return helper
 
     @property
     def with_raw_response(self) -> AsyncCompletionsWithRawResponse:
@@ -230,6 +236,8 @@ def _told(answer: ParsedChatCompletion[Any]) -> ParsedChatCompletion[Any]:
     return answer
 
 
-def _any(messages: Messages) -> Any:
-    """openai's types are narrower than what its API takes."""
-    return messages
+def _helpers(completions: Any) -> Any:
+    """Where openai has ``parse`` and ``stream``: until its version 1.92 they were beta."""
+    if hasattr(completions, "parse"):
+        return completions
+    return completions._client.beta.chat.completions
