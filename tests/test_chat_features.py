@@ -87,6 +87,18 @@ def test_tools_in_responses(client):
     ]
 
 
+@pytest.mark.parametrize("tools", [{}, {"tools": TOOLS}], ids=["text", "tools"])
+def test_a_streamed_answer_is_remembered_by_what_it_said(client, tools):
+    stream = client.chat.completions.stream(messages=WEATHER, model="sim-tiny", **tools)
+    with stream as events:
+        message = events.get_final_completion().choices[0].message
+    said = message.to_dict(exclude_none=True)
+    turn = [*WEATHER, said, {"role": "user", "content": "Go on."}]
+    partner = client._runtime._conversations.partner(turn)
+    assert partner.candidate == "sim-tiny"
+    assert client._runtime._conversations.partner([*WEATHER, {**said, "content": "No"}]) is None
+
+
 def test_several_choices_are_paid_for(client):
     one = client.chat.completions.create(messages=WEATHER, model="sim-tiny")
     two = client.chat.completions.create(messages=WEATHER, model="sim-tiny", n=2)
