@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, 
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from optllm_router._batching import Batcher
 from optllm_router._conversations import Conversations, Partner
@@ -64,6 +64,9 @@ from optllm_router.transports import (
     count_usage,
     keys_in_sight,
 )
+
+if TYPE_CHECKING:
+    from optllm_router.receipts import Moment, Receipt
 
 T = TypeVar("T")
 
@@ -259,6 +262,18 @@ class Runtime:
             self.router.learn(
                 answer.query, answer.candidate, answer.score, replaces=answer.replaces
             )
+
+    def receipt(self, *, since: Moment, until: Moment, baseline: str | None) -> Receipt:
+        """What the store says was spent; see :func:`optllm_router.receipts.make_receipt`."""
+        from optllm_router.receipts import make_receipt  # loads the predictors
+
+        return make_receipt(
+            self._database,
+            since=since,
+            until=until,
+            baseline=baseline,
+            candidates=self.settings.candidates,
+        )
 
     def _remember_partner(self, query: Query, paid: Paid, messages: Sequence[Message]) -> None:
         if query.call.operation == "chat":

@@ -6,16 +6,22 @@ and errors go to standard error. A mistake of the user is one line and exit code
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
 from optllm_router import __version__
+from optllm_router._command_options import (
+    FILE,
+    Command,
+    json_option,
+    opened,
+    print_json,
+    store_options,
+)
 from optllm_router._display import (
     console,
     print_balances,
@@ -25,16 +31,12 @@ from optllm_router._display import (
     progress_bar,
 )
 from optllm_router._errors import OptLLMError
+from optllm_router._receipt_command import receipt
 from optllm_router._server_commands import keys, serve
 
 if TYPE_CHECKING:
     from optllm_router.config import Settings
     from optllm_router.ledger import Balance
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-_DEFAULT_STORE = "sqlite:///optllm.db"
-_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -63,10 +65,7 @@ def commands() -> None:
 
 commands.add_command(serve)
 commands.add_command(keys)
-
-
-def _json_option(command: Command) -> Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+commands.add_command(receipt)
 
 
 def _seed_option(command: Command) -> Command:
@@ -86,13 +85,13 @@ def _seed_option(command: Command) -> Command:
 @click.option("--budget-usd", type=float, default=0.50, show_default=True, help="The hard cap.")
 @click.option(
     "--figure",
-    type=_FILE,
+    type=FILE,
     default=Path("front.svg"),
     show_default=True,
     help="Where to draw cost against success, .svg or .png.",
 )
 @_seed_option
-@_json_option
+@json_option
 def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool) -> None:
     """The whole loop against simulated models on this machine: no key, no network.
 
@@ -113,7 +112,7 @@ def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool
             progress=lambda count, of: report("answering prompts", count, of),
         )
     if as_json:
-        _print_json({**done.to_dict(), "figure": str(figure)})
+        print_json({**done.to_dict(), "figure": str(figure)})
     else:
         print_demo(done, figure)
 
@@ -124,7 +123,7 @@ def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool
 @click.option("--labels", type=float, default=0.02, show_default=True, help="Share to learn from.")
 @click.option("--limit", type=click.IntRange(1), help="Send at most so many queries.")
 @_seed_option
-@_json_option
+@json_option
 def replay(
     folder: Path, budget_usd: float, labels: float, limit: int | None, seed: int, as_json: bool
 ) -> None:
@@ -147,7 +146,7 @@ def replay(
             progress=report,
         )
     if as_json:
-        _print_json(done.to_dict())
+        print_json(done.to_dict())
     else:
         print_replay(done)
 
@@ -162,8 +161,8 @@ def replay(
     show_default=True,
     help="Which costs to allocate with; the recorded ones are paid.",
 )
-@click.option("--dump", type=_FILE, help="Write the predictions to this .npz, to rescore them.")
-@click.option("--figure", type=_FILE, help="Draw accuracy against cost, .svg or .png.")
+@click.option("--dump", type=FILE, help="Write the predictions to this .npz, to rescore them.")
+@click.option("--figure", type=FILE, help="Draw accuracy against cost, .svg or .png.")
 @_seed_option
 @click.option(
     "--baselines",
@@ -175,9 +174,9 @@ def replay(
     type=click.IntRange(1, 1000),
     help="Compare over so many splits, from --seed on.  [default: 1, or 5 with --baselines]",
 )
-@click.option("--report", type=_FILE, help="Write the comparison as one self-contained HTML page.")
-@click.option("--keep", type=_FILE, help="Keep finished parts here, and go on from them.")
-@_json_option
+@click.option("--report", type=FILE, help="Write the comparison as one self-contained HTML page.")
+@click.option("--keep", type=FILE, help="Keep finished parts here, and go on from them.")
+@json_option
 def evaluate(
     folder: Path,
     labels: float,
@@ -283,40 +282,22 @@ def _compare(
         console().print(evaluation.comparison_table(comparison))
 
 
-def _settings_options(command: Command) -> Command:
-    config = click.option(
-        "--config",
-        type=_FILE,
-        help="A LiteLLM config.yaml with our settings under router:.",
-    )
-    store = click.option(
-        "--store", help=f"Database URL.  [default: that of --config, or {_DEFAULT_STORE}]"
-    )
-    return config(store(command))
-
-
 @commands.command()
-@_settings_options
+@store_options
 @click.option("--verify", is_flag=True, help="Recompute the books; exit 1 when they are wrong.")
-@_json_option
+@json_option
 def budget(config: Path | None, store: str | None, verify: bool, as_json: bool) -> None:
     """What each budget has spent, set aside and left in its current window."""
     from optllm_router.ledger import Ledger
-    from optllm_router.store import Database
 
-    url = store or (_store_of(config) if config else _DEFAULT_STORE)
-    _must_be_ours(url)
-    database = Database(url)
-    try:
+    with opened(config, store) as database:
         ledger = Ledger(database)
         balances = ledger.balances()
         differences = ledger.verify() if verify else []
-    finally:
-        database.close()
+        shown = database.url.render_as_string(hide_password=True)
     if as_json:
         rows = [_balance_as_dict(balance) for balance in balances]
-        shown = database.url.render_as_string(hide_password=True)
-        _print_json({"store": shown, "budgets": rows, "differences": differences})
+        print_json({"store": shown, "budgets": rows, "differences": differences})
     else:
         print_balances(balances)
         for difference in differences:
@@ -329,10 +310,10 @@ def budget(config: Path | None, store: str | None, verify: bool, as_json: bool) 
 @click.argument("names", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--config",
-    type=_FILE,
+    type=FILE,
     help="A LiteLLM config.yaml; its models are shown.",
 )
-@_json_option
+@json_option
 def models(names: tuple[str, ...], config: Path | None, as_json: bool) -> None:
     """Prices and limits of models, as the router would use them.
 
@@ -357,7 +338,7 @@ def models(names: tuple[str, ...], config: Path | None, as_json: bool) -> None:
         for candidate in candidates
     ]
     if as_json:
-        _print_json({"models": rows})
+        print_json({"models": rows})
     else:
         print_models(rows)
 
@@ -366,42 +347,6 @@ def _settings(config: Path) -> Settings:
     from optllm_router.config import load_settings
 
     return load_settings(config)
-
-
-def _store_of(config: Path) -> str:
-    from optllm_router.config import load_store
-
-    return load_store(config)
-
-
-def _must_be_ours(url: str) -> None:
-    """Looking at a store must neither create one nor turn another program's file into one."""
-    import sqlite3
-
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return  # opening it says what is wrong
-    name = (parsed.database or "").removeprefix("file:")
-    if parsed.get_backend_name() != "sqlite" or name in ("", ":memory:"):
-        return
-    path = Path(name)
-    if not path.is_file():
-        raise click.UsageError(f"no store at {name!r}; give --store or --config")
-    try:
-        with contextlib.closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        ) as connection:
-            tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.Error as error:
-        raise click.UsageError(f"the store at {name!r} cannot be read: {error}") from error
-    if not {"migrations", "budgets", "balances"} <= tables:
-        raise click.UsageError(
-            f"{name!r} is a database of another program; give --store or --config"
-        )
 
 
 def _balance_as_dict(balance: Balance) -> dict[str, Any]:
@@ -414,7 +359,3 @@ def _balance_as_dict(balance: Balance) -> dict[str, Any]:
         "reserved_nano": balance.reserved_nano,
         "left_nano": balance.left_nano,
     }
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from optllm_router.allocation import ParetoFront
+    from optllm_router.receipts import Moment, Receipt
 
     BudgetLike: TypeAlias = str | float | Decimal | Budget | Mapping[str, Any]
 
@@ -294,6 +295,23 @@ class OptLLM(_Client):
         with openai_errors():
             self._runtime.check()
 
+    def receipt(
+        self, *, since: Moment = "30d", until: Moment = None, baseline: str | None = None
+    ) -> Receipt:
+        """What was spent, on what, and what one model for everything would have cost.
+
+        Args:
+            since: start: a time ago like ``"7d"``, a date, a ``datetime``, a ``timedelta``, or
+                Unix seconds.
+            until: end, written the same way; ``None`` for now.
+            baseline: the model to compare with; ``None`` for the dearest configured one,
+                ``"none"`` for no comparison, which takes seconds.
+
+        Raises:
+            ConfigurationError: a moment is not understood, or the baseline has no price.
+        """
+        return self._runtime.receipt(since=since, until=until, baseline=baseline)
+
     def close(self) -> None:
         """Wait for the requests under way, refuse new ones, close the store. May be called twice.
 
@@ -365,6 +383,14 @@ class AsyncOptLLM(_Client):
         """Load what the first request needs; raises ``ConfigurationError`` as that would."""
         with openai_errors():
             await self._runtime.acheck()
+
+    async def receipt(
+        self, *, since: Moment = "30d", until: Moment = None, baseline: str | None = None
+    ) -> Receipt:
+        """As :meth:`OptLLM.receipt`; computed in a thread."""
+        return await asyncio.to_thread(
+            self._runtime.receipt, since=since, until=until, baseline=baseline
+        )
 
     async def close(self) -> None:
         """As :meth:`OptLLM.close`, without blocking the event loop."""

@@ -28,7 +28,7 @@ FLOORS = (
     ),
     ("predictor", "_messages", "candidates", "_response_events"),
     ("ledger", "learning", "policy"),
-    ("config", "_steps", "traffic"),
+    ("config", "_steps", "traffic", "receipts"),
     ("_flow",),
     ("router", "_options", "_streams", "_routing"),
     ("_chat", "_openai_errors", "_runtime"),
@@ -38,8 +38,8 @@ FLOORS = (
     ("_completions",),
     ("client",),
     ("evaluation", "server"),
-    ("_display",),
-    ("_server_commands",),
+    ("_display", "_command_options"),
+    ("_server_commands", "_receipt_command"),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -3,5 +3,19 @@
 from optllm_router.store.database import Database
 from optllm_router.store.keys import AccessKey, AccessKeys
 from optllm_router.store.records import LabelledAnswer, RecordedUsage, Records
+from optllm_router.store.spending import AnsweredCall, Answers, By, GradedAnswer, Spending, Spent
 
-__all__ = ["AccessKey", "AccessKeys", "Database", "LabelledAnswer", "RecordedUsage", "Records"]
+__all__ = [
+    "AccessKey",
+    "AccessKeys",
+    "AnsweredCall",
+    "Answers",
+    "By",
+    "Database",
+    "GradedAnswer",
+    "LabelledAnswer",
+    "RecordedUsage",
+    "Records",
+    "Spending",
+    "Spent",
+]
