@@ -80,9 +80,9 @@ def database(store_url):
 
 @pytest.fixture(scope="module")
 def traffic(tmp_path_factory):
-    """A store after 240 answers of simulated models, most of them graded; and the tasks."""
+    """A store after 160 answers of simulated models, most of them graded; and the tasks."""
     url = f"sqlite:///{tmp_path_factory.mktemp('receipts')}/optllm.db"
-    tasks = make_tasks(240, np.random.default_rng(5))
+    tasks = make_tasks(160, np.random.default_rng(5))
     settings = {"policy": "willingness_to_pay:0.002", "seed": 5, "budget": "9 USD per day"}
     with OptLLM(CANDIDATES, store=url, transport=Local(), **settings) as client:
         for place, task in enumerate(tasks):
@@ -119,13 +119,13 @@ def summed(groups) -> Spent:
 
 
 def random_calls(database: Database, clock: Clock, seed: int) -> Ledger:
-    """Three hundred calls over three days that end in every way."""
+    """A hundred and twenty calls over days that end in every way."""
     chance = random.Random(seed)
     ledger, records = Ledger(database, clock), Records(database, clock)
     ledger.set_budget(Budget(10, name="all"))
     ledger.set_budget(Budget(10, name="acme", scope="tenant:acme"))
-    for number in range(300):
-        clock.now += chance.random() * 3 * DAY / 300
+    for number in range(120):
+        clock.now += chance.random() * 6 * DAY / 120
         id, model = f"d{number:03d}", chance.choice("abc")
         amount, cost = chance.randint(1, 10**6), chance.randint(0, 2 * 10**6)
         scopes = ("tenant:acme",) if chance.random() < 0.4 else ()
@@ -152,27 +152,28 @@ def random_calls(database: Database, clock: Clock, seed: int) -> Ledger:
             ledger.release(f"{id}-0")
         outcome = Outcome(id, model, "ok" if usage else "error", usage, cost, 0.1)
         if how != "die":
-            records.add_outcome(outcome, attempt=0, prompt_bytes=9).result()
-    clock.now += 30.0  # what was reserved last is still under way
+            records.add_outcome(outcome, attempt=0, prompt_bytes=9)
+    ledger.reserve(Reservation("last-0", "last", "a", 77, (), "list 1", 60)).result()
+    clock.now += 30.0  # the last one is still under way
     ledger.recover()
     return ledger
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_sums_are_the_ledger_s_to_the_nano_dollar(database, seed):
     clock = Clock(20_000 * DAY)
     ledger = random_calls(database, clock, seed)
     receipt = make_receipt(database, since=0, baseline="none", now=clock.now + 1)
     balances = {balance.budget: balance for balance in ledger.balances()}
     assert ledger.verify() == []
-    assert receipt.total.spent_nano == balances["all"].spent_nano > 10**7
-    assert receipt.total.open_nano == balances["all"].reserved_nano
+    assert receipt.total.spent_nano == balances["all"].spent_nano > 10**6
+    assert receipt.total.open_nano == balances["all"].reserved_nano >= 77
     for name in ("model", "day", "price_table"):
         assert summed(receipt.by[name]) == receipt.total, name
     assert receipt.by["scope"]["everything"] == receipt.total
     assert receipt.by["scope"]["tenant:acme"].spent_nano == balances["acme"].spent_nano
     assert set(receipt.by["price_table"]) == {"list 1", "list 2"}
-    assert set(receipt.by["day"]) <= {f"2024-10-0{day}" for day in (4, 5, 6, 7)}
+    assert set(receipt.by["day"]) <= {f"2024-10-0{day}" for day in (4, 5, 6, 7, 8)}
     some = receipt.total
     for figure in asdict(some).values():
         assert isinstance(figure, int)
@@ -183,14 +184,14 @@ def test_sums_are_the_ledger_s_to_the_nano_dollar(database, seed):
 def test_two_periods_make_one(database):
     clock = Clock(20_000 * DAY)
     random_calls(database, clock, 7)
-    start, middle, end = 20_000 * DAY, 20_001.3 * DAY, clock.now + 1
+    start, middle, end = 20_000 * DAY, 20_001.5 * DAY, clock.now + 1
     with Spending.of(database, start, middle) as spending:
         first = spending.total()
     with Spending.of(database, middle, end) as spending:
         second = spending.total()
     with Spending.of(database, start, end) as spending:
         assert summed({"a": first, "b": second}) == spending.total()
-    assert first.calls > 50 < second.calls
+    assert first.calls > 20 < second.calls
 
 
 def test_an_empty_store_has_an_empty_receipt(database):
@@ -242,7 +243,7 @@ def test_the_truth_lies_within_the_intervals(recorded, traffic, name):
     receipt = make_receipt(recorded, since="1h", baseline=name, candidates=CANDIDATES)
     cost, rate = truth(traffic[1], name)
     compared = receipt.baseline
-    assert compared.answers == 240
+    assert compared.answers == 160
     assert compared.cost_nano == receipt.total.spent_nano
     assert compared.cost_usd.low <= cost <= compared.cost_usd.high
     assert compared.cost_usd.value == pytest.approx(cost, rel=0.25)
@@ -279,8 +280,8 @@ def test_without_any_known_price_there_is_no_comparison(recorded):
     receipt = make_receipt(recorded, since="1h")
     assert receipt.baseline is None
     assert receipt.no_baseline.startswith("no price is known here of any model that answered")
-    assert receipt.success.graded == 180
-    assert receipt.success.predicted == 60
+    assert receipt.success.graded == 120
+    assert receipt.success.predicted == 40
 
 
 def test_a_free_model_saves_no_share(recorded):
@@ -312,8 +313,8 @@ def test_a_sample_is_bounded_and_even(recorded):
     with Spending.of(recorded, 0, 1e10) as spending:
         everything, some = spending.sample(10**6), spending.sample(50)
         assert spending.sample(1) == everything[-1:]
-    assert len(everything) == 240
-    assert some == everything[4::5]
+    assert len(everything) == 160
+    assert some == everything[3::4]
 
 
 def test_independent_parts_add_up_in_quadrature():
@@ -334,7 +335,7 @@ def test_a_client_hands_out_its_receipt(traffic):
             return await client.receipt(since="1h", baseline="none")
 
     assert mine.total == asyncio.run(ask()).total
-    assert mine.total.calls == 240
+    assert mine.total.calls == 160
 
 
 def test_rows_can_be_written_as_csv(recorded, tmp_path):
@@ -365,11 +366,11 @@ def test_the_command_shows_and_writes_the_receipt(traffic, recorded, tmp_path):
     exact = make_receipt(recorded, baseline="none").total.spent_nano
     assert f"{exact / 1e9:.6f}" in done.stdout
     assert "all by openai/gpt-4o" in done.stdout
-    assert "180 graded and 60 predicted" in done.stdout
+    assert "120 graded and 40 predicted" in done.stdout
     options = ("--baseline", "none", "--by", "price-table", "--csv", "rows.csv", "--json")
     done = optllm("receipt", "--store", url, *options, cwd=tmp_path)
     assert json.loads(done.stdout)["total"]["spent_nano"] == exact
-    assert (tmp_path / "rows.csv").read_text().splitlines()[1].startswith("simulated,240,")
+    assert (tmp_path / "rows.csv").read_text().splitlines()[1].startswith("simulated,160,")
 
 
 def test_the_command_says_what_is_wrong_in_one_line(traffic, tmp_path):
