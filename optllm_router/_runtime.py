@@ -48,7 +48,6 @@ from optllm_router._types import (
     Chunk,
     Decision,
     Message,
-    StreamingTransport,
     Transport,
     Usage,
 )
@@ -59,8 +58,8 @@ from optllm_router.router import Query, Router
 from optllm_router.store import Database, LabelledAnswer, Records
 from optllm_router.traffic import Means, Pot
 from optllm_router.transports import (
-    LiteLLMTransport,
     RetryingTransport,
+    all_transports,
     count_usage,
     keys_in_sight,
 )
@@ -96,7 +95,8 @@ class Runtime:
     def __init__(self, settings: Settings, transport: Transport | None = None) -> None:
         self.settings = settings
         self.candidates = {candidate.name: candidate for candidate in settings.candidates}
-        self._streaming = cast(StreamingTransport, transport or LiteLLMTransport())
+        self._owns_transport = transport is None
+        self._streaming = transport or all_transports()
         self._transport = RetryingTransport(self._streaming, max_retries=settings.max_retries)
         self._checked = False
         self._check_lock = threading.Lock()
@@ -154,6 +154,8 @@ class Runtime:
             self.ledger.close()
         finally:
             self._database.close()
+            if self._owns_transport:
+                self._streaming.close()
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:

@@ -296,10 +296,6 @@ class Transport(Protocol):
         """As :meth:`send`, without blocking the event loop."""
         ...
 
-
-class StreamingTransport(Transport, Protocol):
-    """A transport that also hands on answers while they are made."""
-
     def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
         """Ask a candidate and hand on its chunks as they come.
 
@@ -310,6 +306,10 @@ class StreamingTransport(Transport, Protocol):
 
     def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
         """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections that are kept, when nothing is under way."""
         ...
 
 

@@ -1,7 +1,17 @@
 """Ways to reach providers; each maps its library's errors to ours in one place."""
 
 from optllm_router.transports._counting import count_usage
+from optllm_router.transports.dispatching import DispatchingTransport, all_transports
+from optllm_router.transports.httpx import HttpxTransport
 from optllm_router.transports.litellm import LiteLLMTransport, keys_in_sight
 from optllm_router.transports.retrying import RetryingTransport
 
-__all__ = ["LiteLLMTransport", "RetryingTransport", "count_usage", "keys_in_sight"]
+__all__ = [
+    "DispatchingTransport",
+    "HttpxTransport",
+    "LiteLLMTransport",
+    "RetryingTransport",
+    "all_transports",
+    "count_usage",
+    "keys_in_sight",
+]

@@ -82,16 +82,24 @@ class LiteLLMTransport:
                     f"{missing[0]}, or api_key in its litellm_params"
                 )
 
+    def close(self) -> None:
+        """Nothing to do: litellm keeps its connections for the life of the process."""
+
     def send(self, candidate: Candidate, call: Call) -> Completion:
         """Ask a candidate and wait for its whole answer."""
         litellm = load_litellm()
         with _mapped(litellm, candidate):
+            if call.operation == "embedding":
+                return _embeddings(litellm.embedding(**_arguments(candidate, call)), candidate)
             return _completion(litellm.completion(**_arguments(candidate, call)), candidate)
 
     async def asend(self, candidate: Candidate, call: Call) -> Completion:
         """As :meth:`send`, without blocking the event loop."""
         litellm = load_litellm()
         with _mapped(litellm, candidate):
+            if call.operation == "embedding":
+                answer = await litellm.aembedding(**_arguments(candidate, call))
+                return _embeddings(answer, candidate)
             answer = await litellm.acompletion(**_arguments(candidate, call))
             return _completion(answer, candidate)
 
@@ -129,11 +137,14 @@ def _arguments(candidate: Candidate, call: Call, *, streamed: bool = False) -> d
         **candidate.parameters,
         **call.parameters,
         "model": candidate.model,
-        "messages": list(call.messages),
         "timeout": call.timeout_seconds,
         "num_retries": 0,
         "max_retries": 0,
     }
+    if call.operation == "embedding":
+        arguments["input"] = [message["content"] for message in call.messages]
+    else:
+        arguments["messages"] = list(call.messages)
     for name in ("extra_headers", "extra_body"):
         # The configuration wins: it may hold the key.
         both = {**(call.parameters.get(name) or {}), **(candidate.parameters.get(name) or {})}
@@ -145,7 +156,7 @@ def _arguments(candidate: Candidate, call: Call, *, streamed: bool = False) -> d
         arguments["metadata"] = {**notes, "requester_metadata": dict(call.parameters["metadata"])}
     if arguments.get("tools") and _looks_for_mcp():
         arguments["_skip_mcp_handler"] = True
-    if call.max_output_tokens is not None:
+    if call.max_output_tokens is not None and call.operation == "chat":
         arguments["max_tokens"] = call.max_output_tokens
     if candidate.api_key is not None:
         arguments["api_key"] = candidate.api_key
@@ -173,6 +184,14 @@ def _completion(answer: Any, candidate: Candidate) -> Completion:
         raise _no_completion(candidate)
     answered = any(choice["message"].get("content") for choice in choices)
     usage = read_usage(body.get("usage"), answered=answered, headers=_headers(answer))
+    return Completion(body=body, usage=usage)
+
+
+def _embeddings(answer: Any, candidate: Candidate) -> Completion:
+    body: Mapping[str, Any] = answer.model_dump()
+    if not body.get("data"):
+        raise _no_completion(candidate)
+    usage = read_usage(body.get("usage"), answered=False, headers=_headers(answer))
     return Completion(body=body, usage=usage)
 
 

@@ -1,0 +1,139 @@
+"""Where an OpenAI-compatible endpoint is, and what is sent there."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from optllm_router._errors import ConfigurationError
+from optllm_router._types import Call, Candidate
+
+_OPENAI = "https://api.openai.com/v1"
+_PREFIXES = frozenset(
+    (
+        *("openai", "openai_like", "custom_openai", "litellm_proxy", "hosted_vllm", "vllm"),
+        *("ollama", "ollama_chat", "lm_studio", "llamafile"),
+    )
+)
+"""litellm's providers that speak OpenAI's protocol; their name is no part of the model's."""
+_PATHS = {"chat": "/chat/completions", "embedding": "/embeddings"}
+_BODY = frozenset(
+    (
+        *("frequency_penalty", "logit_bias", "logprobs", "metadata", "n", "parallel_tool_calls"),
+        *("presence_penalty", "prompt_cache_key", "reasoning_effort", "response_format"),
+        *("safety_identifier", "seed", "service_tier", "stop", "store", "stream_options"),
+        *("temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity"),
+        *("functions", "function_call", "dimensions", "encoding_format"),
+    )
+)
+"""What goes into the body under its own name."""
+_PLACE = frozenset(("api_base", "base_url", "organization", "extra_headers", "extra_body"))
+"""What says where to send a call, and what else with it."""
+_IGNORED = frozenset(
+    (
+        *("custom_llm_provider", "drop_params", "max_retries", "num_retries", "timeout"),
+        *("stream_timeout", "rpm", "tpm", "max_parallel_requests", "weight", "base_model", "mode"),
+    )
+)
+"""litellm's own, which mean nothing here."""
+
+
+def endpoint(candidate: Candidate) -> str:
+    """The URL to send to.
+
+    Raises:
+        ConfigurationError: it is not known, or not one.
+    """
+    base = _base(candidate)
+    parts = urlsplit(base)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"api_base {base!r} of model {candidate.name!r} is no URL; "
+            "write it like http://localhost:8000/v1"
+        )
+    path = _PATHS[candidate.operation]
+    return base if parts.path.endswith(path) else base.rstrip("/") + path
+
+
+def check(candidate: Candidate) -> None:
+    """Raise ``ConfigurationError`` when a candidate cannot be called over plain HTTP."""
+    endpoint(candidate)
+    for name in candidate.parameters:
+        if name not in _BODY | _PLACE | _IGNORED:
+            raise ConfigurationError(
+                f"model {candidate.name!r} sets {name!r}, which transport httpx does not know; "
+                "put what its server knows under extra_body, or use transport litellm"
+            )
+    if _is_openai(candidate) and _key(candidate) is None:
+        raise ConfigurationError(
+            f"no key for model {candidate.name!r}: set the environment variable OPENAI_API_KEY, "
+            "or api_key in its litellm_params"
+        )
+
+
+def headers(candidate: Candidate, call: Call) -> dict[str, str]:
+    """What is sent beside the body; what the configuration sets wins, as it may hold the key."""
+    found = {"content-type": "application/json", "accept-encoding": "identity"}
+    key = _key(candidate)
+    if key is not None:
+        found["authorization"] = f"Bearer {key}"
+    if candidate.parameters.get("organization"):
+        found["openai-organization"] = str(candidate.parameters["organization"])
+    for source in (call.parameters, candidate.parameters):
+        for name, value in (source.get("extra_headers") or {}).items():
+            found[name.lower()] = str(value)
+    return found
+
+
+def body(candidate: Candidate, call: Call, *, streamed: bool = False) -> dict[str, Any]:
+    """What is asked for, as OpenAI's API takes it."""
+    asked: dict[str, Any] = {}
+    for source in (candidate.parameters, call.parameters):
+        asked.update(
+            (name, value) for name, value in source.items() if name in _BODY and value is not None
+        )
+    for source in (call.parameters, candidate.parameters):
+        asked.update(source.get("extra_body") or {})
+    asked["model"] = _model(candidate)
+    if call.operation == "embedding":
+        asked["input"] = [message["content"] for message in call.messages]
+        return asked
+    asked["messages"] = list(call.messages)
+    if call.max_output_tokens is not None:
+        # OpenAI's newer models take the new name only, most other servers the old one.
+        name = "max_completion_tokens" if _is_openai(candidate) else "max_tokens"
+        asked[name] = call.max_output_tokens
+    asked.pop("stream_options", None)
+    if streamed:
+        options = call.parameters.get("stream_options") or {}
+        asked.update(stream=True, stream_options={**options, "include_usage": True})
+    return asked
+
+
+def _base(candidate: Candidate) -> str:
+    given = candidate.parameters.get("api_base") or candidate.parameters.get("base_url")
+    if given:
+        return str(given)
+    if candidate.model.partition("/")[0] != "openai":
+        raise ConfigurationError(
+            f"model {candidate.name!r} has no api_base, which transport httpx needs; "
+            "write it like http://localhost:8000/v1"
+        )
+    return os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_BASE") or _OPENAI
+
+
+def _key(candidate: Candidate) -> str | None:
+    """The key; that of the environment goes to OpenAI and nobody else."""
+    if candidate.api_key is not None or not _is_openai(candidate):
+        return candidate.api_key
+    return os.environ.get("OPENAI_API_KEY")
+
+
+def _is_openai(candidate: Candidate) -> bool:
+    return urlsplit(_base(candidate)).hostname == "api.openai.com"
+
+
+def _model(candidate: Candidate) -> str:
+    provider, slash, name = candidate.model.partition("/")
+    return name if slash and provider in _PREFIXES else candidate.model

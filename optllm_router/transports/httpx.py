@@ -1,0 +1,307 @@
+"""Any OpenAI-compatible endpoint over plain HTTP: vLLM, Ollama, llama.cpp, LM Studio, OpenAI.
+
+A call costs a fraction of what it costs through litellm, and means the same. Connections are
+kept and shared, with HTTP/2 where the server offers it over TLS. httpx is imported on first use.
+
+A call has one deadline, for connecting, sending, waiting and reading together. The synchronous
+methods look at it whenever something arrives, and wait for no single byte longer than that: a
+server that dribbles and then stalls is left after twice the time at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optllm_router._errors import ProviderError
+from optllm_router._types import Call, Candidate, Chunk, Completion
+from optllm_router.transports import _endpoints
+from optllm_router.transports._bodies import ChunkReader, read_completion
+from optllm_router.transports._faults import (
+    BROKEN_OFF,
+    NO_ANSWER,
+    TIMED_OUT,
+    UNREACHABLE,
+    Fault,
+    fault_of_status,
+    message_in,
+)
+from optllm_router.transports._waiting import retry_after_seconds
+
+if TYPE_CHECKING:
+    import httpx
+
+_MOST_BYTES = 10_000_000
+"""Of a whole answer, and of one event of a stream."""
+_MOST_STREAMED_BYTES = 10 * _MOST_BYTES
+_MOST_ERROR_BYTES = 100_000
+_MOST_CONNECT_SECONDS = 10.0
+_MOST_CLOSING_SECONDS = 5.0
+_IDLE_SECONDS = 4.0
+"""Connections are dropped before servers drop them: uvicorn, and so vLLM, does after 5."""
+
+
+class HttpxTransport:
+    """Sends calls with httpx; thread-safe, and for any number of event loops.
+
+    Args:
+        http2: whether to speak HTTP/2 with servers that offer it.
+        most_connections: open at once, to all servers together.
+    """
+
+    def __init__(self, *, http2: bool = True, most_connections: int = 1000) -> None:
+        self._http2 = http2
+        self._most_connections = most_connections
+        self._lock = threading.Lock()
+        self._client: httpx.Client | None = None
+        self._async_clients: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, httpx.AsyncClient
+        ] = weakref.WeakKeyDictionary()
+
+    def check(self, candidates: Sequence[Candidate]) -> None:
+        """Raise ``ConfigurationError`` when a candidate cannot be called over plain HTTP."""
+        for candidate in candidates:
+            _endpoints.check(candidate)
+
+    def close(self) -> None:
+        """Close the connections, of event loops as far as they run; it can be used again.
+
+        Called from a coroutine, the connections of its event loop close a moment later.
+        """
+        with self._lock:
+            client, self._client = self._client, None
+            others = list(self._async_clients.items())
+            self._async_clients.clear()
+        if client is not None:
+            client.close()
+        for loop, other in others:
+            if loop.is_running():
+                closed = asyncio.run_coroutine_threadsafe(other.aclose(), loop)
+                if loop is not _running_loop():
+                    closed.result(_MOST_CLOSING_SECONDS)
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop."""
+        with self._lock:
+            client = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.aclose()
+
+    def send(self, candidate: Candidate, call: Call) -> Completion:
+        """Ask a candidate and wait for its whole answer."""
+        exchange = _Exchange(candidate, call, _MOST_BYTES)
+        request = exchange.request()
+        with exchange.mapped():
+            response = self._sync_client().send(request, stream=True)
+            with contextlib.closing(response):
+                data = b"".join(map(exchange.received, response.iter_bytes()))
+            exchange.check_status(response, data)
+            return read_completion(data, response.headers, candidate, call)
+
+    async def asend(self, candidate: Candidate, call: Call) -> Completion:
+        """As :meth:`send`, without blocking the event loop."""
+        exchange = _Exchange(candidate, call, _MOST_BYTES)
+        request = exchange.request()
+        with exchange.mapped(), exchange.time_left():
+            response = await self._async_client().send(request, stream=True)
+            async with contextlib.aclosing(response):
+                data = b"".join([exchange.received(d) async for d in response.aiter_bytes()])
+            exchange.check_status(response, data)
+            return read_completion(data, response.headers, candidate, call)
+
+    def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
+        """Ask a candidate and hand on its chunks as they come; see ``Transport.stream``."""
+        exchange = _Exchange(candidate, call, _MOST_STREAMED_BYTES)
+        request = exchange.request(streamed=True)
+        with exchange.mapped():
+            response = self._sync_client().send(request, stream=True)
+            with contextlib.closing(response):
+                pieces = map(exchange.received, response.iter_bytes())
+                if not response.is_success:
+                    exchange.check_status(response, b"".join(pieces))
+                reader = exchange.read_stream(response)
+                for piece in pieces:
+                    yield from reader.feed(piece)
+                reader.finish()
+
+    async def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
+        """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
+        exchange = _Exchange(candidate, call, _MOST_STREAMED_BYTES)
+        request = exchange.request(streamed=True)
+        with exchange.mapped():
+            with exchange.time_left():
+                response = await self._async_client().send(request, stream=True)
+            async with contextlib.aclosing(response):
+                if not response.is_success:
+                    with exchange.time_left():
+                        exchange.check_status(response, await response.aread())
+                reader = exchange.read_stream(response)
+                pieces = response.aiter_bytes()
+                while True:
+                    with exchange.time_left():
+                        piece = await anext(pieces, None)
+                    if piece is None:
+                        break
+                    for chunk in reader.feed(exchange.received(piece)):
+                        yield chunk
+                reader.finish()
+
+    def _sync_client(self) -> httpx.Client:
+        import httpx
+
+        with self._lock:
+            if self._client is None:
+                self._client = httpx.Client(**self._settings())
+            return self._client
+
+    def _async_client(self) -> httpx.AsyncClient:
+        """The client of the running event loop: connections belong to the loop they began in."""
+        import httpx
+
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            client = self._async_clients.get(loop)
+            if client is None:
+                client = self._async_clients[loop] = httpx.AsyncClient(**self._settings())
+            return client
+
+    def _settings(self) -> dict[str, Any]:
+        import httpx
+
+        limits = httpx.Limits(
+            max_connections=self._most_connections,
+            max_keepalive_connections=self._most_connections,
+            keepalive_expiry=_IDLE_SECONDS,
+        )
+        return {"http2": self._http2, "limits": limits}
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class _Exchange:
+    """One call on its way: its deadline, its size, and what its faults mean."""
+
+    def __init__(self, candidate: Candidate, call: Call, most_bytes: int) -> None:
+        self._candidate = candidate
+        self._call = call
+        self._deadline = time.monotonic() + call.timeout_seconds
+        self._most_bytes = most_bytes
+        self._size = 0
+        self._reader: ChunkReader | None = None
+
+    def request(self, *, streamed: bool = False) -> httpx.Request:
+        """What to send."""
+        import httpx
+
+        seconds = self._seconds_left()
+        timeout = httpx.Timeout(seconds, connect=min(seconds, _MOST_CONNECT_SECONDS))
+        return httpx.Request(
+            "POST",
+            _endpoints.endpoint(self._candidate),
+            headers=_endpoints.headers(self._candidate, self._call),
+            content=json.dumps(
+                _endpoints.body(self._candidate, self._call, streamed=streamed),
+                ensure_ascii=False,
+                separators=(",", ":"),
+            ).encode(),
+            extensions={"timeout": timeout.as_dict()},
+        )
+
+    def received(self, data: bytes) -> bytes:
+        """Count what has come.
+
+        Raises:
+            ProviderError: it is too much, or too late.
+        """
+        self._size += len(data)
+        if self._size > self._most_bytes:
+            raise NO_ANSWER.of(self._candidate, f"more than {self._most_bytes} bytes")
+        if self._seconds_left() <= 0 and not self._is_complete():
+            raise TIMED_OUT.of(self._candidate, self._limit())
+        return data
+
+    def check_status(self, response: httpx.Response, data: bytes) -> None:
+        """Raise ``ProviderError`` unless the provider says that all is well."""
+        if response.is_success:
+            return
+        try:
+            said = message_in(json.loads(data))
+        except (ValueError, RecursionError):
+            said = data[:1000].decode(errors="replace")
+        raise fault_of_status(response.status_code).of(
+            self._candidate,
+            said,
+            status=response.status_code,
+            retry_after_seconds=retry_after_seconds(response.headers),
+        )
+
+    def read_stream(self, response: httpx.Response) -> ChunkReader:
+        """What turns the body into chunks."""
+        self._reader = ChunkReader(response.headers, self._candidate, _MOST_BYTES)
+        return self._reader
+
+    def time_left(self) -> contextlib.AbstractContextManager[Any]:
+        """Cancels what is inside at the deadline; for coroutines, and around no ``yield``."""
+        import anyio
+
+        return anyio.fail_after(max(self._seconds_left(), 0))
+
+    @contextlib.contextmanager
+    def mapped(self) -> Iterator[None]:
+        """Every fault below becomes ours; the cause is cut off, as it may quote a key."""
+        import httpx
+
+        try:
+            yield
+        except ProviderError as error:
+            self._add_bill(error)
+            raise
+        except Exception as error:
+            fault = _fault(httpx, error)
+            if fault is None:
+                raise
+            if self._is_complete():
+                return
+            said = self._limit() if fault is TIMED_OUT else str(error) or type(error).__name__
+            ours = fault.of(self._candidate, said)
+            self._add_bill(ours)
+            raise ours from None
+
+    def _add_bill(self, error: ProviderError) -> None:
+        if self._reader is not None and self._reader.begun:
+            error.maybe_billed = True
+
+    def _is_complete(self) -> bool:
+        """Whether a stream said its end: what goes wrong after it does not matter."""
+        return self._reader is not None and self._reader.ended
+
+    def _limit(self) -> str:
+        return f"within {self._call.timeout_seconds:g} seconds"
+
+    def _seconds_left(self) -> float:
+        return self._deadline - time.monotonic()
+
+
+def _fault(httpx: Any, error: Exception) -> Fault | None:
+    """What an exception of httpx, or in reading an answer, means."""
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+        return UNREACHABLE
+    if isinstance(error, (httpx.TimeoutException, TimeoutError)):
+        return TIMED_OUT
+    if isinstance(error, httpx.DecodingError):
+        return NO_ANSWER
+    if isinstance(error, httpx.HTTPError):
+        return BROKEN_OFF
+    # JSON, UTF-8 and events that are none, or too deep or too large.
+    return NO_ANSWER if isinstance(error, (ValueError, RecursionError)) else None
