@@ -40,6 +40,7 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
+        self._queries = 0
         self._first: float | None = None
         self._last = 0.0
         self._so_far: list[float] = []  # expected since the week began, at each full hour
@@ -54,6 +55,7 @@ class Arrivals:
         """Count queries that came at ``now``, Unix seconds."""
         hour = int(now // _HOUR)
         self._counts[hour] = self._counts.get(hour, 0) + queries
+        self._queries += queries
         self._first = now if self._first is None else min(self._first, now)
         self._last = max(self._last, now)
 
@@ -64,7 +66,7 @@ class Arrivals:
 
     def expected(self, start: float, end: float) -> float:
         """Queries expected between two moments, Unix seconds; 0 before any was counted."""
-        if self._first is None or end <= start:
+        if not self._queries or end <= start:
             return 0.0
         self._refresh()
         return self._until(end) - self._until(start)
@@ -78,14 +80,14 @@ class Arrivals:
 
     def _refresh(self) -> None:
         """Bring the profile up to date, once an hour and when a sixteenth more has come."""
-        hour, queries = int(self._last // _HOUR), sum(self._counts.values())
+        hour, queries = int(self._last // _HOUR), self._queries
         if self._profile_of is not None:
             known_hour, known = self._profile_of
             if hour == known_hour and queries <= known * 17 // 16:
                 return
-        self._profile_of = (hour, queries)
         for old in [one for one in self._counts if one <= hour - _KEPT_HOURS]:
-            del self._counts[old]
+            self._queries -= self._counts.pop(old)
+        self._profile_of = (hour, self._queries)
         self._so_far = [0.0, *accumulate(self._rates(hour))]
 
     def _rates(self, last: int) -> list[float]:
@@ -93,7 +95,7 @@ class Arrivals:
         first = max(min(self._counts), last - _KEPT_HOURS + 1)
         hours = range(first, last + 1)
         watching = {hour: self._watched(hour) for hour in hours}
-        mean = sum(self._counts.values()) / (sum(watching.values()) + _START_HOURS)
+        mean = self._queries / (sum(watching.values()) + _START_HOURS)
         few = _COUNT_INERTIA / mean
 
         came, seen = [0.0] * 24, [0.0] * 24

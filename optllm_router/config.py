@@ -23,7 +23,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -210,6 +210,8 @@ def read_policy(value: str | Policy) -> Policy:
         return _policy_named(value)
     if not callable(getattr(value, "look", None)):
         raise ConfigurationError(f"policy {value!r} is neither a name nor a policy")
+    if not isinstance(value, Hashable):
+        raise ConfigurationError(f"policy {value!r} is not hashable; freeze its dataclass")
     return value
 
 

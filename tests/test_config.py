@@ -484,3 +484,12 @@ def test_a_setting_of_a_model_that_is_wrong_is_named(settings, shown):
 def test_candidates_are_values():
     assert read_candidates([entry()]) == read_candidates([entry()])
     assert isinstance(read_candidates([entry()])[0], Candidate)
+
+
+def test_a_policy_of_ones_own_has_to_be_hashable():
+    class Own(MaxSuccess):
+        __hash__ = None
+
+    assert read_policy(MaxSuccess()) == MaxSuccess()
+    with pytest.raises(ConfigurationError, match="freeze its dataclass"):
+        read_policy(Own())
