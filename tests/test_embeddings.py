@@ -23,6 +23,7 @@ from optllm_router import (
     UnknownModelError,
     Usage,
 )
+from optllm_router.simulation import EMBEDDING_MODEL
 
 CHAT = Candidate("chat", "x/chat", Price(Decimal(1), Decimal(1), "test"), 100)
 PRICE = Price(Decimal(20), Decimal(0), "test")
@@ -187,6 +188,31 @@ def test_models_for_embeddings_are_listed_and_not_asked_to_chat(client):
         client.chat.completions.create(
             messages=[{"role": "user", "content": "Hi"}], model="vectors"
         )
+
+
+@pytest.mark.parametrize("transport", ["litellm", "httpx"])
+def test_embeddings_of_a_real_endpoint(server, models, sqlite_url, transport):
+    entry = {
+        "model_name": "vectors",
+        "litellm_params": {
+            "model": f"openai/{EMBEDDING_MODEL}",
+            "api_base": server.base_url,
+            "api_key": "unused",
+            "input_cost_per_token": 2e-8,
+        },
+        "model_info": {"mode": "embedding"},
+        "router": {"transport": transport},
+    }
+    with OptLLM([*models, entry], budget="1 USD", store=sqlite_url) as client:
+        both = client.embeddings.create(model="auto", input=["What is 12 + 30?", "Hello"])
+        one = client.embeddings.create(model="vectors", input="Hello", encoding_format="float")
+        assert both.data[1].embedding == pytest.approx(one.data[0].embedding, abs=1e-6)
+        assert both.data[0].embedding != both.data[1].embedding
+        assert both.optllm.cost_nano == 20 * both.usage.prompt_tokens > 0
+        assert not both.optllm.cost_estimated
+        assert client.balance.spent_nano == both.optllm.cost_nano + one.optllm.cost_nano
+        tokens = client.embeddings.create(model="vectors", input=[[1, 2, 3]])
+        assert len(tokens.data) == 1
 
 
 def _database(url: str) -> Path:
