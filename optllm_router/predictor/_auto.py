@@ -9,6 +9,9 @@ Three questions are answered from the labels alone, out of sample:
 3. How much of what they say about differences between candidates holds up? A factor for the
    rest. It is what routing acts on, so it starts from a sceptical prior: with too few labels to
    tell, the prediction stays near the base rates and cannot do harm.
+
+Validation can afford few trees, and few trees are noisy. Noise in what is said looks as if less of
+it held up; how much there is follows from how far the trees disagree, and is taken off.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from optllm_router.predictor._trees import walk
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from optllm_router._types import FloatArray
+    from optllm_router._types import FloatArray, IntArray
     from optllm_router.predictor._base import Arrays, Features
 
 CAUTIONS = (Caution(strength=0.5, evidence=0.85), Caution(strength=2.0, evidence=0.5))
@@ -35,7 +38,13 @@ CAUTIONS = (Caution(strength=0.5, evidence=0.85), Caution(strength=2.0, evidence
 _MAX_VALIDATED = 1_500
 """Rows used for cross-validation at most: beyond, its answers no longer change."""
 
+_VALIDATING_TREES = 12
+"""Trees in each group of a forest that only validates."""
+
 _LABEL_VARIANCE = 0.2
+
+_MOST_NOISE = 0.75
+"""Share of the squares of what was said that is taken for noise at most."""
 
 
 class _Factor(NamedTuple):
@@ -90,32 +99,40 @@ class Auto:
         if len(rows) < 2:
             return CAUTIONS[-1], _DIFFICULTY.mean, _difference(len(rows)).mean
         truth = scores[rows]
-        said, expected = self._out_of_fold(x[rows], truth, base)
+        said, noise, expected = self._out_of_fold(x[rows], truth, base)
         best = int(np.argmin(np.nanmean((said - truth) ** 2, axis=(1, 2))))
         n_complete = np.sum(~np.isnan(truth)) / truth.shape[1]
         difficulty, difference = _factors(
-            said[best] - expected, truth - expected, (_DIFFICULTY, _difference(n_complete))
+            said[best] - expected,
+            noise[best],
+            truth - expected,
+            (_DIFFICULTY, _difference(n_complete)),
         )
         return CAUTIONS[best], difficulty, difference
 
     def _out_of_fold(
         self, x: Features, scores: FloatArray, prior: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Predictions for every row by trees that did not see it: (cautions, n, k); base rates."""
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Predictions for every row by trees that did not see it, (cautions, n, k); the variance
+        of their two parts had other trees been drawn, (cautions, n, 2); base rates, (n, k).
+        """
         n, k = scores.shape
         n_folds = min(5 if n < 500 else 3, n)
         said = np.empty((len(CAUTIONS), n, k))
+        noise = np.empty((len(CAUTIONS), n, 2))
         expected = np.empty((n, k))
         for fold in range(n_folds):
             test = np.arange(n) % n_folds == fold
             base, _ = base_rates(scores[~test], prior)
-            forest = Forest(n_trees=12, seed=self.seed)
+            forest = Forest(n_trees=_VALIDATING_TREES, seed=self.seed)
             forest.fit(x[~test], scores[~test], base)
             leaves = walk(forest.trees_, x[test])
             for i, caution in enumerate(CAUTIONS):
-                said[i, test] = average(leaves, forest.values(caution)).p
+                values = forest.values(caution)
+                said[i, test] = average(leaves, values).p
+                noise[i, test] = _noise(leaves, values)
             expected[test] = base
-        return said, expected
+        return said, noise, expected
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What prediction needs, as arrays by name."""
@@ -137,25 +154,37 @@ def _split(deviations: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _factors(
-    said: FloatArray, true: FloatArray, priors: tuple[_Factor, _Factor]
+    said: FloatArray, noise: FloatArray, true: FloatArray, priors: tuple[_Factor, _Factor]
 ) -> tuple[float, float]:
-    """Posterior means of f and g in ``true = f * common + g * rest + noise``.
+    """Posterior means of f and g in ``true = f * common + g * rest + error``.
 
-    ``common`` and ``rest`` are the two parts of ``said``, shape (n, k); ``true`` is NaN where
-    unknown. A row's candidates err together: k of them witness like the square root of k.
+    ``common`` and ``rest`` are the two parts of what was ``said``, shape (n, k), after the variance
+    ``noise`` of each, (n, 2), is taken off; ``true`` is NaN where unknown. A row's candidates err
+    together: k of them witness like the square root of k.
     """
     known = ~np.isnan(true)
     weight = known / (_LABEL_VARIANCE * np.sqrt(np.maximum(known.sum(axis=1, keepdims=True), 1)))
     common, rest = _split(said)
     parts = np.stack([np.broadcast_to(common, said.shape)[known], rest[known]])
     weighted = parts * weight[known]
+    squares = weighted @ parts.T
+    of_noise = weight.sum(axis=1) @ noise
+    squares -= np.diag(np.minimum(of_noise, _MOST_NOISE * np.diag(squares)))
     precision = np.array([prior.std**-2 for prior in priors])
     means = np.array([prior.mean for prior in priors])
     factors = np.linalg.solve(
-        weighted @ parts.T + np.diag(precision), weighted @ true[known] + precision * means
+        squares + np.diag(precision), weighted @ true[known] + precision * means
     )
     f, g = (
         float(np.clip(factor, 0.0, prior.most))
         for factor, prior in zip(factors, priors, strict=True)
     )
     return f, g
+
+
+def _noise(leaves: IntArray, values: NDArray[np.float32]) -> FloatArray:
+    """Variance over draws of the trees of the two parts of what they say, shape (n, 2)."""
+    each = average(leaves, values).std ** 2
+    common = average(leaves, values.mean(axis=1, keepdims=True)).std ** 2
+    rest = np.maximum(each.mean(axis=1, keepdims=True) - common, 0.0)
+    return np.asarray(np.concatenate([common, rest], axis=1) / leaves.shape[1])

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from optllm_router.predictor import _forest
-from optllm_router.predictor._auto import CAUTIONS, Auto
+from optllm_router.predictor._auto import CAUTIONS, Auto, _Factor, _factors, _noise
 from optllm_router.predictor._base import base_rates
-from optllm_router.predictor._forest import Forest, impute
+from optllm_router.predictor._forest import Forest, average, impute
+from optllm_router.predictor._trees import walk
 
 
 def fitted(x, scores, seed=0):
@@ -49,6 +50,33 @@ def test_learns_differences_from_bandit_labels():
     asked = features(200, 1)
     p = model.predict(asked).p
     assert ((p[:, 0] > p[:, 1]) == (asked[:, 182] > 0)).mean() > 0.85
+
+
+def test_noise_of_few_trees_does_not_look_like_words_that_did_not_hold_up():
+    rng = np.random.default_rng(0)
+    true = rng.normal(scale=0.1, size=(4_000, 4))
+    trees = true + rng.normal(scale=0.1, size=true.shape)
+    vague = (_Factor(mean=0.0, std=10.0, most=2.0),) * 2
+    noise = np.tile([0.1**2 / 4, 0.1**2 * 3 / 4], (len(true), 1))
+    np.testing.assert_allclose(_factors(trees, np.zeros_like(noise), true, vague), 0.5, atol=0.05)
+    np.testing.assert_allclose(_factors(trees, noise, true, vague), 1.0, atol=0.1)
+
+
+def test_noise_is_the_variance_over_draws_of_the_trees():
+    x, asked = features(200, 0), features(100, 1)
+    scores = (np.random.default_rng(0).random((200, 3)) < 0.5).astype(float)
+    base, _ = base_rates(scores, np.full(3, 0.5))
+    means, expected = [], []
+    for seed in range(30):
+        forest = Forest(n_trees=4, seed=10 * seed).fit(x, scores, base)
+        leaves, values = walk(forest.trees_, asked), forest.values(CAUTIONS[0])
+        means.append(average(leaves, values).p)
+        expected.append(_noise(leaves, values))
+    common = np.mean(means, axis=2, keepdims=True)
+    rest = (means - common).var(axis=0, ddof=1).mean()
+    assert np.mean(expected, axis=(0, 1)) == pytest.approx(
+        [common.var(axis=0, ddof=1).mean(), rest], rel=0.2
+    )
 
 
 def test_uncertainty_shrinks_with_labels():

@@ -230,17 +230,37 @@ def test_refuses_bad_settings():
         make_predictor(n_candidates=2, prior=np.array([0.5, 1.5]))
 
 
+any_text = st.one_of(
+    st.text(max_size=40),
+    st.text(st.characters(), max_size=40),  # lone surrogates, too
+    st.sampled_from(["", " ", "\0"]),
+    st.builds(str.__mul__, st.text(min_size=1, max_size=3), st.sampled_from([20_000, 10**6])),
+)
 scores_or_missing = st.one_of(st.just(np.nan), st.sampled_from([0.0, 1.0]), st.floats(0, 1))
+
+
+@st.composite
+def partial_scores(draw, n: int) -> np.ndarray:
+    """Any scores of n texts; sometimes all are equal, sometimes a candidate has none."""
+    rows = st.lists(scores_or_missing, min_size=N_CANDIDATES, max_size=N_CANDIDATES)
+    scores = np.array(draw(st.lists(rows, min_size=n, max_size=n)), dtype=float)
+    scores = scores.reshape(n, N_CANDIDATES)
+    if draw(st.booleans()):
+        scores[~np.isnan(scores)] = draw(st.sampled_from([0.0, 0.5, 1.0]))
+    if draw(st.booleans()):
+        scores[:, draw(st.integers(0, N_CANDIDATES - 1))] = np.nan
+    return scores
 
 
 @pytest.mark.parametrize("name", ["auto", "knn", "clusters", "base_rates"])
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_never_nan_whatever_the_texts_and_scores(name, data):
-    texts = data.draw(st.lists(st.text(max_size=40), max_size=12))
-    rows = st.lists(scores_or_missing, min_size=2, max_size=2)
-    scores = data.draw(st.lists(rows, min_size=len(texts), max_size=len(texts)))
-    predictor = make_predictor(name, n_candidates=2)
-    predictor.fit(texts, np.array(scores, dtype=float).reshape(len(texts), 2))
-    asked = data.draw(st.lists(st.text(max_size=40), max_size=4))
-    assert_sane(predictor.predict(asked), len(asked), 2)
+def test_sane_whatever_the_texts_and_scores(name, data):
+    texts = data.draw(st.lists(any_text, max_size=12))
+    predictor = make_predictor(name, n_candidates=N_CANDIDATES)
+    predictor.fit(texts, data.draw(partial_scores(len(texts))))
+    asked = data.draw(st.lists(any_text, max_size=3))
+    assert_sane(predictor.predict(asked), len(asked))
+    if asked:
+        predictor.learn_one(asked[0], 0, data.draw(st.floats(0, 1)))
+        assert_sane(predictor.predict(asked[:1]), 1)
