@@ -98,7 +98,9 @@ def prepare(
             f"the messages have {size} bytes; at most {_MOST_BYTES} are taken"
         )
     include_usage = bool((stream_options or {}).get("include_usage"))
-    return Prepared(replace(query, scopes=options.scopes), model, options, stream, include_usage)
+    call = replace(query.call, max_retries=options.max_retries)
+    query = replace(query, call=call, scopes=options.scopes)
+    return Prepared(query, model, options, stream, include_usage)
 
 
 def completion_body(answer: Answer) -> dict[str, Any]:

@@ -69,6 +69,7 @@ def prepare_embedding(
         most_prompt_tokens=_most_tokens(inputs),
         operation="embedding",
         required_tags=frozenset(options.require_tags),
+        max_retries=options.max_retries,
     )
     if call.prompt_bytes > _MOST_BYTES:
         raise InvalidRequestError(

@@ -27,22 +27,28 @@ A stream that ends without the provider's count is settled at ours, of what was 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+import contextlib
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from optllm_router._errors import (
     AllCandidatesFailedError,
     BudgetExceededError,
     OptLLMError,
     ProviderError,
+    ProviderRateLimitedError,
     ProviderRejectedError,
 )
+from optllm_router._health import Ticket
 from optllm_router._money import format_usd
+from optllm_router._sending import Sending, Tape
 from optllm_router._steps import (
+    AbandonedError,
     Answer,
-    Attempt,
     Chunks,
     Close,
     Count,
@@ -57,14 +63,17 @@ from optllm_router._steps import (
     Reserve,
     Send,
     Step,
+    Wait,
 )
-from optllm_router._types import Candidate, Chunk, Completion, Outcome, Usage
+from optllm_router._types import Call, Candidate, Chunk, Completion, Usage
 from optllm_router.ledger import Refusal, Reservation
-from optllm_router.pricing import charge_nano, worst_case_nano, worst_usage
 
-_GRACE_SECONDS = 120.0
-"""How much longer than its time limit a call's reservation is held for a living process."""
 _PATIENCE_SECONDS = 0.25
+_LOOK_AROUND_SECONDS = 0.05
+"""How long to wait for room at one candidate before the others are looked at again."""
+_LONG_WAIT_SECONDS = 8.0
+_BYTES_PER_TOKEN = 4
+"""Of ordinary prompts, to know what a call takes of a limit before it has told."""
 
 T = TypeVar("T")
 P = TypeVar("P", bound=Paid)
@@ -92,39 +101,137 @@ def stream_flow(request: Request) -> StreamFlow:
     """
     resumed = False
 
-    def answered(attempt: _Attempt) -> Generator[Step | Hand, Any, Paid | ProviderError]:
+    def answered(sending: Sending) -> Generator[Step | Hand, Any, Paid | ProviderError]:
         nonlocal resumed
-        result = yield from _streamed_answer(attempt, resumed=resumed)
-        resumed = resumed or attempt.handed
+        result = yield from _streamed_answer(sending, resumed=resumed)
+        resumed = resumed or sending.handed
         return result
 
     return (yield from _first_that_answers(request, answered))
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """When a candidate is to be asked.
+
+    Attributes:
+        candidate: who.
+        tries: how often it was asked before.
+        not_before: on the request's clock.
+        last_resort: all others failed or have no room: wait for it, and ask it even in a cooldown.
+    """
+
+    candidate: Candidate
+    tries: int = 0
+    not_before: float = -math.inf
+    last_resort: bool = False
+
+
 def _first_that_answers(
     request: Request,
-    answered: Callable[[_Attempt], Generator[Any, Any, P | ProviderError]],
+    answered: Callable[[Sending], Generator[Any, Any, P | ProviderError]],
 ) -> Generator[Any, Any, P]:
-    decision = request.decision
+    """Take turns, best candidate first, until one answers, all have failed or time is over."""
+    deadline = request.clock() + request.call.timeout_seconds
+    names = (request.decision.candidate, *request.decision.fallbacks)
+    turns = deque(_Turn(request.candidates[name]) for name in names)
     causes: list[ProviderError] = []
     refusal: tuple[Reservation, Refusal] | None = None
-    for number, name in enumerate((decision.candidate, *decision.fallbacks)):
-        attempt = _Attempt(request, request.candidates[name], number)
-        reservation = attempt.reservation
+    sends = 0
+    while turns and not (causes and request.clock() >= deadline):
+        turn = turns.popleft()
+        sending = Sending(request, turn.candidate, sends)
+        reservation = sending.reservation
         if refusal is not None and reservation.amount_nano >= refusal[0].amount_nano:
             continue
-        refused = yield from _reserve(reservation, request.patient)
+        ticket = yield from _enter(request, turn)
+        if isinstance(ticket, float):
+            if not turn.last_resort:
+                turns.append(replace(turn, last_resort=True))
+            elif request.clock() + ticket >= deadline:
+                causes.append(_no_room(turn.candidate, request.call))
+            else:
+                yield Wait(min(ticket, _LOOK_AROUND_SECONDS) if turns else ticket)
+                turns.append(turn)
+            continue
+        before = request.clock()
+        refused = yield from _reserve(reservation, ticket, request.patient)
+        if request.patient:  # money that comes back late is no fault of the call's
+            deadline += request.clock() - before
         if refused is not None:
             refusal = (reservation, refused)
             continue
-        result = yield from answered(attempt)
+        sends += 1
+        sending.begin(deadline)
+        result = yield from _ticketed(answered(sending), ticket)
         if not isinstance(result, ProviderError):
             return result
         causes.append(result)
+        _schedule_retry(request, turns, turn, result, deadline)
     raise _failure(causes, refusal)
 
 
-def _reserve(reservation: Reservation, patient: bool) -> Generator[Step, Any, Refusal | None]:
+def _enter(request: Request, turn: _Turn) -> Generator[Step, Any, Ticket | float]:
+    """Get a ticket for a turn, or the seconds after which there may be one."""
+    early = turn.not_before - request.clock()
+    if early > 0:
+        yield Wait(early)
+    call = request.call
+    bound = call.max_output_tokens or turn.candidate.max_output_tokens
+    tokens = call.prompt_bytes // _BYTES_PER_TOKEN + bound * call.choices
+    return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
+
+
+def _ticketed(
+    answer: Generator[Any, Any, P | ProviderError], ticket: Ticket
+) -> Generator[Any, Any, P | ProviderError]:
+    try:
+        result = yield from answer
+    except BaseException as error:
+        ticket.leave(error)
+        raise
+    if isinstance(result, ProviderError):
+        ticket.leave(result)
+    else:
+        ticket.leave(None, result.usage.prompt_tokens + result.usage.completion_tokens)
+    return result
+
+
+def _schedule_retry(
+    request: Request, turns: deque[_Turn], turn: _Turn, error: ProviderError, deadline: float
+) -> None:
+    """Give a candidate another turn after a fault that cost nothing, if there is time for it.
+
+    It is the next one, unless the provider wants to be left alone for long: then others are
+    asked first.
+    """
+    wait = request.retries.wait(error, turn.tries + 1, request.max_retries)
+    if wait is None or request.clock() + wait >= deadline:
+        return
+    again = replace(turn, tries=turn.tries + 1, not_before=request.clock() + wait)
+    if wait > _LONG_WAIT_SECONDS:
+        turns.append(again)
+    else:
+        turns.appendleft(again)
+
+
+def _reserve(
+    reservation: Reservation, ticket: Ticket, patient: bool
+) -> Generator[Step, Any, Refusal | None]:
+    """Set money aside for who has a ticket; gives that back where there is none."""
+    try:
+        refused = yield from _reserve_patiently(reservation, patient)
+    except BaseException:
+        ticket.withdraw()
+        raise
+    if refused is not None:
+        ticket.withdraw()
+    return refused
+
+
+def _reserve_patiently(
+    reservation: Reservation, patient: bool
+) -> Generator[Step, Any, Refusal | None]:
     while True:
         try:
             refused: Refusal | None = yield Reserve(reservation)
@@ -139,151 +246,77 @@ def _reserve(reservation: Reservation, patient: bool) -> Generator[Step, Any, Re
         yield Pause(_PATIENCE_SECONDS)
 
 
-class _Attempt:
-    """One send to one candidate: its reservation, and the ways to close it."""
-
-    def __init__(self, request: Request, candidate: Candidate, number: int) -> None:
-        bound = request.call.max_output_tokens or candidate.max_output_tokens
-        self.decision = request.decision
-        self.candidate = candidate
-        self.call = replace(request.call, max_output_tokens=bound)
-        self.number = number
-        self.reservation = _reservation(request, candidate, number)
-        self.first_token_seconds: float | None = None
-        self.handed = False
-        self._clock = request.clock
-        self._sent_at = request.clock()
-
-    def sending(self) -> None:
-        """Start the watch."""
-        self._sent_at = self._clock()
-
-    @property
-    def seconds(self) -> float:
-        """Since sending."""
-        return self._clock() - self._sent_at
-
-    @property
-    def most(self) -> Usage:
-        """The most that it can consume."""
-        call = self.call
-        bound = call.max_output_tokens
-        return worst_usage(self.candidate, call.most_prompt_tokens, bound, call.choices)
-
-    def paid(self, usage: Usage) -> Paid:
-        """What it took, now that its usage is known."""
-        cost = charge_nano(self.candidate.price, usage)
-        return Paid(
-            self.decision, self.candidate, usage, cost, self.seconds, self.first_token_seconds
-        )
-
-    def settled(self, paid: Paid, error: BaseException | None = None) -> Close:
-        """Close at the price of what was consumed."""
-        return self._closed("settle", paid.cost_nano, paid.latency_seconds, paid.usage, error)
-
-    def failed(self, error: BaseException) -> Close:
-        """Close at all that was set aside, or at nothing when it surely cost nothing."""
-        if isinstance(error, ProviderError) and not error.maybe_billed:
-            return self._closed("release", 0, self.seconds, None, error)
-        most = self.reservation.amount_nano
-        return self._closed("settle_in_full", most, self.seconds, None, error)
-
-    def _closed(
-        self,
-        how: Literal["settle", "settle_in_full", "release"],
-        cost_nano: int,
-        seconds: float,
-        usage: Usage | None,
-        error: BaseException | None,
-    ) -> Close:
-        outcome = Outcome(
-            decision_id=self.decision.id,
-            candidate=self.candidate.name,
-            status="error" if error else "ok",
-            usage=usage,
-            cost_nano=cost_nano,
-            latency_seconds=seconds,
-            error=type(error).__name__ if error else "",
-            first_token_seconds=self.first_token_seconds,
-        )
-        attempt = Attempt(outcome, self.number, self.call.prompt_bytes, self.call.choices)
-        estimated = how == "settle_in_full" or (usage is not None and usage.estimated)
-        return Close(self.reservation.id, how, cost_nano, estimated, attempt)
-
-
-def _whole_answer(attempt: _Attempt) -> Generator[Step, Any, Answer | ProviderError]:
-    attempt.sending()
+def _whole_answer(sending: Sending) -> Generator[Step, Any, Answer | ProviderError]:
     try:
-        result: Completion | ProviderError = yield Send(attempt.candidate, attempt.call)
+        result: Completion | ProviderError = yield Send(sending.candidate, sending.call)
     except BaseException as error:
-        yield attempt.failed(error)
+        yield sending.failed(error)
         raise
     if isinstance(result, ProviderError):
-        yield attempt.failed(result)
+        yield sending.failed(result)
         return result
     # A provider that did not count is taken to have charged the most it can have.
-    paid = attempt.paid(result.usage or attempt.most)
-    yield attempt.settled(paid)
+    paid = sending.paid(result.usage or sending.most)
+    yield sending.settled(paid)
     return Answer(**vars(paid), completion=result)
 
 
 def _streamed_answer(
-    attempt: _Attempt, *, resumed: bool
+    sending: Sending, *, resumed: bool
 ) -> Generator[Step | Hand, Any, Paid | ProviderError]:
     """Hand on a stream; of one that is ``resumed`` only from its first token on."""
-    attempt.sending()
     try:
-        opened: Opened | ProviderError = yield Open(attempt.candidate, attempt.call)
+        opened: Opened | ProviderError = yield Open(sending.candidate, sending.call)
     except BaseException as error:
-        yield attempt.failed(error)
+        yield sending.failed(error)
         raise
     if isinstance(opened, ProviderError):
-        yield attempt.failed(opened)
+        yield sending.failed(opened)
         return opened
-    tape = _Tape()
+    tape = Tape()
     item: Chunk | ProviderError | None = opened.first
     try:
         while isinstance(item, Chunk):
             tape.record(item)
-            if tape.answers and attempt.first_token_seconds is None:
-                attempt.first_token_seconds = attempt.seconds
+            if tape.answers and sending.first_token_seconds is None:
+                sending.first_token_seconds = sending.seconds
             if tape.answers or not resumed:
-                attempt.handed = True
-                yield Hand(attempt.candidate, item)
+                sending.handed = True
+                yield Hand(sending.candidate, item)
             item = yield Receive(opened.rest)
     except BaseException as error:
-        yield from _hung_up(attempt, opened.rest, tape, error)
+        yield from _hung_up(sending, opened.rest, tape, error)
         raise
     if item is None:
-        paid = attempt.paid(tape.usage or (yield from _counted(attempt, tape)))
-        yield attempt.settled(paid)
+        paid = sending.paid(tape.usage or (yield from _counted(sending, tape)))
+        yield sending.settled(paid)
         return paid
     if not tape.answers:
-        yield attempt.failed(item)
+        yield sending.failed(item)
         return item
     if item.maybe_billed and tape.usage is None:
-        yield attempt.failed(item)
+        yield sending.failed(item)
     else:
-        usage = tape.usage or (yield from _counted(attempt, tape))
-        yield attempt.settled(attempt.paid(usage), item)
+        usage = tape.usage or (yield from _counted(sending, tape))
+        yield sending.settled(sending.paid(usage), item)
     raise item
 
 
 def _hung_up(
-    attempt: _Attempt, rest: Chunks, tape: _Tape, error: BaseException
+    sending: Sending, rest: Chunks, tape: Tape, error: BaseException
 ) -> Generator[Step, Any, None]:
     """Close a stream whose reader left: no fault of the candidate's, when it had begun."""
     try:
         yield HangUp(rest)
     finally:
-        usage = tape.usage or (yield from _counted(attempt, tape))
-        yield attempt.settled(attempt.paid(usage), None if tape.answers else error)
+        usage = tape.usage or (yield from _counted(sending, tape))
+        yield sending.settled(sending.paid(usage), None if tape.answers else error)
 
 
-def _counted(attempt: _Attempt, tape: _Tape) -> Generator[Step, Any, Usage]:
+def _counted(sending: Sending, tape: Tape) -> Generator[Step, Any, Usage]:
     """Our count of what was delivered, never more than what was set aside."""
-    counted: Usage = yield Count(attempt.candidate, attempt.call, tape.text)
-    most = attempt.most
+    counted: Usage = yield Count(sending.candidate, sending.call, tape.text)
+    most = sending.most
     return Usage(
         min(counted.prompt_tokens, most.prompt_tokens),
         min(counted.completion_tokens, most.completion_tokens),
@@ -291,67 +324,26 @@ def _counted(attempt: _Attempt, tape: _Tape) -> Generator[Step, Any, Usage]:
     )
 
 
-class _Tape:
-    """What a stream has delivered.
-
-    Attributes:
-        answers: True from the first token on: from here on there is no way back.
-        usage: what the provider counted, once it has said so.
-    """
-
-    def __init__(self) -> None:
-        self.answers = False
-        self.usage: Usage | None = None
-        self._pieces: list[str] = []
-
-    @property
-    def text(self) -> str:
-        """All that was generated: content, reasoning, tool calls."""
-        return "".join(self._pieces)
-
-    def record(self, chunk: Chunk) -> None:
-        """Take a chunk in."""
-        self.usage = chunk.usage or self.usage
-        for choice in chunk.body.get("choices") or ():
-            pieces = list(_generated(choice.get("delta") or {}))
-            self._pieces += pieces
-            if pieces or choice.get("finish_reason"):
-                self.answers = True
-
-
-def _generated(delta: Mapping[str, Any]) -> Iterator[str]:
-    """The texts in a delta that a model made, which are what it is paid for."""
-    calls = [*(delta.get("tool_calls") or ()), {"function": delta.get("function_call")}]
-    made = [call.get("function") or call.get("custom") or {} for call in calls]
-    texts = [delta.get("content"), delta.get("reasoning_content"), delta.get("refusal")]
-    texts += [call.get(part) for call in made for part in ("name", "arguments", "input")]
-    return (text for text in texts if text)
-
-
-def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:
-    call = request.call
-    return Reservation(
-        id=f"{request.decision.id}-{attempt}",
-        decision_id=request.decision.id,
+def _no_room(candidate: Candidate, call: Call) -> ProviderRateLimitedError:
+    return ProviderRateLimitedError(
+        f"model {candidate.name!r} was not asked: its limits leave no room for this call within "
+        f"{call.timeout_seconds:g} s; raise them, or the timeout",
         candidate=candidate.name,
-        amount_nano=worst_case_nano(
-            candidate, call.most_prompt_tokens, call.max_output_tokens, call.choices
-        ),
-        scopes=request.scopes,
-        price_source=candidate.price.source,
-        lease_seconds=call.timeout_seconds + _GRACE_SECONDS,
     )
 
 
 def _failure(
     causes: Sequence[ProviderError], refusal: tuple[Reservation, Refusal] | None
 ) -> OptLLMError:
-    if len(causes) == 1 or (causes and all(isinstance(c, ProviderRejectedError) for c in causes)):
+    tried = {cause.candidate: cause for cause in causes}
+    if causes and all(isinstance(cause, ProviderRejectedError) for cause in causes):
         return causes[0]
-    if causes:
-        each = "; ".join(str(cause) for cause in causes)
+    if len(tried) == 1:
+        return causes[-1]
+    if tried:
+        each = "; ".join(map(str, tried.values()))
         return AllCandidatesFailedError(
-            f"all {len(causes)} candidates that were tried failed: {each}", causes=causes
+            f"all {len(tried)} candidates that were tried failed: {each}", causes=causes
         )
     if refusal is None:
         raise AssertionError("a decision names at least one candidate")
@@ -381,9 +373,13 @@ def run(flow: Generator[Step, Any, T], perform: Callable[[Step], Any]) -> T:
     return cast(T, advance(flow, perform))
 
 
-async def arun(flow: Generator[Step, Any, T], perform: Callable[[Step], Awaitable[Any]]) -> T:
-    """As :func:`run`, for coroutines."""
-    return cast(T, await aadvance(flow, perform))
+async def arun(
+    flow: Generator[Step, Any, T],
+    perform: Callable[[Step], Awaitable[Any]],
+    settle: Callable[[Step], Any],
+) -> T:
+    """As :func:`run`, for coroutines; ``settle`` as for :func:`aadvance`."""
+    return cast(T, await aadvance(flow, perform, settle))
 
 
 def advance(
@@ -416,14 +412,27 @@ def advance(
 async def aadvance(
     flow: Generator[Step | Hand, Any, T],
     perform: Callable[[Step], Awaitable[Any]],
+    settle: Callable[[Step], Any],
     thrown: BaseException | None = None,
 ) -> Hand | T:
-    """As :func:`advance`, for coroutines."""
+    """As :func:`advance`, for coroutines.
+
+    Args:
+        flow: as there.
+        perform: as there.
+        settle: carries out the last steps of a flow whose coroutine is closed, without waiting
+            for anything.
+        thrown: as there.
+    """
     try:
         step = flow.send(None) if thrown is None else flow.throw(thrown)
         while not isinstance(step, Hand):
             try:
                 result = await perform(step)
+            except GeneratorExit:
+                with contextlib.suppress(AbandonedError):
+                    advance(flow, settle, AbandonedError())
+                raise
             except BaseException as error:  # noqa: BLE001 - the flow closes its money, then raises
                 step = flow.throw(error)
             else:

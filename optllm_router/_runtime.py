@@ -26,6 +26,7 @@ from optllm_router._errors import (
     StoreError,
 )
 from optllm_router._flow import arun, request_flow, run, stream_flow
+from optllm_router._health import Gate
 from optllm_router._money import Budget, usd_from_nano
 from optllm_router._steps import (
     Answer,
@@ -41,6 +42,7 @@ from optllm_router._steps import (
     Reserve,
     Send,
     Step,
+    Wait,
 )
 from optllm_router._streams import AnswerStream, AsyncAnswerStream, Life, Sweeper
 from optllm_router._types import (
@@ -58,7 +60,6 @@ from optllm_router.router import Query, Router
 from optllm_router.store import Database, LabelledAnswer, Records
 from optllm_router.traffic import Means, Pot
 from optllm_router.transports import (
-    RetryingTransport,
     all_transports,
     count_usage,
     keys_in_sight,
@@ -96,8 +97,8 @@ class Runtime:
         self.settings = settings
         self.candidates = {candidate.name: candidate for candidate in settings.candidates}
         self._owns_transport = transport is None
-        self._streaming = transport or all_transports()
-        self._transport = RetryingTransport(self._streaming, max_retries=settings.max_retries)
+        self._transport = transport or all_transports()
+        self._gates = {name: Gate(one.limits) for name, one in self.candidates.items()}
         self._checked = False
         self._check_lock = threading.Lock()
         if transport is None and not keys_in_sight(settings.candidates):
@@ -234,7 +235,8 @@ class Runtime:
     ) -> Answer:
         """As :meth:`answer`, without blocking the event loop."""
         flow = request_flow(self._request(decision, query, patient, cap))
-        answer = await arun(flow, partial(self._aperform, query.text))
+        perform, settle = partial(self._aperform, query.text), partial(self._settle, query.text)
+        answer = await arun(flow, perform, settle)
         self._remember_partner(query, answer, _messages_of(answer))
         return answer
 
@@ -328,7 +330,16 @@ class Runtime:
         kept = self._records.add_decision(decision, query.text)
         kept.add_done_callback(partial(_log_if_lost, decision.id))
         scopes = query.scopes if cap is None else (*query.scopes, cap.scope)
-        return Request(decision, query.call, self.candidates, scopes, patient)
+        retries = query.call.max_retries
+        return Request(
+            decision,
+            query.call,
+            self.candidates,
+            self._gates,
+            scopes,
+            patient,
+            max_retries=self.settings.max_retries if retries is None else retries,
+        )
 
     def _recovery_is_due(self) -> bool:
         with self._recovery_lock:
@@ -350,7 +361,7 @@ class Runtime:
                 except ProviderError as error:
                     return error
             case Open(candidate, call):
-                chunks = self._streaming.stream(candidate, call)
+                chunks = self._transport.stream(candidate, call)
                 return _opened(candidate, _next(chunks), chunks)
             case Close():
                 with _paid_answers_survive(step):
@@ -359,6 +370,8 @@ class Runtime:
             case Pause(seconds):
                 if self._recovery_is_due():
                     self.ledger.recover()
+                time.sleep(seconds)
+            case Wait(seconds):
                 time.sleep(seconds)
             case _:
                 return self._settle(text, step)
@@ -375,7 +388,7 @@ class Runtime:
                 except ProviderError as error:
                     return error
             case Open(candidate, call):
-                chunks = self._streaming.astream(candidate, call)
+                chunks = self._transport.astream(candidate, call)
                 return _opened(candidate, await _anext(chunks), chunks)
             case HangUp(rest):
                 await cast(AsyncGenerator[Chunk, None], rest).aclose()
@@ -388,6 +401,8 @@ class Runtime:
             case Pause(seconds):
                 if self._recovery_is_due():
                     await asyncio.to_thread(self.ledger.recover)
+                await asyncio.sleep(seconds)
+            case Wait(seconds):
                 await asyncio.sleep(seconds)
 
     def _settle(self, text: str, step: Step) -> Any:

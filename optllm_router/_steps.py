@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from optllm_router._health import Gate
+from optllm_router._retries import Retries
 from optllm_router._types import Call, Candidate, Chunk, Completion, Decision, Outcome, Usage
 from optllm_router.ledger import Reservation
 
@@ -117,7 +119,14 @@ class Pause:
     seconds: float
 
 
-Step: TypeAlias = Reserve | Send | Open | Receive | HangUp | Count | Close | Pause
+@dataclass(frozen=True)
+class Wait:
+    """Let time pass: a candidate asked to be left alone, or has no room."""
+
+    seconds: float
+
+
+Step: TypeAlias = Reserve | Send | Open | Receive | HangUp | Count | Close | Pause | Wait
 
 
 @dataclass(frozen=True)
@@ -173,15 +182,21 @@ class Request:
         decision: who is to answer.
         call: what to ask.
         candidates: every candidate by name.
+        gates: by the same names, whether each may be asked now.
         scopes: what the call belongs to; every budget on one of these or on everything pays.
         patient: wait when money that other calls have set aside may come back, instead of
             turning to a cheaper candidate. For planned batches.
+        max_retries: how often a candidate is asked again after a fault that cost nothing.
+        retries: after how long.
         clock: seconds, from any start, that never go back.
     """
 
     decision: Decision
     call: Call
     candidates: Mapping[str, Candidate]
+    gates: Mapping[str, Gate]
     scopes: tuple[str, ...]
     patient: bool = False
+    max_retries: int = 0
+    retries: Retries = field(default_factory=Retries)
     clock: Callable[[], float] = time.monotonic

@@ -97,7 +97,7 @@ class Life:
         """As :meth:`finish`, without blocking the event loop."""
         if not self.over:
             try:
-                await aadvance(self._flow, perform, self._reason)
+                await aadvance(self._flow, perform, self._settle, self._reason)
             except Exception as error:
                 if error is not self._reason:
                     raise
@@ -121,7 +121,7 @@ class Life:
             self._raise_reason()
             return None
         try:
-            return self._read(await aadvance(self._flow, perform))
+            return self._read(await aadvance(self._flow, perform, self._settle))
         except BaseException:
             self._end()
             raise

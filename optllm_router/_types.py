@@ -178,12 +178,14 @@ class Call:
         parameters: further arguments of the API (``temperature``, ``tools``, ...).
         max_output_tokens: bound on each choice, where the caller set one.
         choices: how many answers are asked for.
-        timeout_seconds: how long the provider may take.
+        timeout_seconds: how long the answer may take, all tries together.
         prompt_bytes: size of the messages, tools and schemas.
         most_prompt_tokens: upper bound on their tokens.
         operation: what is asked for.
         needs: what a candidate must be able to do.
         required_tags: what a candidate's tags must include.
+        max_retries: how often a candidate is asked again after a fault that cost nothing;
+            ``None`` for the client's setting.
     """
 
     messages: Messages
@@ -196,6 +198,7 @@ class Call:
     operation: Operation = "chat"
     needs: frozenset[Capability] = frozenset()
     required_tags: frozenset[str] = frozenset()
+    max_retries: int | None = None
 
 
 @dataclass(frozen=True)

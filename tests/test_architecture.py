@@ -29,6 +29,7 @@ FLOORS = (
     ("predictor", "_messages", "candidates", "_response_events"),
     ("ledger", "learning", "policy"),
     ("config", "_steps", "traffic", "receipts"),
+    ("_sending",),
     ("_flow",),
     ("router", "_options", "_streams", "_routing"),
     ("_chat", "_openai_errors", "_runtime"),

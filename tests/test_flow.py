@@ -19,6 +19,7 @@ from optllm_router._errors import (
     BudgetExceededError,
     ConfigurationError,
     OptLLMError,
+    ProviderAuthenticationError,
     ProviderConnectionError,
     ProviderError,
     ProviderRateLimitedError,
@@ -28,6 +29,7 @@ from optllm_router._errors import (
     StoreError,
 )
 from optllm_router._flow import advance, arun, request_flow, run, stream_flow
+from optllm_router._health import Gate
 from optllm_router._steps import (
     AbandonedError,
     Answer,
@@ -42,8 +44,18 @@ from optllm_router._steps import (
     Request,
     Reserve,
     Send,
+    Wait,
 )
-from optllm_router._types import Call, Candidate, Chunk, Completion, Decision, Price, Usage
+from optllm_router._types import (
+    Call,
+    Candidate,
+    Chunk,
+    Completion,
+    Decision,
+    Price,
+    RateLimits,
+    Usage,
+)
 from optllm_router.ledger import Refusal
 from optllm_router.pricing import worst_case_nano
 
@@ -54,13 +66,15 @@ CANDIDATES = {
 }
 CALL = Call([{"role": "user", "content": "Hi"}], prompt_bytes=2, most_prompt_tokens=20)
 USAGE = Usage(3, 7)
+NO_LIMITS = RateLimits()
 CANCELLATIONS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
 
 
-def request(*names: str, patient: bool = False, call: Call = CALL, clock=time.monotonic):
+def request(*names: str, call: Call = CALL, clock=time.monotonic, limits=NO_LIMITS, **kw):
     chosen, *fallbacks = names or ("dear", "middle", "cheap")
     decision = Decision("d", chosen, tuple(fallbacks), 0.5, 0.1, 1, 1.0, 0.0, "a test")
-    return Request(decision, call, CANDIDATES, ("tag:a",), patient, clock)
+    gates = kw.pop("gates", None) or {name: Gate(limits, clock) for name in CANDIDATES}
+    return Request(decision, call, CANDIDATES, gates, ("tag:a",), clock=clock, **kw)
 
 
 def flow(*names: str, **kw):
@@ -92,15 +106,32 @@ def thrown(result) -> bool:
     return isinstance(result, BaseException) and not isinstance(result, ProviderError)
 
 
-def play(steps, results) -> tuple[list, Answer | BaseException]:
-    """Answer the steps one by one (an exception is thrown in); what was asked, and the end."""
+class Clock:
+    """Stands still but for what is waited."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def play(steps, results, clock: Clock | None = None) -> tuple[list, Answer | BaseException]:
+    """Answer the steps one by one (an exception is thrown in); what was asked, and the end.
+
+    With a clock, waiting turns it, and takes no result.
+    """
     asked = []
     answers = iter(results)
     try:
         step = next(steps)
         while True:
             asked.append(step)
-            result = next(answers)
+            if clock is not None and isinstance(step, Wait):
+                clock.now += step.seconds
+                result = None
+            else:
+                result = next(answers)
             step = steps.throw(result) if thrown(result) else steps.send(result)
     except StopIteration as stop:
         assert next(answers, None) is None
@@ -258,6 +289,206 @@ def test_a_patient_call_that_is_cancelled_while_it_waits_owes_nothing():
     steps, error = play(flow(patient=True), [refusal(10, 70_000), cancelled])
     assert summary(steps) == ["reserve dear", "pause"]
     assert error is cancelled
+
+
+# Retries
+
+BUSY = ["reserve dear", "send dear", "release"]
+
+
+def retried(*names: str, clock: Clock, max_retries: int = 2, **kw):
+    return flow(*names, clock=clock, max_retries=max_retries, **kw)
+
+
+@pytest.mark.parametrize("kind", [ProviderRateLimitedError, ProviderUnavailableError])
+def test_a_fault_that_cost_nothing_is_tried_again(kind):
+    clock = Clock()
+    results = [*[None, fault(kind), None] * 2, None, completion(), None]
+    steps, answer = play(retried(clock=clock), results, clock)
+    again = ["wait", *BUSY, "wait", "reserve dear", "send dear", "settle"]
+    assert summary(steps) == [*BUSY, *again]
+    assert [s.attempt.number for s in steps if isinstance(s, Close)] == [0, 1, 2]
+    assert len({s.reservation.id for s in steps if isinstance(s, Reserve)}) == 3
+    first, second = [step.seconds for step in steps if isinstance(step, Wait)]
+    assert 0.5 <= first <= 1.0 <= second <= 1.5
+    assert answer.candidate.name == "dear"
+
+
+def test_after_the_last_try_others_are_asked():
+    clock = Clock()
+    results = [*[None, fault(), None] * 2, None, completion(), None]
+    steps, answer = play(retried(clock=clock, max_retries=1), results, clock)
+    assert summary(steps) == [*BUSY, "wait", *BUSY, "reserve middle", "send middle", "settle"]
+    assert answer.candidate.name == "middle"
+
+
+def test_the_last_fault_of_the_only_candidate_is_raised_as_it_came():
+    clock, faults = Clock(), [fault(), fault(ProviderRateLimitedError), fault()]
+    results = [step for one in faults for step in (None, one, None)]
+    _, error = play(retried("dear", clock=clock), results, clock)
+    assert error is faults[-1]
+
+
+def test_all_that_failed_is_told_with_every_try():
+    clock, faults = Clock(), [fault(), fault(), fault(name="middle"), fault(name="middle")]
+    results = [step for one in faults for step in (None, one, None)]
+    _, error = play(retried("dear", "middle", clock=clock, max_retries=1), results, clock)
+    assert isinstance(error, AllCandidatesFailedError)
+    assert error.causes == tuple(faults)
+    assert str(error) == "all 2 candidates that were tried failed: dear broke; middle broke"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        fault(ProviderRejectedError),
+        fault(ProviderTimeoutError),
+        fault(ProviderConnectionError),
+        fault(ProviderUnavailableError, maybe_billed=True),
+    ],
+)
+def test_other_faults_are_not_tried_again(broken):
+    clock = Clock()
+    results = [None, broken, None, None, completion(), None]
+    steps, answer = play(retried(clock=clock), results, clock)
+    assert not any(isinstance(step, Wait) for step in steps)
+    assert answer.candidate.name == "middle"
+
+
+def test_a_provider_is_asked_again_when_it_said():
+    clock = Clock()
+    told = fault(ProviderRateLimitedError, retry_after_seconds=6.0)
+    steps, _ = play(retried(clock=clock), [None, told, None, None, completion(), None], clock)
+    assert summary(steps) == [*BUSY, "wait", "reserve dear", "send dear", "settle"]
+    assert steps[3].seconds == 6.0
+
+
+def test_others_are_asked_while_a_provider_wants_to_be_left_alone_for_long():
+    clock = Clock()
+    told = fault(ProviderRateLimitedError, retry_after_seconds=30.0)
+    results = [None, told, None, None, fault(ProviderTimeoutError, "middle"), None]
+    steps, answer = play(
+        retried("dear", "middle", clock=clock), [*results, None, completion(), None], clock
+    )
+    middle = ["reserve middle", "send middle", "settle_in_full"]
+    assert summary(steps) == [*BUSY, *middle, "wait", "reserve dear", "send dear", "settle"]
+    assert answer.candidate.name == "dear"
+
+
+def test_all_tries_share_the_time_of_the_call():
+    clock = Clock()
+    call = replace(CALL, timeout_seconds=2.0)
+    told = fault(ProviderRateLimitedError, retry_after_seconds=1.5)
+    steps, error = play(
+        retried("dear", call=call, clock=clock), [None, told, None, None, told, None], clock
+    )
+    assert [s.call.timeout_seconds for s in steps if isinstance(s, Send)] == [2.0, 0.5]
+    assert error is told
+    assert clock.now == 1001.5
+
+
+def test_there_is_no_fallback_once_the_time_is_over():
+    clock = Clock()
+    steps = flow(clock=clock, call=replace(CALL, timeout_seconds=2.0))
+    late = fault(ProviderTimeoutError)
+    next(steps), steps.send(None)
+    clock.now += 2.0
+    assert summary([steps.send(late)]) == ["settle_in_full"]
+    with pytest.raises(ProviderTimeoutError):
+        steps.send(None)
+
+
+def test_a_stream_is_tried_again_before_its_first_token():
+    clock = Clock()
+    results = [None, opened(), None, fault(), None, None, opened(HI), None, COUNTED, None, None]
+    steps, paid = play(stream(clock=clock, max_retries=1), [*results, None], clock)
+    first = ["reserve dear", "open dear", "hand ''", "receive", "release", "wait"]
+    assert summary(steps)[:9] == [*first, "reserve dear", "open dear", "hand 'Hi'"]
+    assert paid.candidate.name == "dear"
+
+
+# Candidates that rest or have no room
+
+
+def test_who_has_no_room_is_left_out():
+    clock = Clock()
+    gates = {name: Gate(RateLimits(concurrent=1), clock) for name in CANDIDATES}
+    gates["dear"].enter(1)
+    steps, _ = play(flow(gates=gates, clock=clock), [None, completion(), None], clock)
+    assert summary(steps) == ["reserve middle", "send middle", "settle"]
+
+
+def test_who_is_the_only_one_is_waited_for():
+    clock = Clock()
+    gates = {"dear": Gate(RateLimits(requests_per_minute=1), clock)}
+    gates["dear"].enter(1)
+    clock.now += 20
+    steps, answer = play(flow("dear", gates=gates, clock=clock), [None, completion(), None], clock)
+    assert summary(steps) == ["wait", "reserve dear", "send dear", "settle"]
+    assert steps[0].seconds == 40
+    assert answer.candidate.name == "dear"
+
+
+def test_the_first_to_have_room_is_asked_where_none_has():
+    clock = Clock()
+    gates = {name: Gate(RateLimits(requests_per_minute=1), clock) for name in CANDIDATES}
+    for name in ("middle", "dear", "cheap"):
+        gates[name].enter(1)
+        clock.now += 1
+    steps, answer = play(flow(gates=gates, clock=clock), [None, completion(), None], clock)
+    assert set(summary(steps)[:-3]) == {"wait"}
+    assert answer.candidate.name == "middle"
+    assert clock.now == pytest.approx(1060, abs=0.2)
+
+
+def test_nobody_is_waited_for_longer_than_the_call_may_take():
+    clock = Clock()
+    gates = {name: Gate(RateLimits(requests_per_minute=1), clock) for name in CANDIDATES}
+    for gate in gates.values():
+        gate.enter(1)
+    call = replace(CALL, timeout_seconds=30.0)
+    steps, error = play(flow("dear", "middle", gates=gates, call=call, clock=clock), [], clock)
+    assert steps == []
+    assert isinstance(error, AllCandidatesFailedError)
+    assert "'dear' was not asked: its limits leave no room for this call within 30 s" in str(error)
+
+
+def test_who_rests_is_asked_last():
+    clock = Clock()
+    gates = {name: Gate(clock=clock) for name in CANDIDATES}
+    gates["dear"].enter(1).leave(fault(ProviderAuthenticationError))
+    results = [None, fault(name="middle"), None, None, completion(), None]
+    steps, answer = play(flow("dear", "middle", gates=gates, clock=clock), results, clock)
+    middle = ["reserve middle", "send middle", "release"]
+    assert summary(steps) == [*middle, "reserve dear", "send dear", "settle"]
+    assert answer.candidate.name == "dear"
+
+
+@pytest.mark.parametrize("end", ["answer", "fault", "cancelled", "refused", "no store"])
+def test_every_end_makes_room_for_the_next_call(end):
+    gates = {"dear": Gate(RateLimits(concurrent=1))}
+    results = {
+        "answer": [None, completion(), None],
+        "fault": [None, fault(), None],
+        "cancelled": [None, asyncio.CancelledError(), None],
+        "refused": [refusal()],
+        "no store": [StoreError("full"), None],
+    }[end]
+    for _ in range(3):
+        steps, _ = play(flow("dear", gates=gates), results)
+        assert len(steps) == len(results)
+
+
+def test_a_stream_takes_room_until_its_end():
+    gates = {"dear": Gate(RateLimits(concurrent=1))}
+    steps = stream("dear", gates=gates)
+    next(steps), steps.send(None), steps.send(opened(HI))
+    assert gates["dear"].enter(1) > 0
+    for result in (None, None, COUNT):
+        steps.send(result)
+    with pytest.raises(StopIteration):
+        steps.send(None)
+    gates["dear"].enter(1).leave(None)
 
 
 # Cancellation at each step
@@ -568,7 +799,7 @@ async def drive(kind: str, perform):
         await asyncio.sleep(0)
         return perform(step)
 
-    return await arun(flow(), aperform)
+    return await arun(flow(), aperform, perform)
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -603,7 +834,7 @@ def test_a_cancelled_task_closes_its_reservation_before_it_ends():
             await asyncio.sleep(60)
 
     async def cancel_while_sending():
-        task = asyncio.create_task(arun(flow(), aperform))
+        task = asyncio.create_task(arun(flow(), aperform, performed.append))
         while len(performed) < 2:
             await asyncio.sleep(0)
         task.cancel()
@@ -612,3 +843,20 @@ def test_a_cancelled_task_closes_its_reservation_before_it_ends():
 
     asyncio.run(cancel_while_sending())
     assert summary(performed) == ["reserve dear", "send dear", "settle_in_full"]
+
+
+def test_a_coroutine_that_is_closed_settles_without_waiting():
+    settled = []
+
+    class Never:
+        def __await__(self):
+            yield
+
+    async def aperform(step):
+        if isinstance(step, Send):
+            await Never()
+
+    coroutine = arun(flow(), aperform, settled.append)
+    coroutine.send(None)
+    coroutine.close()
+    assert summary(settled) == ["settle_in_full"]

@@ -30,7 +30,7 @@ from optllm_router._errors import (
 )
 from optllm_router._types import Call, Candidate, Chunk, Completion, Price, Usage
 from optllm_router.simulation import SIMULATED_MODELS, Faults
-from optllm_router.transports import HttpxTransport, LiteLLMTransport, RetryingTransport
+from optllm_router.transports import HttpxTransport, LiteLLMTransport
 
 KEY = "sk-proj-0123456789abcdefghijSECRET"
 MODEL = SIMULATED_MODELS[-1]
@@ -580,90 +580,6 @@ def test_a_missing_key_is_named(monkeypatch):
     assert "api_key" in str(caught.value)
     monkeypatch.setenv("OPENAI_API_KEY", "set")
     LiteLLMTransport().check([candidate("http://x", key=None)])
-
-
-# Retries
-
-
-class Flaky:
-    """A transport that raises what it is given, then answers."""
-
-    def __init__(self, *errors: Exception) -> None:
-        self.errors, self.calls = list(errors), 0
-
-    def send(self, candidate, call):
-        self.calls += 1
-        if self.errors:
-            raise self.errors.pop(0)
-        return Completion({}, None)
-
-    async def asend(self, candidate, call):
-        return self.send(candidate, call)
-
-
-def retrying(flaky: Flaky, max_retries: int = 2) -> RetryingTransport:
-    return RetryingTransport(flaky, max_retries=max_retries, first_wait_seconds=0.001)
-
-
-def of(kind: type[ProviderError]) -> ProviderError:
-    return kind("no", candidate="mine")
-
-
-@both
-@pytest.mark.parametrize("kind", [ProviderRateLimitedError, ProviderUnavailableError])
-def test_faults_that_cost_nothing_are_repeated(how, kind):
-    flaky = Flaky(of(kind), of(kind))
-    assert send_through(retrying(flaky), how, candidate("http://x")) == Completion({}, None)
-    assert flaky.calls == 3
-
-
-@both
-def test_after_the_last_repetition_the_fault_is_raised_as_it_came(how):
-    errors = [of(ProviderRateLimitedError) for _ in range(5)]
-    flaky = Flaky(*errors)
-    with pytest.raises(ProviderRateLimitedError) as caught:
-        send_through(retrying(flaky), how, candidate("http://x"))
-    assert caught.value is errors[2]
-    assert flaky.calls == 3
-
-
-@both
-def test_no_retries(how):
-    flaky = Flaky(of(ProviderUnavailableError))
-    with pytest.raises(ProviderUnavailableError):
-        send_through(retrying(flaky, max_retries=0), how, candidate("http://x"))
-    assert flaky.calls == 1
-
-
-@both
-@pytest.mark.parametrize(
-    "error",
-    [
-        of(ProviderAuthenticationError),
-        of(ProviderRejectedError),
-        of(ProviderConnectionError),
-        of(ProviderTimeoutError),
-        of(ProviderResponseError),
-        ConfigurationError("no"),
-        ZeroDivisionError(),
-        ProviderUnavailableError("billed", candidate="mine", maybe_billed=True),
-    ],
-    ids=lambda error: f"{type(error).__name__} {error}",
-)
-def test_all_other_faults_are_not_repeated(how, error):
-    flaky = Flaky(error)
-    with pytest.raises(type(error)) as caught:
-        send_through(retrying(flaky), how, candidate("http://x"))
-    assert caught.value is error
-    assert flaky.calls == 1
-
-
-@both
-def test_a_busy_provider_is_asked_again_over_http(server, how):
-    server.faults = Faults(script=("rate_limit", "server_error"))
-    completion = send_through(retrying(LiteLLMTransport()), how, candidate(server.base_url))
-    assert completion.usage is not None
-    assert server.requests == {MODEL.name: 3}
 
 
 def test_calls_of_two_event_loops_share_a_transport(server):

@@ -4,13 +4,11 @@ from optllm_router.transports._counting import count_usage
 from optllm_router.transports.dispatching import DispatchingTransport, all_transports
 from optllm_router.transports.httpx import HttpxTransport
 from optllm_router.transports.litellm import LiteLLMTransport, keys_in_sight
-from optllm_router.transports.retrying import RetryingTransport
 
 __all__ = [
     "DispatchingTransport",
     "HttpxTransport",
     "LiteLLMTransport",
-    "RetryingTransport",
     "all_transports",
     "count_usage",
     "keys_in_sight",

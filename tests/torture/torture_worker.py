@@ -107,7 +107,9 @@ class Callers:
         """What a task does."""
         while not self.stopped.is_set():
             patience = self._chance.choice((0.005, 0.05, 5.0))
-            call = asyncio.create_task(arun(request_flow(self.request()), self.aperform))
+            call = asyncio.create_task(
+                arun(request_flow(self.request()), self.aperform, self._close)
+            )
             await asyncio.wait([call], timeout=patience)
             call.cancel()
             try:

@@ -1,0 +1,152 @@
+"""One send of a request: what is set aside for it, what it delivers, how it is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from optllm_router._errors import ProviderError
+from optllm_router._steps import Attempt, Close, Paid, Request
+from optllm_router._types import Candidate, Chunk, Outcome, Usage
+from optllm_router.ledger import Reservation
+from optllm_router.pricing import charge_nano, worst_case_nano, worst_usage
+
+_GRACE_SECONDS = 120.0
+"""How much longer than its time limit a call's reservation is held for a living process."""
+_INSTANT = 0.001
+
+
+class Sending:
+    """One send to one candidate: its reservation, and the ways to close it.
+
+    Args:
+        request: what is asked.
+        candidate: who is asked.
+        number: of sends before this one.
+
+    Attributes:
+        first_token_seconds: from sending to the first token, once a stream has come to it.
+        handed: whether a chunk of it was handed on.
+    """
+
+    def __init__(self, request: Request, candidate: Candidate, number: int) -> None:
+        bound = request.call.max_output_tokens or candidate.max_output_tokens
+        self.decision = request.decision
+        self.candidate = candidate
+        self.call = replace(request.call, max_output_tokens=bound)
+        self.number = number
+        self.reservation = _reservation(request, candidate, number)
+        self.first_token_seconds: float | None = None
+        self.handed = False
+        self._clock = request.clock
+        self._sent_at = 0.0
+
+    def begin(self, deadline: float) -> None:
+        """Start the watch; what is left of the time is the call's time limit."""
+        self._sent_at = self._clock()
+        self.call = replace(self.call, timeout_seconds=max(deadline - self._sent_at, _INSTANT))
+
+    @property
+    def seconds(self) -> float:
+        """Since sending."""
+        return self._clock() - self._sent_at
+
+    @property
+    def most(self) -> Usage:
+        """The most that it can consume."""
+        call = self.call
+        bound = call.max_output_tokens
+        return worst_usage(self.candidate, call.most_prompt_tokens, bound, call.choices)
+
+    def paid(self, usage: Usage) -> Paid:
+        """What it took, now that its usage is known."""
+        cost = charge_nano(self.candidate.price, usage)
+        return Paid(
+            self.decision, self.candidate, usage, cost, self.seconds, self.first_token_seconds
+        )
+
+    def settled(self, paid: Paid, error: BaseException | None = None) -> Close:
+        """Close at the price of what was consumed."""
+        return self._closed("settle", paid.cost_nano, paid.latency_seconds, paid.usage, error)
+
+    def failed(self, error: BaseException) -> Close:
+        """Close at all that was set aside, or at nothing when it surely cost nothing."""
+        if isinstance(error, ProviderError) and not error.maybe_billed:
+            return self._closed("release", 0, self.seconds, None, error)
+        most = self.reservation.amount_nano
+        return self._closed("settle_in_full", most, self.seconds, None, error)
+
+    def _closed(
+        self,
+        how: Literal["settle", "settle_in_full", "release"],
+        cost_nano: int,
+        seconds: float,
+        usage: Usage | None,
+        error: BaseException | None,
+    ) -> Close:
+        outcome = Outcome(
+            decision_id=self.decision.id,
+            candidate=self.candidate.name,
+            status="error" if error else "ok",
+            usage=usage,
+            cost_nano=cost_nano,
+            latency_seconds=seconds,
+            error=type(error).__name__ if error else "",
+            first_token_seconds=self.first_token_seconds,
+        )
+        attempt = Attempt(outcome, self.number, self.call.prompt_bytes, self.call.choices)
+        estimated = how == "settle_in_full" or (usage is not None and usage.estimated)
+        return Close(self.reservation.id, how, cost_nano, estimated, attempt)
+
+
+class Tape:
+    """What a stream has delivered.
+
+    Attributes:
+        answers: True from the first token on: from here on there is no way back.
+        usage: what the provider counted, once it has said so.
+    """
+
+    def __init__(self) -> None:
+        self.answers = False
+        self.usage: Usage | None = None
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """All that was generated: content, reasoning, tool calls."""
+        return "".join(self._pieces)
+
+    def record(self, chunk: Chunk) -> None:
+        """Take a chunk in."""
+        self.usage = chunk.usage or self.usage
+        for choice in chunk.body.get("choices") or ():
+            pieces = list(_generated(choice.get("delta") or {}))
+            self._pieces += pieces
+            if pieces or choice.get("finish_reason"):
+                self.answers = True
+
+
+def _generated(delta: Mapping[str, Any]) -> Iterator[str]:
+    """The texts in a delta that a model made, which are what it is paid for."""
+    calls = [*(delta.get("tool_calls") or ()), {"function": delta.get("function_call")}]
+    made = [call.get("function") or call.get("custom") or {} for call in calls]
+    texts = [delta.get("content"), delta.get("reasoning_content"), delta.get("refusal")]
+    texts += [call.get(part) for call in made for part in ("name", "arguments", "input")]
+    return (text for text in texts if text)
+
+
+def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:
+    call = request.call
+    return Reservation(
+        id=f"{request.decision.id}-{attempt}",
+        decision_id=request.decision.id,
+        candidate=candidate.name,
+        amount_nano=worst_case_nano(
+            candidate, call.most_prompt_tokens, call.max_output_tokens, call.choices
+        ),
+        scopes=request.scopes,
+        price_source=candidate.price.source,
+        lease_seconds=call.timeout_seconds + _GRACE_SECONDS,
+    )
