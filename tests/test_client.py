@@ -692,14 +692,19 @@ def test_all_candidates_fail(make, server):
     assert_books_are_closed(client)
 
 
-def test_busy_providers_are_asked_again_on_one_reservation(make, server, sqlite_url):
+def test_every_try_of_a_busy_provider_is_reserved_and_recorded(make, server, sqlite_url):
     client = make(max_retries=1)
     server.faults = Faults(script=("rate_limit",))
     ask(client, model="sim-tiny")
     assert server.requests == {"sim-tiny": 2}
     assert client.verify() == []
-    assert rows(sqlite_url, "SELECT count(*) FROM reservations") == [(1,)]
     assert_books_are_closed(client)
+    states = rows(sqlite_url, "SELECT state FROM reservations WHERE decision_id <> '' ORDER BY id")
+    assert states == [("released",), ("settled",)]
+    assert rows(sqlite_url, "SELECT attempt, status FROM outcomes ORDER BY attempt") == [
+        (0, "error"),
+        (1, "ok"),
+    ]
 
 
 @pytest.mark.parametrize("fault", [None, "cut", "garbage", "server_error"])
