@@ -156,7 +156,7 @@ class Runtime:
         finally:
             self._database.close()
             if self._owns_transport:
-                self._streaming.close()
+                self._transport.close()
 
     @contextlib.contextmanager
     def under_way(self) -> Iterator[None]:
