@@ -24,7 +24,7 @@ FLOORS = (
     (
         *("features", "allocation", "metrics", "pricing", "store"),
         *("transports", "simulation", "_batching", "_arguments", "capabilities", "arrivals"),
-        *("_conversations", "_responses"),
+        *("_conversations", "_responses", "_health", "_retries"),
     ),
     ("predictor", "_messages", "candidates", "_response_events"),
     ("ledger", "learning", "policy"),
