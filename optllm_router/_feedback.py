@@ -14,6 +14,7 @@ class Feedback:
 
     def __init__(self, session: Session) -> None:
         self._runtime = session.runtime
+        self._scopes = session.options.scopes
 
     def create(self, id: str, *, score: float) -> None:
         """Tell how good an answer was; the next decision already knows.
@@ -21,10 +22,14 @@ class Feedback:
         Args:
             id: the answer's ``id``.
             score: 0 (wrong) to 1 (right). A later score of the same answer replaces it.
+
+        Raises:
+            InvalidRequestError: (an ``openai.BadRequestError``) no such answer, or one that does
+                not belong to the scopes of this client.
         """
         with openai_errors():
-            kept = self._runtime.keep_score(id, checked_score(score))
-            self._runtime.learn(kept.result())
+            kept = self._runtime.keep_score(id, checked_score(score), self._scopes)
+            self._runtime.scores.learn(kept.result())
 
 
 class AsyncFeedback:
@@ -32,9 +37,10 @@ class AsyncFeedback:
 
     def __init__(self, session: Session) -> None:
         self._runtime = session.runtime
+        self._scopes = session.options.scopes
 
     async def create(self, id: str, *, score: float) -> None:
         """As :meth:`Feedback.create`, without blocking the event loop."""
         with openai_errors():
-            kept = self._runtime.keep_score(id, checked_score(score))
-            await asyncio.to_thread(self._runtime.learn, await asyncio.wrap_future(kept))
+            kept = self._runtime.keep_score(id, checked_score(score), self._scopes)
+            await asyncio.to_thread(self._runtime.scores.learn, await asyncio.wrap_future(kept))

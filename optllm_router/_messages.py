@@ -49,12 +49,16 @@ def _check_message(where: str, message: Any) -> None:
     if role not in _ROLES:
         raise InvalidRequestError(f"{where} has role {role!r}; use one of {', '.join(_ROLES)}")
     content = message.get("content")
+    if content is None and role not in ("assistant", "function"):
+        raise InvalidRequestError(f"{where} of role {role!r} has no content; give it text")
     if not isinstance(content, (str, list, tuple, type(None))):
         raise InvalidRequestError(
             f"{where}.content must be text or a list of parts, not {type(content).__name__}"
         )
     for part in content if isinstance(content, (list, tuple)) else ():
         _check_part(where, part)
+        if part["type"] == "refusal" and role != "assistant":
+            raise InvalidRequestError(f"{where} of role {role!r} has a refusal; only answers have")
     needed = {"tool": "tool_call_id", "function": "name"}.get(role)
     for key in ("name", "tool_call_id"):
         value = message.get(key)

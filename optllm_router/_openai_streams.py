@@ -17,6 +17,8 @@ from optllm_router._chunks import AsyncChatChunks, ChatChunks
 from optllm_router._routing import RoutingInfo, routing_headers, routing_info
 from optllm_router._steps import Paid
 
+PAID = "optllm_paid"
+"""A response's extension: a function that tells what the answer took, once it is whole."""
 Encode: TypeAlias = Callable[[Mapping[str, Any]], Iterable[bytes]]
 """One body as server-sent events; an empty one stands for the end."""
 
@@ -78,7 +80,10 @@ def event_response(
         stream = EventBytes(chunks, encode)
     else:
         stream = AsyncEventBytes(chunks, encode)
-    return httpx.Response(200, headers=headers, stream=stream, request=request)
+    extensions = {PAID: lambda: answer.paid}
+    return httpx.Response(
+        200, headers=headers, stream=stream, request=request, extensions=extensions
+    )
 
 
 def _nowhere() -> httpx.Request:

@@ -57,6 +57,7 @@ from optllm_router.config import Settings
 from optllm_router.ledger import LeasingLedger
 from optllm_router.policy import Policy
 from optllm_router.router import Query, Router
+from optllm_router.scores import Scores
 from optllm_router.store import Database, LabelledAnswer, Records
 from optllm_router.traffic import Means, Pot
 from optllm_router.transports import (
@@ -114,6 +115,7 @@ class Runtime:
         self._database = Database(settings.store)
         self.ledger = LeasingLedger(self._database, on_threshold=settings.on_threshold)
         self._records = Records(self._database)
+        self.scores = Scores(self._records, self._learn)
         self._conversations = Conversations()
         try:
             for budget in settings.budgets:
@@ -256,11 +258,16 @@ class Runtime:
         stream = AsyncAnswerStream(life, partial(self._aperform, query.text), self._sweeper)
         return await stream.open()
 
-    def keep_score(self, decision_id: str, score: float) -> Future[LabelledAnswer]:
-        """Store how good an answer was; hand the result to :meth:`learn`."""
-        return self._records.add_feedback(decision_id, score)
+    def keep_score(
+        self, decision_id: str, score: float, scopes: Sequence[str] = ()
+    ) -> Future[LabelledAnswer]:
+        """Store how good an answer was; hand the result to ``scores.learn``.
 
-    def learn(self, answer: LabelledAnswer) -> None:
+        The answer must belong to all of ``scopes``.
+        """
+        return self._records.add_feedback(decision_id, score, scopes)
+
+    def _learn(self, answer: LabelledAnswer) -> None:
         """Learn from a score; one of a model that is no longer a candidate teaches nothing."""
         if answer.candidate in self.router.names:
             self.router.learn(
@@ -292,6 +299,7 @@ class Runtime:
             if one.candidate in self.router.names
         )
         labelled = self._records.labelled(_REMEMBERED_LABELS)
+        self.scores.remember(labelled)
         self.router.learn_many(
             (one.query, one.candidate, one.score)
             for one in labelled
@@ -327,7 +335,7 @@ class Runtime:
     def _request(
         self, decision: Decision, query: Query, patient: bool = False, cap: Budget | None = None
     ) -> Request:
-        kept = self._records.add_decision(decision, query.text)
+        kept = self._records.add_decision(decision, query.text, query.scopes)
         kept.add_done_callback(partial(_log_if_lost, decision.id))
         scopes = query.scopes if cap is None else (*query.scopes, cap.scope)
         retries = query.call.max_retries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 import time
@@ -15,11 +16,13 @@ import click
 
 from optllm_router._display import print_keys
 from optllm_router._errors import ConfigurationError
+from optllm_router._money import Budget
+from optllm_router._scopes import EVERYTHING, scopes_of_call
 from optllm_router.config import Settings, load_store
 from optllm_router.server import Limits, ServerOptions
 
 if TYPE_CHECKING:
-    from optllm_router.store import AccessKey, AccessKeys
+    from optllm_router.store import AccessKey, Database
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _LIFE = re.compile(r"(?P<count>[1-9]\d{0,5})\s*(?P<unit>[hdw])")
@@ -113,14 +116,30 @@ def keys() -> None:
     show_default=True,
     help="What its calls count under, like tenant:team-a (or just team-a).",
 )
+@click.option("--budget", help="The cap of its scope, like '20 USD per month'.")
 @click.option("--expires", metavar="LIFE", help="When it stops working, like 12h, 90d or 4w.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def create(
-    config: Path | None, store: str | None, scope: str, expires: str | None, as_json: bool
+    config: Path | None,
+    store: str | None,
+    scope: str,
+    budget: str | None,
+    expires: str | None,
+    as_json: bool,
 ) -> None:
-    """Make a key; it is shown once."""
-    with _opened(config, store) as known:
-        text, key = known.create(_scope(scope), lives_seconds=_seconds(expires))
+    """Make a key; it is shown once.
+
+    With --budget, its scope gets that cap, or another limit if it has one already.
+    """
+    from optllm_router.ledger import Ledger
+    from optllm_router.store import AccessKeys
+
+    scope, seconds = _scope(scope), _seconds(expires)
+    cap = None if budget is None else _cap(budget, scope)
+    with _opened(config, store) as database:
+        if cap is not None:
+            Ledger(database).set_budget(cap)
+        text, key = AccessKeys(database).create(scope, lives_seconds=seconds)
     if as_json:
         _print_json({"key": text, **_as_dict(key)})
     else:
@@ -133,8 +152,10 @@ def create(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def list_keys(config: Path | None, store: str | None, as_json: bool) -> None:
     """All keys that were ever made, without their secrets."""
-    with _opened(config, store) as known:
-        rows = [_as_dict(key) for key in known.all()]
+    from optllm_router.store import AccessKeys
+
+    with _opened(config, store) as database:
+        rows = [_as_dict(key) for key in AccessKeys(database).all()]
     if as_json:
         _print_json({"keys": rows})
     else:
@@ -146,23 +167,35 @@ def list_keys(config: Path | None, store: str | None, as_json: bool) -> None:
 @_store_options
 def revoke(key_id: str, config: Path | None, store: str | None) -> None:
     """Stop a key from working, within a second and for good."""
-    with _opened(config, store) as known:
-        key = known.revoke(key_id)
+    from optllm_router.store import AccessKeys
+
+    with _opened(config, store) as database:
+        key = AccessKeys(database).revoke(key_id)
     click.echo(f"key {key.id} of scope {key.scope} is revoked", err=True)
 
 
 @contextlib.contextmanager
-def _opened(config: Path | None, store: str | None) -> Iterator[AccessKeys]:
-    from optllm_router.store import AccessKeys, Database
+def _opened(config: Path | None, store: str | None) -> Iterator[Database]:
+    from optllm_router.store import Database
 
     url = store or (load_store(config) if config else Settings.store)
     with contextlib.closing(Database(url)) as database:
-        yield AccessKeys(database)
+        yield database
 
 
 def _scope(text: str) -> str:
-    """A scope as people write it: ``team-a`` is ``tenant:team-a``."""
-    return text if ":" in text or text == "everything" else f"tenant:{text}"
+    """A call's scope as people write it: ``team-a`` is ``tenant:team-a``."""
+    scope = text if ":" in text or text == EVERYTHING else f"tenant:{text}"
+    scopes_of_call([scope])  # complains of what is none
+    return scope
+
+
+def _cap(text: str, scope: str) -> Budget:
+    """A budget of that scope, and named after it where its text has no scope of its own."""
+    budget = Budget.parse(text, name=scope)
+    if budget.scope not in (EVERYTHING, scope):
+        raise ConfigurationError(f"budget {text!r} is for {budget.scope}, but the key for {scope}")
+    return dataclasses.replace(budget, scope=scope)
 
 
 def _seconds(life: str | None) -> float | None:

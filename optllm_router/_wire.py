@@ -22,7 +22,7 @@ from optllm_router._chunks import AsyncChatChunks, ChatChunks
 from optllm_router._embeddings import ENCODINGS, embedding_body
 from optllm_router._errors import InvalidRequestError, OptLLMError
 from optllm_router._openai_errors import as_openai_error, error_body, status_of
-from optllm_router._openai_streams import Encode, chat_events, event_response
+from optllm_router._openai_streams import PAID, Encode, chat_events, event_response
 from optllm_router._response_events import ResponseEvents
 from optllm_router._responses import chat_arguments, response_body
 from optllm_router._routing import routing_headers, routing_info
@@ -105,14 +105,18 @@ class Wire(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Answer one; what goes wrong becomes the response that OpenAI would send."""
         try:
-            asked = _asked(self._session, request)
-            if asked.prepared.stream:
-                stream = self._session.stream(asked.prepared)
-                chunks = ChatChunks(stream, asked.prepared.include_usage)
-                return event_response(chunks, request, asked.encode)
-            return _whole(asked, self._session.complete(asked.prepared), request)
+            return self.answer(request)
         except OptLLMError as error:
             return _failed(error, request)
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        """Answer one; raises what goes wrong before the first chunk."""
+        asked = _asked(self._session, request)
+        if asked.prepared.stream:
+            stream = self._session.stream(asked.prepared)
+            chunks = ChatChunks(stream, asked.prepared.include_usage)
+            return event_response(chunks, request, asked.encode)
+        return _whole(asked, self._session.complete(asked.prepared), request)
 
 
 class AsyncWire(httpx.AsyncBaseTransport):
@@ -124,14 +128,18 @@ class AsyncWire(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """As :meth:`Wire.handle_request`."""
         try:
-            asked = _asked(self._session, request)
-            if asked.prepared.stream:
-                stream = await self._session.astream(asked.prepared)
-                chunks = AsyncChatChunks(stream, asked.prepared.include_usage)
-                return event_response(chunks, request, asked.encode)
-            return _whole(asked, await self._session.acomplete(asked.prepared), request)
+            return await self.answer(request)
         except OptLLMError as error:
             return _failed(error, request)
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        """As :meth:`Wire.answer`."""
+        asked = _asked(self._session, request)
+        if asked.prepared.stream:
+            stream = await self._session.astream(asked.prepared)
+            chunks = AsyncChatChunks(stream, asked.prepared.include_usage)
+            return event_response(chunks, request, asked.encode)
+        return _whole(asked, await self._session.acomplete(asked.prepared), request)
 
 
 def _whole(asked: _Asked, answer: Answer, request: httpx.Request) -> httpx.Response:
@@ -139,7 +147,11 @@ def _whole(asked: _Asked, answer: Answer, request: httpx.Request) -> httpx.Respo
     made = routing_info(answer, str(answer.completion.body.get("id") or ""))
     body = asked.body(answer)
     return httpx.Response(
-        200, headers=headers, json=body, request=request, extensions={_MADE: made}
+        200,
+        headers=headers,
+        json=body,
+        request=request,
+        extensions={_MADE: made, PAID: lambda: answer},
     )
 
 

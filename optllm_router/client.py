@@ -32,6 +32,7 @@ from optllm_router.router import Quote
 if TYPE_CHECKING:
     from decimal import Decimal
 
+    import httpx
     from openai import AsyncOpenAI, OpenAI
     from openai.resources import AsyncEmbeddings, Embeddings
     from openai.resources.responses import AsyncResponses, Responses
@@ -312,6 +313,21 @@ class OptLLM(_Client):
         """
         return self._runtime.receipt(since=since, until=until, baseline=baseline)
 
+    def catch_up(self) -> None:
+        """Learn the scores that other processes with this store were told of."""
+        with openai_errors():
+            self._runtime.scores.catch_up()
+
+    def send(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request of OpenAI's HTTP API, as ``optllm serve`` gets it.
+
+        Raises:
+            OptLLMError: as ``chat.completions.create``; of a stream, before its first chunk.
+        """
+        from optllm_router._wire import Wire
+
+        return Wire(self._session).answer(request)
+
     def close(self) -> None:
         """Wait for the requests under way, refuse new ones, close the store. May be called twice.
 
@@ -391,6 +407,17 @@ class AsyncOptLLM(_Client):
         return await asyncio.to_thread(
             self._runtime.receipt, since=since, until=until, baseline=baseline
         )
+
+    async def catch_up(self) -> None:
+        """As :meth:`OptLLM.catch_up`, without blocking the event loop."""
+        with openai_errors():
+            await asyncio.to_thread(self._runtime.scores.catch_up)
+
+    async def send(self, request: httpx.Request) -> httpx.Response:
+        """As :meth:`OptLLM.send`, without blocking the event loop."""
+        from optllm_router._wire import AsyncWire
+
+        return await AsyncWire(self._session).answer(request)
 
     async def close(self) -> None:
         """As :meth:`OptLLM.close`, without blocking the event loop."""

@@ -27,7 +27,7 @@ FLOORS = (
         *("_conversations", "_responses", "_health", "_retries"),
     ),
     ("predictor", "_messages", "candidates", "_response_events"),
-    ("ledger", "learning", "policy"),
+    ("ledger", "learning", "policy", "scores"),
     ("config", "_steps", "traffic", "receipts"),
     ("_sending",),
     ("_flow",),

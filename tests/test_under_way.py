@@ -250,7 +250,7 @@ def test_calls_that_wait_share_a_look_for_dead_processes(client, monkeypatch):
 
 
 def test_a_decision_that_cannot_be_recorded_is_logged(client, monkeypatch, caplog):
-    def add_decision(decision, query) -> Future:
+    def add_decision(decision, query, scopes) -> Future:
         lost: Future[None] = Future()
         lost.set_exception(StoreError("the disk is full"))
         return lost

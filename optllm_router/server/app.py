@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Router
 
+from optllm_router._errors import StoreError
 from optllm_router.ledger import Ledger
 from optllm_router.server.access import Access, Authenticated, check_binding
 from optllm_router.server.body import Body
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
 
     from optllm_router.client import AsyncOptLLM
     from optllm_router.server.options import ServerOptions
+
+
+_log = logging.getLogger("optllm_router.server")
+
+_FOLLOW_SECONDS = 2.0
+"""How often a worker looks for the scores that others were told of."""
 
 
 def make_app(client: AsyncOptLLM, options: ServerOptions) -> ASGIApp:
@@ -42,10 +51,12 @@ def make_app(client: AsyncOptLLM, options: ServerOptions) -> ASGIApp:
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
+        following = asyncio.create_task(_follow(client))
         try:
             await client.check()
             yield
         finally:
+            following.cancel()
             await client.close()
             database.close()
 
@@ -64,3 +75,12 @@ def make_app(client: AsyncOptLLM, options: ServerOptions) -> ASGIApp:
         await (router if scope["type"] == "lifespan" else gate)(scope, receive, send)
 
     return app
+
+
+async def _follow(client: AsyncOptLLM) -> None:
+    while True:
+        await asyncio.sleep(_FOLLOW_SECONDS)
+        try:
+            await client.catch_up()
+        except StoreError as error:
+            _log.warning("scores of other processes cannot be read now: %s", error)

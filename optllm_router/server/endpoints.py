@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,20 +12,29 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from optllm_router._errors import OptLLMError
+from optllm_router._openai_streams import PAID
+from optllm_router._routing import routing_info
 from optllm_router.server.access import Caller
 from optllm_router.server.body import read_json
 from optllm_router.server.errors import Refused
 from optllm_router.server.log import log_event
-from optllm_router.server.openapi import CHAT_FIELDS, FEEDBACK_FIELDS, document
+from optllm_router.server.openapi import ANSWERING_PATHS, FEEDBACK_FIELDS, document
 from optllm_router.server.options import Limits
+from optllm_router.server.relay import relay
 from optllm_router.store import Database
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import httpx
+    from openai import BaseModel
+
+    from optllm_router._steps import Paid
     from optllm_router.client import AsyncOptLLM
     from optllm_router.server.metrics import Metrics
 
+_ARGUMENTS = ("timeout", "extra_headers", "extra_query", "extra_body")
+"""What clients in other languages take beside the fields of a request; it is not sent."""
 _READY_SECONDS = 2.0
 _SCOPES = ("tenant", "user", "tags", "job")
 """What names whose money is spent: only a caller who sees everything may."""
@@ -53,7 +61,7 @@ class Endpoints:
     def routes(self) -> Sequence[Route]:
         """All of them."""
         return (
-            Route("/v1/chat/completions", self.chat_completions, methods=["POST"]),
+            *(Route(path, self.answer, methods=["POST"]) for path in ANSWERING_PATHS),
             Route("/v1/feedback", self.feedback, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{model:path}", self.model, methods=["GET"]),
@@ -63,13 +71,26 @@ class Endpoints:
             Route("/openapi.json", self.openapi, methods=["GET"]),
         )
 
-    async def chat_completions(self, request: Request) -> Response:
-        """``POST /v1/chat/completions``."""
+    async def answer(self, request: Request) -> Response:
+        """``POST`` of a chat completion, a response or embeddings."""
         body = await self._json(request)
-        arguments = call_arguments(body, CHAT_FIELDS, _caller(request))
-        answer = await self.client.chat.completions.create(**arguments)
-        self._note(request, body, answer)
-        return Response(_as_json(answer), media_type="application/json")
+        caller = _caller(request)
+        for name in _ARGUMENTS:
+            if name in body:
+                raise Refused(400, f"{name} is no field", param=name, code="unknown_field")
+        check_scopes(body.get("optllm"), caller)
+
+        def note(response: httpx.Response, answer: bytes) -> None:
+            self._note(request, response, body if self.log_prompts else None, answer)
+
+        return await relay(
+            self._client_of(caller.scope),
+            request.url.path,
+            await request.body(),
+            request.state.request_id,
+            note,
+            keep=self.log_prompts,
+        )
 
     async def feedback(self, request: Request) -> Response:
         """``POST /v1/feedback``: how good an answer was."""
@@ -82,21 +103,17 @@ class Endpoints:
         id, score = body["id"], body["score"]
         if not isinstance(id, str):
             raise Refused(400, "id must be text: that of an answer", param="id")
-        await self.client.feedback.create(id, score=score)
+        await self._client_of(_caller(request).scope).feedback.create(id, score=score)
         return JSONResponse({"object": "feedback", "id": id, "score": float(score)})
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``: the candidates, and ``auto``."""
-        return JSONResponse({"object": "list", "data": [_model(name) for name in self._names()]})
+        page = await self.client.models.list()
+        return _openai_json(page)
 
     async def model(self, request: Request) -> Response:
         """``GET /v1/models/NAME``."""
-        name = request.path_params["model"]
-        if name not in self._names():
-            raise Refused(
-                404, f"model {name!r} is not configured; GET /v1/models", code="model_not_found"
-            )
-        return JSONResponse(_model(name))
+        return _openai_json(await self.client.models.retrieve(request.path_params["model"]))
 
     async def exposition(self, request: Request) -> Response:
         """``GET /metrics``: of all scopes, so for callers who see everything."""
@@ -129,9 +146,6 @@ class Endpoints:
         with self.database.read() as connection:
             connection.exec_driver_sql("SELECT 1")
 
-    def _names(self) -> list[str]:
-        return ["auto", *(candidate.name for candidate in self.client.settings.candidates)]
-
     async def _json(self, request: Request) -> dict[str, Any]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         # Also what keeps web pages out: a browser sends no JSON to others without asking first.
@@ -143,16 +157,34 @@ class Endpoints:
             )
         return read_json(await request.body(), self.limits)
 
-    def _note(self, request: Request, body: Mapping[str, Any], answer: Any) -> None:
-        made = answer.optllm
-        usage = answer.usage
-        prompt, completion = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        self.metrics.answer(made.candidate, prompt, completion, made.cost_nano)
-        fields = {**asdict(made), "prompt_tokens": prompt, "completion_tokens": completion}
-        if self.log_prompts:
-            fields["request"] = body
-            fields["answer"] = json.loads(_as_json(answer))
+    def _client_of(self, scope: str) -> AsyncOptLLM:
+        """The client whose calls count under a scope."""
+        kind, _, name = scope.partition(":")
+        options: dict[str, Any] = {"tags" if kind == "tag" else kind: name}
+        return self.client.with_options(**options) if name else self.client
+
+    def _note(
+        self,
+        request: Request,
+        response: httpx.Response,
+        body: Mapping[str, Any] | None,
+        answer: bytes,
+    ) -> None:
+        """Count and log a decision and what it took, which is not known of a stream broken off."""
         caller = _caller(request)
+        paid: Paid | None = response.extensions[PAID]()
+        fields: dict[str, Any] = {
+            "decision_id": response.headers["x-optllm-decision-id"],
+            "candidate": response.headers["x-optllm-candidate"],
+            "whole": paid is not None,
+        }
+        if paid is not None:
+            self.metrics.answer(paid)
+            fields.update(asdict(routing_info(paid)), first_token=paid.first_token_seconds)
+            fields["prompt_tokens"] = paid.usage.prompt_tokens
+            fields["completion_tokens"] = paid.usage.completion_tokens
+        if body is not None:
+            fields.update(request=body, answer=answer.decode(errors="replace"))
         log_event(
             "decision",
             request_id=request.state.request_id,
@@ -163,30 +195,23 @@ class Endpoints:
         )
 
 
-def call_arguments(
-    body: Mapping[str, Any], fields: frozenset[str], caller: Caller
-) -> dict[str, Any]:
-    """A body as arguments of the client; what OpenAI does not know goes to ``extra_body``.
+def check_scopes(ours: Any, caller: Caller) -> None:
+    """Refuse a call that names a scope, unless its caller sees all of them.
 
     Raises:
-        Refused: the caller may not name another scope.
+        Refused: the caller may not.
     """
-    arguments = {name: value for name, value in body.items() if name in fields}
-    further = {name: value for name, value in body.items() if name not in fields}
-    ours = further.get("optllm")
-    if isinstance(ours, Mapping) and not caller.sees_everything:
-        for name in _SCOPES:
-            if name in ours:
-                raise Refused(
-                    403,
-                    f"this key's calls count under {caller.scope!r}; optllm.{name} cannot "
-                    "change that (a key of scope 'everything' can)",
-                    code="scope_not_allowed",
-                    param=f"optllm.{name}",
-                )
-    if further:
-        arguments["extra_body"] = further
-    return arguments
+    if caller.sees_everything or not isinstance(ours, Mapping):
+        return
+    for name in _SCOPES:
+        if name in ours:
+            raise Refused(
+                403,
+                f"this key's calls count under {caller.scope!r}; optllm.{name} cannot change "
+                "that (a key of scope 'everything' can)",
+                code="scope_not_allowed",
+                param=f"optllm.{name}",
+            )
 
 
 def _caller(request: Request) -> Caller:
@@ -194,13 +219,5 @@ def _caller(request: Request) -> Caller:
     return caller
 
 
-def _as_json(answer: Any) -> str:
-    """An openai type as it would come from OpenAI."""
-    text: str = answer.model_dump_json(
-        exclude={"optllm"}, exclude_unset=True, by_alias=True, warnings=False
-    )
-    return text
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": "optllm"}
+def _openai_json(value: BaseModel) -> Response:
+    return Response(value.model_dump_json(exclude_unset=True), media_type="application/json")

@@ -21,11 +21,13 @@ from optllm_router._errors import (
     InvalidRequestError,
     OptLLMError,
     ProviderAuthenticationError,
+    ProviderConnectionError,
     ProviderError,
+    ProviderTimeoutError,
     StoreError,
     UnknownModelError,
 )
-from optllm_router._openai_errors import as_openai_error
+from optllm_router._openai_errors import error_body, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +93,7 @@ def as_refusal(error: Exception) -> Refused:
     return Refused(500, "the router failed; its log says more", code="internal_error")
 
 
-def error_body(refused: Refused) -> dict[str, Any]:
+def refusal_body(refused: Refused) -> dict[str, Any]:
     """OpenAI's error object."""
     kind = _TYPES.get(
         refused.status, "invalid_request_error" if refused.status < 500 else "server_error"
@@ -110,7 +112,7 @@ def error_body(refused: Refused) -> dict[str, Any]:
 
 def error_response(refused: Refused) -> JSONResponse:
     """The response to a request that is refused."""
-    return JSONResponse(error_body(refused), refused.status, headers=dict(refused.headers))
+    return JSONResponse(refusal_body(refused), refused.status, headers=dict(refused.headers))
 
 
 def _concerns_us(error: ProviderError) -> bool:
@@ -119,22 +121,18 @@ def _concerns_us(error: ProviderError) -> bool:
 
 
 def _told(error: OptLLMError) -> Refused:
-    """An error whose message is for the caller, with the status that openai gives it."""
-    import openai
-
-    known: Any = as_openai_error(error)
-    if isinstance(known, openai.APITimeoutError):
+    """An error whose message is for the caller, with the status that OpenAI would give it."""
+    body, status = error_body(error), status_of(error)
+    if isinstance(error, ProviderTimeoutError):
         status = 504
-    elif isinstance(known, openai.APIConnectionError):
+    elif isinstance(error, ProviderConnectionError):
         status = 502
-    elif isinstance(known, openai.APIStatusError):
-        status = known.status_code
-    else:
-        status = 400 if isinstance(error, ConfigurationError) else 500
-    code = getattr(known, "code", None) or _snake(type(error).__name__)
+    elif isinstance(error, ConfigurationError) and status == 500:
+        status = 400
     headers = {}
     if isinstance(error, BudgetExceededError):
         headers["x-should-retry"] = "false"  # what openai's clients go by
+    code = body["code"] or _snake(type(error).__name__)
     return Refused(status, str(error), code=code, headers=headers)
 
 

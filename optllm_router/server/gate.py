@@ -118,8 +118,10 @@ class Gate:
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
-            if not late:
-                raise
+            if not late:  # uvicorn has waited for as long as it was told to
+                raise Refused(
+                    503, "the server is stopping; send the request again", code="stopping"
+                ) from None
             raise Refused(
                 504,
                 f"no whole answer within {self._limits.request_seconds:g} seconds",

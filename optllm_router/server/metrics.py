@@ -21,6 +21,7 @@ from optllm_router._money import usd_from_nano
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+    from optllm_router._steps import Paid
     from optllm_router.ledger import Balance
 
 WORKERS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -69,6 +70,13 @@ class Metrics:
             ("candidate",),
             registry=self._registry,
         )
+        self._first_token = Histogram(
+            "optllm_first_token_seconds",
+            "From asking a candidate to the first token of its stream.",
+            ("candidate",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
         self._refusals = Counter(
             "optllm_refusals",
             "Requests that ended in an error, by its code.",
@@ -93,14 +101,15 @@ class Metrics:
         self._requests.labels(route, known, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def answer(
-        self, candidate: str, prompt_tokens: int, completion_tokens: int, cost_nano: int
-    ) -> None:
-        """Count an answer and what it cost."""
-        self._answers.labels(candidate).inc()
-        self._tokens.labels(candidate, "prompt").inc(prompt_tokens)
-        self._tokens.labels(candidate, "completion").inc(completion_tokens)
-        self._spent.labels(candidate).inc(usd_from_nano(cost_nano))
+    def answer(self, paid: Paid) -> None:
+        """Count an answer and what it took."""
+        name, usage = paid.candidate.name, paid.usage
+        self._answers.labels(name).inc()
+        self._tokens.labels(name, "prompt").inc(usage.prompt_tokens)
+        self._tokens.labels(name, "completion").inc(usage.completion_tokens)
+        self._spent.labels(name).inc(usd_from_nano(paid.cost_nano))
+        if paid.first_token_seconds is not None:
+            self._first_token.labels(name).observe(paid.first_token_seconds)
 
     def refusal(self, code: str) -> None:
         """Count a request that ended in an error."""

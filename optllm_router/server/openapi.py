@@ -48,7 +48,6 @@ def _tagged(kind: str, value: Schema, **more: Any) -> Schema:
 _PART = {
     "oneOf": [
         _tagged("text", _TEXT),
-        _tagged("refusal", _TEXT),
         _tagged("image_url", _object({"url": _TEXT}, ("url",))),
     ]
 }
@@ -58,17 +57,27 @@ _TOOL_CALL = {
         _tagged("custom", _object({"name": _TEXT, "input": _TEXT}, ("name", "input"))),
     ]
 }
-_MESSAGE = _object(
-    {
-        "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
-        "content": {"anyOf": [_TEXT, _list(_ref("Part")), {"type": "null"}]},
-        "name": _TEXT,
-        "tool_call_id": _TEXT,
-        "tool_calls": _list(_ref("ToolCall")),
-    },
-    ("role",),
-    description="role 'tool' needs tool_call_id, role 'function' needs name.",
-)
+_CONTENT: Schema = {"anyOf": [_TEXT, _list(_ref("Part"), minItems=1)]}
+_SAID: Schema = {
+    "anyOf": [_TEXT, _list({"anyOf": [_ref("Part"), _tagged("refusal", _TEXT)]}, minItems=1)]
+}
+
+
+def _message(*roles: str, content: Schema = _CONTENT, **more: Schema) -> Schema:
+    """A message of these roles; ``more`` are properties, all but ``tool_calls`` required."""
+    properties = {"role": {"enum": list(roles)}, "content": content, "name": _TEXT, **more}
+    needed = [name for name in more if name != "tool_calls"]
+    return _object(properties, ("role", "content", *needed))
+
+
+_MESSAGE = {
+    "anyOf": [
+        _message("system", "developer", "user"),
+        _message("assistant", content=_or_null(_SAID), tool_calls=_list(_ref("ToolCall"))),
+        _message("tool", tool_call_id=_TEXT),
+        _message("function", content=_or_null(_TEXT), name=_TEXT),
+    ]
+}
 _TOOL = {
     "oneOf": [
         _tagged("function", _NAMED, additionalProperties=False),
@@ -82,11 +91,30 @@ _FORMAT = {
         _tagged("json_schema", _NAMED),
     ]
 }
+_NAME: Schema = {"type": "string", "pattern": "^[ -~]{1,200}$", "description": "printable text"}
+_NAMES: Schema = {"anyOf": [_NAME, {"type": "array", "items": _NAME, "maxItems": 50}]}
 _ROUTING = _object(
-    {"policy": {"type": "string", "examples": ["match_best", "min_cost:0.9"]}},
+    {
+        "policy": {
+            "type": "string",
+            "pattern": r"^(max_success|match_best|(min_cost|willingness_to_pay):0\.\d{1,6})$",
+        },
+        **dict.fromkeys(("tenant", "user", "job", "conversation"), _NAME),
+        **dict.fromkeys(("tags", "require_tags"), _NAMES),
+    },
     additionalProperties=False,
-    description="How this call is decided; what OpenAI's clients send as extra_body.",
+    description="How this call is decided and whose budgets pay; what OpenAI's clients send as "
+    "extra_body. Only a key of scope 'everything' may name a tenant, user, job or tags.",
 )
+_SAMPLING: dict[str, Schema] = {
+    name: {"type": ["number", "boolean", "null"]}
+    for name in (
+        *("top_k", "min_p", "top_a", "typical_p", "repetition_penalty", "length_penalty"),
+        *("min_tokens", "ignore_eos", "skip_special_tokens", "enable_thinking"),
+        *("spaces_between_special_tokens", "include_stop_str_in_output"),
+    )
+}
+"""What open models' servers take beside OpenAI's own fields."""
 _CHAT: dict[str, Schema] = {
     "messages": _list(_ref("Message"), minItems=1, maxItems=10_000),
     "model": {
@@ -117,9 +145,79 @@ _CHAT: dict[str, Schema] = {
     "functions": _or_null(_list(_NAMED)),
     "function_call": {"anyOf": [_TEXT, _NAMED, {"type": "null"}]},
     "response_format": _or_null(_FORMAT),
+    "stream": _or_null(_FLAG),
+    "stream_options": _or_null(
+        _object({"include_usage": _FLAG, "include_obfuscation": _FLAG}, additionalProperties=False)
+    ),
 }
-CHAT_FIELDS = frozenset(_CHAT)
-"""The fields of a chat completion; others must be among those of ``extra_body``."""
+_INPUT_PART = {
+    "anyOf": [
+        _object({"type": {"enum": ["input_text", "output_text"]}, "text": _TEXT}, ("type", "text")),
+        _object({"type": {"const": "input_image"}, "image_url": _TEXT}, ("type", "image_url")),
+    ]
+}
+_INPUT_ITEM = {
+    "oneOf": [
+        _object(
+            {
+                "type": {"const": "message"},
+                "role": {"enum": ["system", "developer", "user", "assistant"]},
+                "content": {"anyOf": [_TEXT, _list(_ref("InputPart"))]},
+            },
+            ("role", "content"),
+        ),
+        _object(
+            {
+                "type": {"const": "function_call"},
+                **dict.fromkeys(("call_id", "name", "arguments"), _TEXT),
+            },
+            ("type", "call_id", "name", "arguments"),
+        ),
+        _object(
+            {"type": {"const": "function_call_output"}, "call_id": _TEXT, "output": _TEXT},
+            ("type", "call_id", "output"),
+        ),
+    ]
+}
+_RESPONSE_TOOL = _object(
+    {"type": {"enum": ["function", "custom"]}, "name": _TEXT, "parameters": _OBJECT},
+    ("type", "name"),
+)
+_SHARED = ("model", "temperature", "top_p", "metadata", "user", "safety_identifier")
+_RESPONSE: dict[str, Schema] = {
+    **{name: _CHAT[name] for name in _SHARED},
+    **{name: _CHAT[name] for name in ("prompt_cache_key", "parallel_tool_calls", "stream")},
+    "top_logprobs": _CHAT["top_logprobs"],
+    "input": {"anyOf": [_TEXT, _list(_ref("InputItem"), minItems=1)]},
+    "instructions": _or_null(_TEXT),
+    "max_output_tokens": _CHAT["max_tokens"],
+    "text": _or_null(_object({"verbosity": _or_null(_TEXT), "format": _or_null(_OBJECT)})),
+    "reasoning": _or_null(_object({"effort": _or_null(_TEXT)})),
+    "tools": _or_null(_list(_RESPONSE_TOOL)),
+    "tool_choice": {"anyOf": [_TEXT, _RESPONSE_TOOL, {"type": "null"}]},
+    "include": _or_null(
+        _list({"enum": ["message.output_text.logprobs", "reasoning.encrypted_content"]})
+    ),
+    "store": {"enum": [False, None], "description": "Answers are not kept."},
+}
+_TOKENS = _list({"type": "integer", "minimum": 0}, minItems=1)
+_EMBEDDING: dict[str, Schema] = {
+    "input": {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            _TOKENS,
+            _list(
+                {"anyOf": [{"type": "string", "minLength": 1}, _TOKENS]},
+                minItems=1,
+                maxItems=2048,
+            ),
+        ]
+    },
+    "model": _CHAT["model"],
+    "dimensions": _or_null({"type": "integer", "minimum": 1}),
+    "encoding_format": {"enum": ["float", "base64"]},
+    "user": _or_null(_TEXT),
+}
 _FEEDBACK: dict[str, Schema] = {
     "id": {"type": "string", "description": "of the answer"},
     "score": {"type": "number", "minimum": 0, "maximum": 1, "description": "0 wrong, 1 right"},
@@ -137,6 +235,20 @@ _COMPLETION = _object(
         "usage": _USAGE,
     },
     ("id", "object", "model", "choices"),
+)
+_ANSWERED_RESPONSE = _object(
+    {
+        "id": {"type": "string", "description": "what /v1/feedback takes"},
+        "object": {"const": "response"},
+        "status": {"enum": ["completed", "incomplete"]},
+        "model": _TEXT,
+        "output": _list(_OBJECT),
+    },
+    ("id", "object", "status", "model", "output"),
+)
+_EMBEDDINGS = _object(
+    {"object": {"const": "list"}, "data": _list(_OBJECT), "model": _TEXT, "usage": _OBJECT},
+    ("object", "data", "model", "usage"),
 )
 _MODEL = _object(
     {
@@ -161,14 +273,28 @@ _ERROR = _object(
     },
     ("error",),
 )
+
+
+def _request(properties: dict[str, Schema], asked: str) -> Schema:
+    """A request for an answer to what stands under ``asked``."""
+    everything = {**properties, "optllm": _ref("Routing")}
+    return _object(everything, (asked, "model"), additionalProperties=False)
+
+
 _SCHEMAS = {
     "Part": _PART,
     "ToolCall": _TOOL_CALL,
     "Message": _MESSAGE,
     "Tool": _TOOL,
     "Routing": _ROUTING,
-    "ChatCompletionRequest": _object({**_CHAT, "optllm": _ref("Routing")}, ("messages", "model")),
+    "ChatCompletionRequest": _request({**_CHAT, **_SAMPLING}, "messages"),
     "ChatCompletion": _COMPLETION,
+    "InputItem": _INPUT_ITEM,
+    "InputPart": _INPUT_PART,
+    "ResponseRequest": _request({**_RESPONSE, **_SAMPLING}, "input"),
+    "Response": _ANSWERED_RESPONSE,
+    "EmbeddingRequest": _request(_EMBEDDING, "input"),
+    "Embeddings": _EMBEDDINGS,
     "FeedbackRequest": _object(_FEEDBACK, ("id", "score"), additionalProperties=False),
     "Feedback": _object({"object": {"const": "feedback"}, **_FEEDBACK}),
     "Model": _MODEL,
@@ -196,6 +322,21 @@ _OF_WRITING = (400, 401, 405, 408, 413, 415, 431, 503)
 _OF_SENDING = (*_OF_WRITING, 403, 404, 429, 500, 502, 504)
 
 
+_ANSWERING: dict[str, tuple[str, str, str, bool]] = {
+    "/v1/chat/completions": (
+        *("createChatCompletion", "Answer a conversation.", "ChatCompletion"),
+        True,
+    ),
+    "/v1/responses": (
+        *("createResponse", "The same, in the form of OpenAI's newer API.", "Response"),
+        True,
+    ),
+    "/v1/embeddings": ("createEmbeddings", "Texts as vectors.", "Embeddings", False),
+}
+ANSWERING_PATHS = tuple(_ANSWERING)
+"""Where answers are made, and money is spent."""
+
+
 def document(limits: Limits) -> dict[str, Any]:
     """The document of a server with these limits."""
     return {
@@ -207,15 +348,7 @@ def document(limits: Limits) -> dict[str, Any]:
             f"Bodies have at most {limits.body_bytes} bytes.",
         },
         "paths": {
-            "/v1/chat/completions": {
-                "post": _operation(
-                    "createChatCompletion",
-                    "Answer a conversation.",
-                    _ref("ChatCompletion"),
-                    _OF_SENDING,
-                    body=_ref("ChatCompletionRequest"),
-                )
-            },
+            **{path: {"post": _answering(*told)} for path, told in _ANSWERING.items()},
             "/v1/feedback": {
                 "post": _operation(
                     "createFeedback",
@@ -255,6 +388,20 @@ def document(limits: Limits) -> dict[str, Any]:
         },
         "security": [{"key": []}],
     }
+
+
+def _answering(id: str, summary: str, answer: str, streams: bool) -> dict[str, Any]:
+    asked = _ref(f"{answer.removesuffix('s')}Request")
+    operation = _operation(id, summary, _ref(answer), _OF_SENDING, body=asked)
+    whole = operation["responses"]["200"]
+    whole["headers"]["x-optllm-candidate"] = {"schema": _TEXT, "description": "who answered"}
+    whole["headers"]["x-optllm-cost-nano"] = {
+        "schema": {"type": "integer"},
+        "description": "what it cost, in billionths of a USD; not with streams",
+    }
+    if streams:
+        whole["content"]["text/event-stream"] = {"schema": _TEXT}
+    return operation
 
 
 def _operation(

@@ -162,12 +162,19 @@ def create_access_keys(connection: Connection) -> None:
     )
 
 
+def keep_scopes_of_decisions(connection: Connection) -> None:
+    """What a decision belonged to, so that others do not grade it; and scores by time."""
+    connection.exec_driver_sql("ALTER TABLE decisions ADD COLUMN scopes TEXT NOT NULL DEFAULT '[]'")
+    connection.exec_driver_sql("CREATE INDEX feedback_by_time ON feedback (created_at)")
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
     ("0003_scope_budgets", scope_budgets),
     ("0004_tell_kinds_of_tokens", tell_kinds_of_tokens),
     ("0005_create_access_keys", create_access_keys),
+    ("0006_keep_scopes_of_decisions", keep_scopes_of_decisions),
 )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Connection,
+    Select,
     Table,
     TextClause,
     case,
@@ -34,12 +37,14 @@ class LabelledAnswer:
     """A graded answer.
 
     Attributes:
+        decision_id: the decision that it carried out.
         query: text of the query.
         candidate: name of the candidate that answered.
         score: how good the answer was, 0..1.
         replaces: the score that the same answer had before, if any.
     """
 
+    decision_id: str
     query: str
     candidate: str
     score: float
@@ -72,8 +77,10 @@ class Records:
         self._database = database
         self._clock = clock
 
-    def add_decision(self, decision: Decision, query: str) -> Future[None]:
-        """Keep a decision and the text it was made for."""
+    def add_decision(
+        self, decision: Decision, query: str, scopes: Sequence[str] = ()
+    ) -> Future[None]:
+        """Keep a decision, the text it was made for, and what the call belonged to."""
         row = {
             "id": decision.id,
             "created_at": self._clock(),
@@ -85,6 +92,7 @@ class Records:
             "propensity": decision.propensity,
             "price": decision.price,
             "reason": decision.reason,
+            "scopes": json.dumps(sorted(scopes)),
         }
 
         def work(connection: Connection) -> None:
@@ -122,16 +130,19 @@ class Records:
 
         return self._database.submit(work)
 
-    def add_feedback(self, decision_id: str, score: float) -> Future[LabelledAnswer]:
+    def add_feedback(
+        self, decision_id: str, score: float, scopes: Collection[str] = ()
+    ) -> Future[LabelledAnswer]:
         """Keep how good an answer was; a later score for the same answer replaces it.
 
-        The future raises ``InvalidRequestError`` when no answer of that id is known.
+        The future raises ``InvalidRequestError`` when no answer of that id is known, or it does
+        not belong to all of ``scopes``.
         """
         row = {"decision_id": decision_id, "created_at": self._clock(), "score": score}
 
         def work(connection: Connection) -> LabelledAnswer:
             answered = connection.execute(_ANSWERED.where(decisions.c.id == decision_id)).first()
-            if answered is None:
+            if answered is None or not set(scopes) <= set(json.loads(answered.scopes)):
                 raise InvalidRequestError(
                     f"no answer with id {decision_id!r} is known to this store; pass the id of "
                     "a completion that this store's client returned"
@@ -142,21 +153,25 @@ class Records:
                 connection.execute(feedback.insert(), row)
             else:
                 connection.execute(update(feedback).where(same).values(row))
-            return LabelledAnswer(answered.query, answered.candidate, score, replaces=before)
+            graded = (decision_id, answered.query, answered.candidate, score)
+            return LabelledAnswer(*graded, replaces=before)
 
         return self._database.submit(work)
 
     def labelled(self, limit: int) -> list[LabelledAnswer]:
         """The most recent graded answers, oldest first."""
-        recent = (
-            _ANSWERED.join(feedback, feedback.c.decision_id == decisions.c.id)
-            .add_columns(feedback.c.score)
-            .order_by(feedback.c.created_at.desc(), decisions.c.id.desc())
-            .limit(limit)
-        )
+        return self._graded(_GRADED.limit(limit))
+
+    def scored_since(self, moment: float) -> list[LabelledAnswer]:
+        """Answers that were graded since ``moment`` (Unix seconds), oldest first."""
+        return self._graded(_GRADED.where(feedback.c.created_at >= moment))
+
+    def _graded(self, query: Select[Any]) -> list[LabelledAnswer]:
         with self._database.read() as connection:
-            rows = connection.execute(recent).all()
-        return [LabelledAnswer(row.query, row.candidate, row.score) for row in reversed(rows)]
+            rows = connection.execute(query).all()
+        return [
+            LabelledAnswer(row.id, row.query, row.candidate, row.score) for row in reversed(rows)
+        ]
 
     def arrivals(self, since: float) -> dict[int, int]:
         """How many decisions were made in each hour, in hours since 1970.
@@ -219,6 +234,11 @@ def _keep(table: Table) -> TextClause:
 
 
 _KEEP_DECISION, _KEEP_OUTCOME = _keep(decisions), _keep(outcomes)
-_ANSWERED = select(decisions.c.query, outcomes.c.candidate).join(
-    outcomes, (outcomes.c.decision_id == decisions.c.id) & (outcomes.c.status == "ok")
+_ANSWERED = select(
+    decisions.c.id, decisions.c.query, decisions.c.scopes, outcomes.c.candidate
+).join(outcomes, (outcomes.c.decision_id == decisions.c.id) & (outcomes.c.status == "ok"))
+_GRADED = (
+    _ANSWERED.join(feedback, feedback.c.decision_id == decisions.c.id)
+    .add_columns(feedback.c.score)
+    .order_by(feedback.c.created_at.desc(), decisions.c.id.desc())
 )

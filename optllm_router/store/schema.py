@@ -91,7 +91,9 @@ decisions = Table(
     Column("propensity", Double, nullable=False),
     Column("price", Double, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("scopes", Text, nullable=False),
 )
+"""``scopes`` is a JSON list: what the call belonged to."""
 
 outcomes = Table(
     "outcomes",

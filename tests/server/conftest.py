@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from running import RunningServer, write_config
+from running import RunningServer, embedding_entry, write_config
 from simulated_entries import model_entries
 
 from optllm_router.simulation import SimulationServer
@@ -19,6 +19,7 @@ def provider():
 def router(provider, tmp_path_factory):
     """``optllm serve`` without keys, with a budget that lasts."""
     folder = tmp_path_factory.mktemp("router")
-    config = write_config(folder, model_entries(provider.base_url), budget="100 USD per day")
+    models = [*model_entries(provider.base_url), embedding_entry(provider.base_url)]
+    config = write_config(folder, models, budget="100 USD per day")
     with RunningServer(config) as running:
         yield running

@@ -116,3 +116,18 @@ def write_config(folder: Path, models: list[dict], **router) -> Path:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump({"model_list": models, "router": router}))
     return path
+
+
+def embedding_entry(base_url: str) -> dict:
+    """The simulated provider's embeddings, as a LiteLLM ``model_list`` names them."""
+    return {
+        "model_name": "sim-embedding",
+        "litellm_params": {
+            "model": "openai/sim-embedding",
+            "api_base": base_url,
+            "api_key": "unused",
+            "input_cost_per_token": "2e-8",
+            "output_cost_per_token": "0",
+        },
+        "model_info": {"mode": "embedding"},
+    }

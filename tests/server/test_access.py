@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from running import RunningServer, write_config
 from simulated_entries import model_entries
 
+from optllm_router import Budget
 from optllm_router.cli import commands
+from optllm_router.ledger import Ledger
 from optllm_router.server.access import CACHE_SECONDS, is_loopback
 from optllm_router.store import AccessKeys, Database
 
@@ -90,6 +92,43 @@ def test_a_key_of_one_scope_cannot_name_another_or_see_all(guarded, keys):
     assert metrics.status_code == 403
     everything = {"authorization": f"Bearer {guarded.key}"}
     assert httpx.get(f"{guarded.url}/metrics", headers=everything).status_code == 200
+
+
+def test_a_key_s_calls_are_paid_by_its_scope_and_graded_by_it_alone(guarded, keys):
+    ledger = Ledger(Database(guarded.store))
+    for name in ("one", "two"):
+        ledger.set_budget(Budget(1, name=name, scope=f"tenant:{name}"))
+    one, _ = keys.create("tenant:one")
+    two, _ = keys.create("tenant:two")
+    answer = ask(guarded, one)
+    assert answer.status_code == 200, answer.text
+    cost = int(answer.headers["x-optllm-cost-nano"])
+    assert ledger.balance("one").spent_nano == cost > 0
+    assert ledger.balance("two").spent_nano == 0
+
+    def grade(key: str) -> int:
+        return httpx.post(
+            f"{guarded.url}/v1/feedback",
+            json={"id": answer.json()["id"], "score": 1},
+            headers={"authorization": f"Bearer {key}"},
+        ).status_code
+
+    assert [grade(two), grade(one), grade(guarded.key)] == [400, 200, 200]
+
+
+def test_a_scope_that_no_budget_covers_pays_nothing(guarded, keys):
+    text, _ = keys.create("tenant:forgotten")
+    response = ask(guarded, text)
+    assert response.status_code == 400
+    assert "tenant:forgotten" in response.json()["error"]["message"]
+
+
+def test_a_budget_that_is_used_up_is_told_as_openai_tells_it(guarded, keys):
+    Ledger(Database(guarded.store)).set_budget(Budget("0.000000001", scope="tenant:poor"))
+    text, _ = keys.create("tenant:poor")
+    response = ask(guarded, text)
+    assert (response.status_code, response.headers["x-should-retry"]) == (429, "false")
+    assert response.json()["error"]["code"] == "insufficient_quota"
 
 
 def test_keys_are_in_no_log(guarded):

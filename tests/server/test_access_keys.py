@@ -98,6 +98,24 @@ def test_the_command_makes_lists_and_revokes(sqlite_url):
     assert text.split("-", 3)[3] not in shown
 
 
+def test_a_key_comes_with_the_budget_of_its_scope(sqlite_url):
+    made = ["keys", "create", "--store", sqlite_url, "--scope", "team-a", "--json"]
+    assert run(*made, "--budget", "20 USD per month").exit_code == 0
+    (budget,) = json.loads(run("budget", "--store", sqlite_url, "--json").stdout)["budgets"]
+    assert (budget["budget"], budget["window"]) == ("tenant:team-a", "month")
+    assert run(*made, "--budget", "30 USD per month").exit_code == 0
+    (budget,) = json.loads(run("budget", "--store", sqlite_url, "--json").stdout)["budgets"]
+    assert budget["limit_nano"] == 30 * 10**9
+    done = run(*made, "--budget", "20 USD for tenant:team-b")
+    assert "is for tenant:team-b, but the key for tenant:team-a" in str(done.exception)
+
+
+@pytest.mark.parametrize("scope", ["tenant:*", "team:a", "tenant:"])
+def test_a_key_is_for_one_scope(sqlite_url, scope):
+    assert run("keys", "create", "--store", sqlite_url, "--scope", scope).exit_code != 0
+    assert json.loads(run("keys", "list", "--store", sqlite_url, "--json").stdout) == {"keys": []}
+
+
 def test_a_life_that_nobody_understands_makes_no_key(sqlite_url):
     done = run("keys", "create", "--store", sqlite_url, "--expires", "a while")
     assert isinstance(done.exception, ConfigurationError)

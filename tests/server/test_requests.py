@@ -115,8 +115,9 @@ def test_only_json_is_taken(http, kind):
         ({"messages": []}, 400, "invalid_request", "messages has 0 entries"),
         ({"n": 1000}, 400, "invalid_request", "n 1000"),
         ({"temperatur": 1}, 400, "invalid_request", "temperatur"),
-        ({"timeout": 1}, 400, "invalid_request", "timeout"),
-        ({"extra_headers": {"authorization": "x"}}, 400, "invalid_request", "extra_headers"),
+        ({"timeout": 1}, 400, "unknown_field", "timeout"),
+        ({"extra_headers": {"authorization": "x"}}, 400, "unknown_field", "extra_headers"),
+        ({"extra_body": {"optllm": {"user": "x"}}}, 400, "unknown_field", "extra_body"),
         ({"optllm": {"policy": "best"}}, 400, "invalid_request", "policy 'best' is unknown"),
         ({"optllm": {"nonsense": 1}}, 400, "invalid_request", "nonsense"),
     ],
@@ -134,7 +135,8 @@ def test_arguments_are_checked_before_anything_is_sent(http, provider, fields, s
 def test_paths_and_methods_that_are_not_there(http):
     assert http.get("/v1/nothing").json()["error"]["code"] == "not_found"
     wrong = http.put("/v1/models")
-    assert (wrong.status_code, wrong.headers["allow"]) == (405, "GET, HEAD")
+    assert wrong.status_code == 405
+    assert set(wrong.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize("given", ["abc-123", "req/1:2+3=", "a" * 128])

@@ -1,0 +1,87 @@
+"""Between HTTP and the client: requests in, whole answers and streams out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterable, Callable
+from typing import TYPE_CHECKING
+
+import httpx
+from starlette.responses import Response
+
+from optllm_router.server.errors import as_refusal, refusal_body
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from optllm_router.client import AsyncOptLLM
+
+Note = Callable[[httpx.Response, bytes], None]
+"""Called once an answer is over, with the client's response and the bytes."""
+
+_STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""What keeps proxies from holding chunks back."""
+_HOP_BY_HOP = frozenset(("content-length", "transfer-encoding", "connection", "x-request-id"))
+
+
+async def relay(
+    client: AsyncOptLLM, path: str, body: bytes, request_id: str, note: Note, *, keep: bool
+) -> Response:
+    """Have a client answer a request of OpenAI's API.
+
+    Args:
+        client: decides, pays, sends.
+        path: of the endpoint.
+        body: JSON, as it came.
+        request_id: handed on to the provider.
+        note: told when it is over.
+        keep: whether ``note`` gets the bytes of a stream, too.
+
+    Raises:
+        OptLLMError: there is no answer.
+    """
+    headers = {"content-type": "application/json", "x-request-id": request_id}
+    request = httpx.Request("POST", f"https://optllm.invalid{path}", content=body, headers=headers)
+    response = await client.send(request)
+    further = {name: value for name, value in response.headers.items() if name not in _HOP_BY_HOP}
+    if response.is_stream_consumed:
+        note(response, response.content)
+        return Response(response.content, headers=further)
+    return _Streamed(response, {**further, **_STREAMED}, note, keep)
+
+
+class _Streamed(Response):
+    """A stream, handed on chunk by chunk; it is closed and noted however it ends."""
+
+    def __init__(
+        self, response: httpx.Response, headers: dict[str, str], note: Note, keep: bool
+    ) -> None:
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._response = response
+        self._note = note
+        self._keep = keep
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        kept: list[bytes] = []
+        try:
+            await send(start)
+            async for part in self._parts():
+                if self._keep:
+                    kept.append(part)
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self._response.aclose()
+            self._note(self._response, b"".join(kept))
+
+    async def _parts(self) -> AsyncIterable[bytes]:
+        stream = self._response.stream
+        assert isinstance(stream, httpx.AsyncByteStream), "an asynchronous client answered"
+        try:
+            async for part in stream:
+                yield part
+        except Exception as error:  # noqa: BLE001 - logged there, and told to the client
+            # The status is sent already: openai's clients raise what an event says.
+            yield b"data: " + json.dumps(refusal_body(as_refusal(error))).encode() + b"\n\n"
