@@ -129,8 +129,9 @@ class Auto:
             leaves = walk(forest.trees_, x[test])
             for i, caution in enumerate(CAUTIONS):
                 values = forest.values(caution)
-                said[i, test] = average(leaves, values).p
-                noise[i, test] = _noise(leaves, values)
+                each = average(leaves, values)
+                said[i, test] = each.p
+                noise[i, test] = _noise(each.std, leaves, values)
             expected[test] = base
         return said, noise, expected
 
@@ -182,9 +183,11 @@ def _factors(
     return f, g
 
 
-def _noise(leaves: IntArray, values: NDArray[np.float32]) -> FloatArray:
-    """Variance over draws of the trees of the two parts of what they say, shape (n, 2)."""
-    each = average(leaves, values).std ** 2
+def _noise(std: FloatArray, leaves: IntArray, values: NDArray[np.float32]) -> FloatArray:
+    """Variance over draws of the trees of the two parts of what they say, shape (n, 2).
+
+    ``std`` is the spread over the trees of what they say of each candidate, shape (n, k).
+    """
     common = average(leaves, values.mean(axis=1, keepdims=True)).std ** 2
-    rest = np.maximum(each.mean(axis=1, keepdims=True) - common, 0.0)
+    rest = np.maximum((std**2).mean(axis=1, keepdims=True) - common, 0.0)
     return np.asarray(np.concatenate([common, rest], axis=1) / leaves.shape[1])

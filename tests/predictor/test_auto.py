@@ -70,8 +70,9 @@ def test_noise_is_the_variance_over_draws_of_the_trees():
     for seed in range(30):
         forest = Forest(n_trees=4, seed=10 * seed).fit(x, scores, base)
         leaves, values = walk(forest.trees_, asked), forest.values(CAUTIONS[0])
-        means.append(average(leaves, values).p)
-        expected.append(_noise(leaves, values))
+        said = average(leaves, values)
+        means.append(said.p)
+        expected.append(_noise(said.std, leaves, values))
     common = np.mean(means, axis=2, keepdims=True)
     rest = (means - common).var(axis=0, ddof=1).mean()
     assert np.mean(expected, axis=(0, 1)) == pytest.approx(
