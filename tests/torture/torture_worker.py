@@ -32,7 +32,7 @@ from optllm_router._errors import (
 from optllm_router._flow import arun, request_flow, run
 from optllm_router._steps import Close, Pause, Request, Reserve, Send, Step
 from optllm_router._types import Call, Candidate, Completion, Decision, Price, Usage
-from optllm_router.ledger import Ledger
+from optllm_router.ledger import LeasingLedger, Ledger
 from optllm_router.pricing import charge_nano
 from optllm_router.store import Database
 
@@ -166,8 +166,7 @@ class Callers:
 
 def main() -> None:
     url, bill, seed, callers = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    with closing(Database(url)) as database:
-        ledger = Ledger(database)
+    with closing(Database(url)) as database, closing(LeasingLedger(database)) as ledger:
         ledger.recover()
         everyone = Callers(ledger, Provider(bill, random.Random(seed + 1)), seed)
 
