@@ -41,8 +41,15 @@ def print_json(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def opened(config: Path | None, store: str | None) -> Iterator[Database]:
-    """The store that the options name; one that is not there is not created.
+def opened(
+    config: Path | None, store: str | None, *, may_create: bool = False
+) -> Iterator[Database]:
+    """The store that the options name.
+
+    Args:
+        config: of ``--config``.
+        store: of ``--store``.
+        may_create: whether one that is not there is created.
 
     Raises:
         click.UsageError: it is not there, cannot be read, or belongs to another program.
@@ -51,12 +58,12 @@ def opened(config: Path | None, store: str | None) -> Iterator[Database]:
     from optllm_router.store import Database
 
     url = store or (load_store(config) if config else DEFAULT_STORE)
-    _must_be_ours(url)
+    _must_be_ours(url, may_create)
     with contextlib.closing(Database(url)) as database:
         yield database
 
 
-def _must_be_ours(url: str) -> None:
+def _must_be_ours(url: str, may_create: bool) -> None:
     """Looking at a store must neither create one nor turn another program's file into one."""
     import sqlite3
 
@@ -72,6 +79,8 @@ def _must_be_ours(url: str) -> None:
         return
     path = Path(name)
     if not path.is_file():
+        if may_create:
+            return
         raise click.UsageError(f"no store at {name!r}; give --store or --config")
     try:
         with contextlib.closing(

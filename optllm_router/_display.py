@@ -23,7 +23,7 @@ from optllm_router._money import format_usd
 if TYPE_CHECKING:
     from optllm_router.evaluation.demo import Demo
     from optllm_router.evaluation.replay import Replay
-    from optllm_router.ledger import Balance
+    from optllm_router.ledger import Balance, Reconciliation
 
 Report = Callable[[str, int, int], None]
 """What is being done, how many steps are done, and of how many."""
@@ -124,12 +124,37 @@ def print_balances(balances: Sequence[Balance]) -> None:
         console().print("no budgets in this store")
         return
     table = Table()
-    for heading in ("budget", "window", "limit", "spent", "reserved", "left"):
-        table.add_column(heading, justify="left" if heading in ("budget", "window") else "right")
+    words = ("budget", "for", "window")
+    for heading in (*words, "limit", "spent", "reserved", "left", "calls"):
+        table.add_column(heading, justify="left" if heading in words else "right")
     for balance in balances:
         amounts = (balance.limit_nano, balance.spent_nano, balance.reserved_nano, balance.left_nano)
-        table.add_row(balance.budget, balance.window, *(format_usd(amount) for amount in amounts))
+        zone = "" if balance.timezone == "UTC" else f" in {balance.timezone}"
+        table.add_row(
+            balance.budget if balance.hard else f"{balance.budget} (soft)",
+            balance.scope,
+            f"{balance.window}{zone}",
+            *(format_usd(amount) for amount in amounts),
+            f"{balance.calls:,}",
+        )
     console().print(table)
+
+
+def print_reconciliation(done: Reconciliation) -> None:
+    """One row per correction, and what is left to do."""
+    if done.corrections:
+        table = Table()
+        for heading in ("reservation", "model", "was counted as", "cost"):
+            table.add_column(
+                heading, justify="left" if heading in ("reservation", "model") else "right"
+            )
+        for one in done.corrections:
+            amounts = (format_usd(one.before_nano), format_usd(one.after_nano))
+            table.add_row(one.reservation_id, one.candidate, *amounts)
+        console().print(table)
+    for id in done.unmatched:
+        console().print(f"no single expired call of id {id}")
+    console().print(f"{done.still_expired:,} expired calls still count in full")
 
 
 def print_models(rows: Sequence[dict[str, Any]]) -> None:

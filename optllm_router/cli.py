@@ -9,22 +9,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import click
 
 from optllm_router import __version__
+from optllm_router._budget_commands import budget
 from optllm_router._command_options import (
     FILE,
     Command,
     json_option,
-    opened,
     print_json,
-    store_options,
 )
 from optllm_router._display import (
     console,
-    print_balances,
     print_demo,
     print_models,
     print_replay,
@@ -36,7 +34,6 @@ from optllm_router._server_commands import keys, serve
 
 if TYPE_CHECKING:
     from optllm_router.config import Settings
-    from optllm_router.ledger import Balance
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -63,6 +60,7 @@ def commands() -> None:
     """Route every prompt to the LLM that should answer it, within a budget that holds."""
 
 
+commands.add_command(budget)
 commands.add_command(serve)
 commands.add_command(keys)
 commands.add_command(receipt)
@@ -283,30 +281,6 @@ def _compare(
 
 
 @commands.command()
-@store_options
-@click.option("--verify", is_flag=True, help="Recompute the books; exit 1 when they are wrong.")
-@json_option
-def budget(config: Path | None, store: str | None, verify: bool, as_json: bool) -> None:
-    """What each budget has spent, set aside and left in its current window."""
-    from optllm_router.ledger import Ledger
-
-    with opened(config, store) as database:
-        ledger = Ledger(database)
-        balances = ledger.balances()
-        differences = ledger.verify() if verify else []
-        shown = database.url.render_as_string(hide_password=True)
-    if as_json:
-        rows = [_balance_as_dict(balance) for balance in balances]
-        print_json({"store": shown, "budgets": rows, "differences": differences})
-    else:
-        print_balances(balances)
-        for difference in differences:
-            click.echo(difference, err=True)
-    if differences:
-        sys.exit(1)
-
-
-@commands.command()
 @click.argument("names", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--config",
@@ -347,15 +321,3 @@ def _settings(config: Path) -> Settings:
     from optllm_router.config import load_settings
 
     return load_settings(config)
-
-
-def _balance_as_dict(balance: Balance) -> dict[str, Any]:
-    return {
-        "budget": balance.budget,
-        "window": balance.window,
-        "next_window": balance.next_window,
-        "limit_nano": balance.limit_nano,
-        "spent_nano": balance.spent_nano,
-        "reserved_nano": balance.reserved_nano,
-        "left_nano": balance.left_nano,
-    }

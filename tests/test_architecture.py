@@ -40,7 +40,7 @@ FLOORS = (
     ("client",),
     ("evaluation", "server"),
     ("_display", "_command_options"),
-    ("_server_commands", "_receipt_command"),
+    ("_budget_commands", "_server_commands", "_receipt_command"),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

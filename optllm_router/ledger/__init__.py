@@ -4,6 +4,25 @@ from optllm_router.ledger._balances import Balance
 from optllm_router.ledger._leases import LeasingLedger
 from optllm_router.ledger._ledger import Ledger
 from optllm_router.ledger._operations import Refusal, Reservation
+from optllm_router.ledger._reconciling import (
+    Charge,
+    Correction,
+    Reconciliation,
+    read_charges,
+    reconcile,
+)
 from optllm_router.ledger._thresholds import Crossing
 
-__all__ = ["Balance", "Crossing", "LeasingLedger", "Ledger", "Refusal", "Reservation"]
+__all__ = [
+    "Balance",
+    "Charge",
+    "Correction",
+    "Crossing",
+    "LeasingLedger",
+    "Ledger",
+    "Reconciliation",
+    "Refusal",
+    "Reservation",
+    "read_charges",
+    "reconcile",
+]

@@ -252,7 +252,7 @@ class LeasingLedger(Ledger):
             calls = min(max(calls, int(per_second * _LIFE_SECONDS)), _MOST_CALLS)
         self._asked.add(like.scopes)
         leasing = Leasing(f"block-{os.getpid()}-{secrets.token_hex(8)}", like, calls)
-        asked = self._submit(leasing)
+        asked = self._submit(leasing, urgent=False)
         asked.add_done_callback(functools.partial(self._leased, like.scopes, now))
 
     def _give_all_back(self) -> None:
@@ -264,12 +264,13 @@ class LeasingLedger(Ledger):
             self._return(block)
 
     def _return(self, block: _Block) -> None:
-        returned = self._submit(Returning(block.held.block_id, left_nano=block.left))
+        returning = Returning(block.held.block_id, left_nano=block.left)
+        returned = self._submit(returning, urgent=False)
         returned.add_done_callback(functools.partial(_log_if_kept, block))
 
     def _write_behind(self, operation: Operation, promised: Future[T]) -> Future[T]:
         """Submit it, and promise its result; with too many waiting, let the caller wait."""
-        written = self._submit(operation)
+        written = self._submit(operation, urgent=False)
         written.add_done_callback(functools.partial(self._note_fault, operation))
         return written if self._database.unwritten > _MOST_UNWRITTEN else promised
 

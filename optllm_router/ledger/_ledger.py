@@ -205,8 +205,8 @@ class Ledger:
     ) -> Future[bool]:
         return self._submit(closing_of(reservation_id, state, cost_nano, estimated))
 
-    def _submit(self, operation: Operation) -> Future[Any]:
-        done: Future[Any] = self._database.submit_to(self._apply, operation)
+    def _submit(self, operation: Operation, *, urgent: bool = True) -> Future[Any]:
+        done: Future[Any] = self._database.submit_to(self._apply, operation, urgent=urgent)
         done.add_done_callback(lambda _: self._announce(operation.effects))
         return done
 

@@ -62,16 +62,24 @@ class Database:
         self._lock = threading.Lock()
         self._finalizer = weakref.finalize(self, _shut_down, self._writer, self._engine)
 
-    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
+    def submit(self, work: Callable[[Connection], T], *, urgent: bool = True) -> Future[T]:
         """Run ``work`` in a durable transaction; the future is done once it is committed.
+
+        Args:
+            work: what to do, maybe more than once.
+            urgent: False when nobody waits for it: it may wait a few milliseconds for others.
 
         Raises:
             StoreError: the database was closed.
         """
-        return self.submit_to(_each, work)
+        return self.submit_to(_each, work, urgent=urgent)
 
     def submit_to(
-        self, kind: Callable[[Connection, Sequence[A]], Sequence[T]], item: A
+        self,
+        kind: Callable[[Connection, Sequence[A]], Sequence[T]],
+        item: A,
+        *,
+        urgent: bool = True,
     ) -> Future[T]:
         """As :meth:`submit`, for many writes at once: ``kind`` gets all items that wait for it.
 
@@ -84,7 +92,7 @@ class Database:
         with self._lock:  # else a write could come after the one that ends the writer
             if self._closed:
                 raise StoreError("the database is closed; create a new client")
-            self._writer.put(Write(kind, item, done))
+            self._writer.put(Write(kind, item, done, urgent))
         return done
 
     @property

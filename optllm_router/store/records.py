@@ -98,7 +98,7 @@ class Records:
         def work(connection: Connection) -> None:
             connection.execute(_KEEP_DECISION, row)
 
-        return self._database.submit(work)
+        return self._database.submit(work, urgent=False)
 
     def add_outcome(
         self, outcome: Outcome, *, attempt: int, prompt_bytes: int, choices: int = 1
@@ -128,7 +128,7 @@ class Records:
         def work(connection: Connection) -> None:
             connection.execute(_KEEP_OUTCOME, row)
 
-        return self._database.submit(work)
+        return self._database.submit(work, urgent=False)
 
     def add_feedback(
         self, decision_id: str, score: float, scopes: Collection[str] = ()

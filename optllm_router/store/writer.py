@@ -25,6 +25,8 @@ from sqlalchemy.exc import DBAPIError
 from optllm_router.store.faults import explained
 
 _MOST_PER_COMMIT = 256
+_LINGER_SECONDS = 0.005
+"""So long a write that nobody waits for waits for company: the lock is left to other processes."""
 _TRIES = 3
 """How often a group is written whose connection breaks."""
 
@@ -39,11 +41,17 @@ class Write:
         kind: carries out all writes of its kind in a group, given their items.
         item: what this one is about.
         done: receives its result once it is on disk.
+        urgent: whether somebody waits for it.
     """
 
     kind: Kind
     item: Any
     done: Future[Any]
+    urgent: bool = True
+
+
+_NOW = Write(lambda connection, items: (), None, Future())
+"""Put into the queue to say that somebody waits for what is there."""
 
 
 class Writer:
@@ -78,6 +86,8 @@ class Writer:
         if threading.current_thread() is self._thread:
             return  # it would wait for itself
         goal = self._put
+        if self._finished < goal:
+            self._waiting.put(_NOW)
         with self._progress:
             self._progress.wait_for(lambda: self._finished >= goal)
 
@@ -100,16 +110,25 @@ class Writer:
     def _gather(self) -> tuple[list[Write], bool]:
         """Wait for a write, and take what else is there; True when these are the last ones."""
         group: list[Write] = []
-        write = self._waiting.get()
-        while write is not None:
-            group.append(write)
-            if len(group) == _MOST_PER_COMMIT:
-                return group, False
+        until = 0.0
+        while len(group) < _MOST_PER_COMMIT:
             try:
-                write = self._waiting.get_nowait()
+                write = self._waiting.get(timeout=self._patience(until) if group else None)
             except queue.Empty:
-                return group, False
-        return group, True
+                break
+            if write is None:
+                return group, True
+            if write is _NOW or write.urgent:
+                until = 0.0
+            elif not group:
+                until = time.monotonic() + _LINGER_SECONDS
+            if write is not _NOW:
+                group.append(write)
+        return group, False
+
+    def _patience(self, until: float) -> float:
+        """Seconds to wait for company."""
+        return max(0.0, until - time.monotonic()) if until else 0.0
 
     def _commit(self, group: list[Write]) -> None:
         try:

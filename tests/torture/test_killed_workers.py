@@ -126,9 +126,9 @@ def test_no_nano_dollar_is_lost_when_workers_are_killed(store_url, shape, long, 
         observer = Observer(ledger)
         workers = Workers(store_url, bill, shape)
         try:
-            for _ in range(shape.kills):
+            for kill in range(shape.kills):
                 start, size = time.monotonic(), bill.stat().st_size
-                room = ROOM_NANO * chance.choice((1, 40))
+                room = ROOM_NANO if kill >= shape.kills // 2 else 40 * ROOM_NANO
                 while bill.stat().st_size == size:
                     assert time.monotonic() < start + 60, "nobody gets anywhere"
                     raise_limits(ledger, room)

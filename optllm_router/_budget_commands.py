@@ -1,0 +1,123 @@
+"""``optllm budget``: look at budgets, set and remove them, reconcile them with a provider."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from optllm_router._command_options import json_option, opened, print_json, store_options
+from optllm_router._display import print_balances, print_reconciliation
+
+if TYPE_CHECKING:
+    from optllm_router.ledger import Balance, Ledger
+    from optllm_router.store import Database
+
+_Place: TypeAlias = "tuple[Path | None, str | None]"
+"""What ``--config`` and ``--store`` say."""
+
+
+@click.group(invoke_without_command=True)
+@store_options
+@click.option("--verify", is_flag=True, help="Recompute the books; exit 1 when they are wrong.")
+@json_option
+@click.pass_context
+def budget(
+    context: click.Context, config: Path | None, store: str | None, verify: bool, as_json: bool
+) -> None:
+    """What each budget has spent, set aside and left in its current window."""
+    context.obj = (config, store)
+    if context.invoked_subcommand is not None:
+        if verify or as_json:
+            raise click.UsageError("--verify and --json go with `optllm budget` itself")
+        return
+    with _books(context.obj) as (ledger, database):
+        balances = ledger.balances()
+        differences = ledger.verify() if verify else []
+    if as_json:
+        rows = [_balance_as_dict(balance) for balance in balances]
+        shown = database.url.render_as_string(hide_password=True)
+        print_json({"store": shown, "budgets": rows, "differences": differences})
+    else:
+        print_balances(balances)
+        for difference in differences:
+            click.echo(difference, err=True)
+    if differences:
+        sys.exit(1)
+
+
+@budget.command(name="set")
+@click.argument("text", metavar="BUDGET")
+@click.option("--name", default="", help="What to call it.  [default: its scope]")
+@click.option("--soft", is_flag=True, help="Set aside what calls are likely to cost, not the most.")
+@click.option(
+    "--pace/--no-pace", default=None, help="Spread the money over the window's traffic, or not."
+)
+@click.pass_obj
+def set_(place: _Place, text: str, name: str, soft: bool, pace: bool | None) -> None:
+    """Create a budget, or change its limit at once.
+
+    BUDGET is like '20 USD per month in Europe/Berlin' or '5 USD per day for tenant:acme'; with
+    tenant:* each tenant has one of its own.
+    """
+    from optllm_router._money import Budget
+
+    wanted = replace(Budget.parse(text, name=name), hard=not soft)
+    if pace is not None:
+        wanted = replace(wanted, pace=pace)
+    with _books(place, may_create=True) as (ledger, _):
+        ledger.set_budget(wanted)
+    click.echo(f"budget {wanted.name!r} is set", err=True)
+
+
+@budget.command()
+@click.argument("name")
+@click.pass_obj
+def remove(place: _Place, name: str) -> None:
+    """Take a budget out of use; what it spent stays in the books."""
+    with _books(place) as (ledger, _):
+        ledger.remove_budget(name)
+    click.echo(f"budget {name!r} is removed", err=True)
+
+
+@budget.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+@click.pass_obj
+def reconcile(place: _Place, file: Path, as_json: bool) -> None:
+    """Put true costs in the place of the full amounts of calls whose process died.
+
+    FILE is the provider's usage report: CSV with a header or a JSON list, with id (as in our
+    answers) and cost_usd, and model where an id was tried with several.
+    """
+    from optllm_router.ledger import read_charges, reconcile
+
+    charges = read_charges(file)
+    with _books(place) as (ledger, database):
+        ledger.recover()
+        done = reconcile(ledger, database, charges)
+    if as_json:
+        print_json(asdict(done))
+    else:
+        print_reconciliation(done)
+
+
+@contextlib.contextmanager
+def _books(place: _Place, *, may_create: bool = False) -> Iterator[tuple[Ledger, Database]]:
+    from optllm_router.ledger import Ledger
+
+    with opened(*place, may_create=may_create) as database:
+        yield Ledger(database), database
+
+
+def _balance_as_dict(balance: Balance) -> dict[str, Any]:
+    amounts = {
+        "left_nano": balance.left_nano,
+        "expected_excess_nano": balance.expected_excess_nano,
+    }
+    return {**asdict(balance), **amounts}

@@ -1,0 +1,125 @@
+"""What the provider says it charged, for reservations whose process died.
+
+An expired reservation counts at its full amount. Once the provider's usage report names its true
+cost, :func:`reconcile` puts that in its place; everything else stays as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import or_, select
+
+from optllm_router._errors import ConfigurationError, InvalidDataError
+from optllm_router._money import nano_from_usd
+from optllm_router.ledger._ledger import Ledger
+from optllm_router.store import Database
+from optllm_router.store.schema import reservations
+
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A line of a provider's report.
+
+    Attributes:
+        id: of a completion as we returned it, or of a reservation.
+        cost_nano: what was charged, in nano-dollars.
+        candidate: who was paid; empty when only one can be meant.
+    """
+
+    id: str
+    cost_nano: int
+    candidate: str = ""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A reservation whose true cost became known; amounts in nano-dollars."""
+
+    reservation_id: str
+    candidate: str
+    before_nano: int
+    after_nano: int
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """What a report came to.
+
+    Attributes:
+        corrections: reservations that had expired and now have their true cost.
+        unmatched: ids of charges for which no reservation had expired, or several had.
+        still_expired: how many remain at their full amount.
+    """
+
+    corrections: tuple[Correction, ...]
+    unmatched: tuple[str, ...]
+    still_expired: int
+
+
+def read_charges(path: Path) -> list[Charge]:
+    """Read a report: CSV with a header or a JSON list, of ``id``, ``cost_usd``, maybe ``model``.
+
+    Raises:
+        InvalidDataError: the file cannot be read, or a line is no charge.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text) if text.lstrip().startswith("[") else _csv_rows(text)
+    except (OSError, ValueError, csv.Error) as error:
+        raise InvalidDataError(f"{str(path)!r} is no CSV or JSON list: {error}") from error
+    return [_charge(row, number) for number, row in enumerate(rows, start=1)]
+
+
+def reconcile(ledger: Ledger, database: Database, charges: Iterable[Charge]) -> Reconciliation:
+    """Settle expired reservations at what the provider charged for them."""
+    known = list(charges)
+    expired: dict[str, list[tuple[str, str, int]]] = {}
+    for ids in _slices(sorted({charge.id for charge in known})):
+        for row in _expired(database, ids):
+            found = (row.id, row.candidate, row.settled_nano)
+            for key in {row.id, row.decision_id}:
+                expired.setdefault(key, []).append(found)
+    corrections, unmatched = [], []
+    for charge in known:
+        meant = [one for one in expired.get(charge.id, ()) if charge.candidate in ("", one[1])]
+        if len(meant) == 1 and ledger.settle(meant[0][0], charge.cost_nano).result():
+            corrections.append(Correction(*meant[0], charge.cost_nano))
+        else:
+            unmatched.append(charge.id)
+    left = select(reservations.c.id).where(reservations.c.state == "expired")
+    with database.read() as connection:
+        still = len(connection.scalars(left).all())
+    return Reconciliation(tuple(corrections), tuple(unmatched), still)
+
+
+def _expired(database: Database, ids: Sequence[str]) -> Sequence[Any]:
+    named = or_(reservations.c.id.in_(ids), reservations.c.decision_id.in_(ids))
+    statement = select(reservations).where(reservations.c.state == "expired", named)
+    with database.read() as connection:
+        return connection.execute(statement).all()
+
+
+def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
+
+
+def _csv_rows(text: str) -> list[dict[str, Any]]:
+    return list(csv.DictReader(text.splitlines(), strict=True))
+
+
+def _charge(row: Any, number: int) -> Charge:
+    if not isinstance(row, Mapping) or not row.get("id") or row.get("cost_usd") in (None, ""):
+        raise InvalidDataError(f"charge {number} needs an id and a cost_usd, but is {row!r:.200}")
+    try:
+        cost = nano_from_usd(row["cost_usd"], what=f"cost_usd of charge {number}")
+    except ConfigurationError as error:
+        raise InvalidDataError(str(error)) from None
+    return Charge(str(row["id"]), cost, str(row.get("model") or ""))
