@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -203,6 +204,60 @@ def test_budget_needs_the_store_of_a_configuration_and_no_key(tmp_path: Path) ->
     shown = optllm("budget", "--config", "config.yaml", "--json", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["budgets"] == []
+
+
+def test_budgets_are_set_changed_and_removed(tmp_path: Path) -> None:
+    made = optllm("budget", "set", "20 USD per month in Europe/Berlin", cwd=tmp_path)
+    assert (made.returncode, made.stdout) == (0, ""), made.stderr
+    each = ["set", "1 USD per rolling 24h for tenant:*", "--name", "tenants", "--soft", "--pace"]
+    for arguments in (each, ["set", "5 USD for job:x"], ["set", "7 USD for job:x"]):
+        assert optllm("budget", *arguments, cwd=tmp_path).returncode == 0
+    with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")) as database:
+        call = Reservation("r", "d", "c", 1_000, ("tenant:acme",), "test", 60.0, soft_nano=10)
+        assert Ledger(database).reserve(call).result() is None
+    shown = json.loads(optllm("budget", "--json", cwd=tmp_path).stdout)["budgets"]
+    limits = {row["budget"]: row["limit_nano"] for row in shown}
+    own = "tenants/tenant:acme"
+    assert limits == {"default": 20 * 10**9, "job:x": 7 * 10**9, own: 10**9}
+    (acme,) = (row for row in shown if row["budget"] == own)
+    assert (acme["window"], acme["hard"], acme["pace"]) == ("rolling 24h", False, True)
+    assert acme["reserved_nano"] == 10
+    assert optllm("budget", "remove", "job:x", cwd=tmp_path).returncode == 0
+    assert "job:x" not in optllm("budget", cwd=tmp_path).stdout
+    for wrong, complaint in (
+        (["remove", "job:x"], "no budget 'job:x'"),
+        (["set", "5 EUR"], "only USD is known"),
+        (["set", "5 USD per week", "--name", "default"], "cannot become 'week'"),
+    ):
+        done = optllm("budget", *wrong, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert complaint in done.stderr
+
+
+def test_a_report_of_the_provider_corrects_calls_that_expired(tmp_path: Path) -> None:
+    with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")) as database:
+        ledger = Ledger(database)
+        ledger.set_budget(Budget(1))
+        for id in ("a-0", "b-0", "b-1", "c-0"):
+            call = Reservation(id, id[0], f"model {id[-1]}", 1_000, (), "test", 0.0)
+            assert ledger.reserve(call).result() is None
+        assert ledger.settle("c-0", 9).result() is True
+    lines = ["id,model,cost_usd", "a,,0.0000001", "b,model 1,2e-7", "b,,1", "c,,1", "x,,1"]
+    (tmp_path / "usage.csv").write_text("\n".join(lines))
+    done = optllm("budget", "reconcile", "usage.csv", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    corrected = [(one["reservation_id"], one["after_nano"]) for one in report["corrections"]]
+    assert corrected == [("a-0", 100), ("b-1", 200)]
+    assert (report["unmatched"], report["still_expired"]) == (["b", "c", "x"], 1)
+    shown = optllm("budget", "--verify", "--json", cwd=tmp_path)
+    assert json.loads(shown.stdout)["budgets"][0]["spent_nano"] == 100 + 200 + 9 + 1_000
+    again = optllm("budget", "reconcile", "usage.csv", cwd=tmp_path)
+    assert "1 expired calls still count in full" in again.stdout
+    (tmp_path / "usage.json").write_text('[{"id": "b", "cost_usd": -1}]')
+    wrong = optllm("budget", "reconcile", "usage.json", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "cost_usd of charge 1 -1" in wrong.stderr
 
 
 @pytest.mark.parametrize("content", ["tables", "text", "nothing"])

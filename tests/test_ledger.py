@@ -9,6 +9,7 @@ import sys
 import tempfile
 import textwrap
 import threading
+import time
 
 import pytest
 from hypothesis import settings
@@ -264,6 +265,189 @@ def test_verify_finds_money_that_nobody_reserved(ledger, database):
     reserve(ledger, "a", 60)
     database.submit(lambda c: c.execute(text("DELETE FROM reservations"))).result()
     assert len(ledger.verify()) == 1
+
+
+# Budgets of each tenant
+
+
+def test_a_template_gives_each_a_budget_of_its_own(ledger):
+    ledger.set_budget(budget_of(40, tag="*", hard=False))
+    assert [balance.budget for balance in ledger.balances()] == ["default"]
+    assert [balance.left_nano for balance in ledger.glance(["tag:a"])] == [40, 100]
+    assert reserve(ledger, "a", 40, "a") is None
+    assert told(reserve(ledger, "b", 1, "a")) == ("*/tag:a", 0, 40, None)
+    assert reserve(ledger, "c", 30, "a b") is None
+    left = {balance.scope: (balance.left_nano, balance.hard) for balance in ledger.balances()}
+    assert left == {"tag:a": (0, False), "tag:a b": (10, False), "everything": (30, True)}
+    assert ledger.verify() == []
+
+
+def test_copies_follow_their_template_unless_set_apart(ledger):
+    ledger.set_limit("default", 1)
+    ledger.set_budget(budget_of(40, tag="*"))
+    for tag in "ab":
+        reserve(ledger, tag, 1, tag)
+    ledger.set_limit("*/tag:a", "50e-9")
+    ledger.set_limit("*", "60e-9")
+    ledger.set_budget(budget_of(60, tag="*"))
+    limits = {balance.scope: balance.limit_nano for balance in ledger.balances()}
+    assert (limits["tag:a"], limits["tag:b"]) == (50, 60)
+    assert reserve(ledger, "c", 60, "c") is None
+
+
+def test_a_removed_budget_neither_pays_nor_forgets(ledger):
+    ledger.set_budget(budget_of(40, tag="*"))
+    ledger.set_budget(budget_of(40, tag="own"))
+    reserve(ledger, "a", 30, "own")
+    reserve(ledger, "b", 30, "other")
+    with pytest.raises(ConfigurationError, match=r"'\*/tag:other' is made from '\*'; remove that"):
+        ledger.remove_budget("*/tag:other")
+    for name in ("own", "*"):
+        ledger.remove_budget(name)
+        with pytest.raises(ConfigurationError, match="no budget"):
+            ledger.remove_budget(name)
+    assert [balance.budget for balance in ledger.balances()] == ["default"]
+    with pytest.raises(ConfigurationError, match="'tag:other'"):
+        reserve(ledger, "c", 1, "other")
+    assert ledger.settle("a", 20).result() is True
+    assert moved(ledger) == (20, 30)
+    with pytest.raises(ConfigurationError, match="window"):
+        ledger.set_budget(budget_of(40, "day", "own"))
+    ledger.set_budget(budget_of(40, tag="own"))
+    ledger.set_budget(budget_of(40, tag="*"))
+    assert ledger.balance("own").spent_nano == 20
+    assert ledger.balance("*/tag:other").reserved_nano == 30
+
+
+@pytest.mark.parametrize("what", ["scope", "timezone"])
+def test_a_name_means_one_budget(ledger, what):
+    ledger.set_budget(budget_of(1, "day", "mine"))
+    changed = {"scope": "tag:other", "timezone": "Asia/Tokyo"}[what]
+    with pytest.raises(ConfigurationError, match=f"has the {what} .* cannot become '{changed}'"):
+        ledger.set_budget(dataclasses.replace(budget_of(1, "day", "mine"), **{what: changed}))
+
+
+def test_many_first_calls_make_one_copy(store_url, ledger):
+    ledger.set_budget(budget_of(1_000, tag="*"))
+    ledger.set_limit("default", 1)
+    databases = [Database(store_url) for _ in range(3)]
+    try:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            for n in range(10):
+                calls = [
+                    pool.submit(reserve, Ledger(one), f"{n} {i}", 1, f"tag {n}")
+                    for i, one in enumerate(databases)
+                ]
+                assert [future.result() for future in calls] == [None] * 3
+    finally:
+        for one in databases:
+            one.close()
+    assert [b.calls for b in ledger.balances() if b.scope != "everything"] == [3] * 10
+    assert ledger.verify() == []
+
+
+@pytest.mark.parametrize("scope", ["tag:*", "tag:", "team:a", "tag:a\0b", 5])
+def test_a_call_belongs_to_scopes_that_are_some(ledger, scope):
+    with pytest.raises(ConfigurationError, match="scope"):
+        ledger.reserve(Reservation("a", "a", "m", 1, (scope,), "test", 60))
+    with pytest.raises(ConfigurationError, match="at most 32"):
+        reserve(ledger, "a", 1, *map(str, range(33)))
+
+
+def test_only_hard_budgets_bound_the_output(ledger):
+    ledger.remove_budget("default")
+    ledger.set_budget(budget_of(10, tag="soft", hard=False))
+    ledger.set_budget(budget_of(10, tag="hard"))
+    assert [ledger.bounds_output(scopes) for scopes in ((), ["tag:soft"])] == [False, False]
+    assert ledger.bounds_output(["tag:soft", "tag:hard"]) is True
+
+
+# What is known without asking the database
+
+
+def test_a_glance_sees_what_this_process_did(ledger, database, clock):
+    ledger.set_budget(budget_of(1_000, "hour", "hourly"))
+    with database.read() as connection:  # nothing that follows needs it
+        ledger.glance(["tag:hourly"])
+        reserve(ledger, "a", 60, "hourly")
+        ledger.settle("a", 25).result()
+        reserve(ledger, "b", 10, "hourly")
+        assert connection is not None
+    for balance in ledger.glance(["tag:hourly"]):
+        assert (balance.spent_nano, balance.reserved_nano, balance.calls) == (25, 10, 2)
+    clock.now += HOUR
+    everything, hourly = ledger.glance(["tag:hourly"])
+    assert (everything.spent_nano, hourly.spent_nano) == (25, 0)
+    assert ledger.glance(["tag:unknown"]) == ledger.glance()
+
+
+def test_a_glance_is_a_second_behind_other_processes(ledger, store_url):
+    ledger.glance()
+    other = Database(store_url)
+    reserve(Ledger(other), "a", 60)
+    other.close()
+    start = time.monotonic()
+    while ledger.glance()[0].reserved_nano != 60:
+        assert time.monotonic() < start + 5
+        time.sleep(0.05)
+
+
+# Thresholds
+
+
+class Told:
+    """Receives reports, and says which, once they had time to arrive."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.crossings = []
+        self.threads = set()
+
+    def __call__(self, crossing) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.crossings.append((crossing.budget, crossing.percent, crossing.spent_nano))
+
+    def all(self) -> list[tuple[str, int, int]]:
+        self.database.catch_up()
+        for thread in threading.enumerate():
+            if thread.name == "optllm-thresholds":
+                thread.join(10)
+        return self.crossings
+
+
+def test_each_threshold_is_told_once_in_a_window(database, clock):
+    clock.now = 10.0 * HOUR
+    tell = Told(database)
+    ledger = Ledger(database, clock, on_threshold=tell)
+    ledger.set_budget(budget_of(100, "hour", "hourly", thresholds=(50, 80, 120)))
+    for id, cost in (("a", 49), ("b", 1), ("c", 40), ("d", 10)):
+        assert reserve(ledger, id, cost, "hourly") is None
+        ledger.settle(id, cost).result()
+    assert tell.all() == [("hourly", 50, 50), ("hourly", 80, 90)]
+    assert tell.threads == {"optllm-thresholds"}
+    ledger.set_limit("hourly", "200e-9")
+    again = Told(database)
+    other = Ledger(database, clock, on_threshold=again)
+    reserve(other, "e", 100, "hourly")
+    other.settle("e", 150).result()
+    assert again.all() == [("hourly", 120, 250)]
+    clock.now += HOUR
+    reserve(ledger, "f", 100, "hourly")
+    ledger.settle("f", 100).result()
+    assert tell.all()[2:] == [("hourly", 50, 100)]
+
+
+def test_a_hook_that_fails_is_logged_and_harms_nobody(database, clock, caplog):
+    def fail(crossing):
+        raise LookupError("no mail today")
+
+    ledger = Ledger(database, clock, on_threshold=fail)
+    ledger.set_budget(budget_of(100))
+    reserve(ledger, "a", 100)
+    assert ledger.settle("a", 50).result() is True
+    Told(database).all()
+    assert "on_threshold failed for budget 'default' at 50 %" in caplog.text
+    assert reserve(ledger, "b", 50) is None
 
 
 # Leases

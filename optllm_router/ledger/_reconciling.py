@@ -55,7 +55,7 @@ class Reconciliation:
 
     Attributes:
         corrections: reservations that had expired and now have their true cost.
-        unmatched: ids of charges for which no reservation had expired, or several had.
+        unmatched: ids of charges that mean no expired reservation, or might mean several calls.
         still_expired: how many remain at their full amount.
     """
 
@@ -81,28 +81,32 @@ def read_charges(path: Path) -> list[Charge]:
 def reconcile(ledger: Ledger, database: Database, charges: Iterable[Charge]) -> Reconciliation:
     """Settle expired reservations at what the provider charged for them."""
     known = list(charges)
-    expired: dict[str, list[tuple[str, str, int]]] = {}
+    sent: dict[str, list[Any]] = {}
     for ids in _slices(sorted({charge.id for charge in known})):
-        for row in _expired(database, ids):
-            found = (row.id, row.candidate, row.settled_nano)
+        for row in _sent(database, ids):
             for key in {row.id, row.decision_id}:
-                expired.setdefault(key, []).append(found)
+                sent.setdefault(key, []).append(row)
     corrections, unmatched = [], []
     for charge in known:
-        meant = [one for one in expired.get(charge.id, ()) if charge.candidate in ("", one[1])]
-        if len(meant) == 1 and ledger.settle(meant[0][0], charge.cost_nano).result():
-            corrections.append(Correction(*meant[0], charge.cost_nano))
-        else:
-            unmatched.append(charge.id)
+        meant = [row for row in sent.get(charge.id, ()) if charge.candidate in ("", row.candidate)]
+        if [row.state for row in meant] == ["expired"]:
+            (row,) = meant
+            if ledger.settle(row.id, charge.cost_nano).result():
+                corrections.append(
+                    Correction(row.id, row.candidate, row.settled_nano, charge.cost_nano)
+                )
+                continue
+        unmatched.append(charge.id)
     left = select(reservations.c.id).where(reservations.c.state == "expired")
     with database.read() as connection:
         still = len(connection.scalars(left).all())
     return Reconciliation(tuple(corrections), tuple(unmatched), still)
 
 
-def _expired(database: Database, ids: Sequence[str]) -> Sequence[Any]:
+def _sent(database: Database, ids: Sequence[str]) -> Sequence[Any]:
+    """Reservations that may have been charged for, of these ids or decisions."""
     named = or_(reservations.c.id.in_(ids), reservations.c.decision_id.in_(ids))
-    statement = select(reservations).where(reservations.c.state == "expired", named)
+    statement = select(reservations).where(reservations.c.state != "released", named)
     with database.read() as connection:
         return connection.execute(statement).all()
 

@@ -92,7 +92,9 @@ class Thresholds:
                     known.add(crossing.percent)
                     new.append(crossing)
         if new:
-            threading.Thread(target=self._tell, args=(new,), name="optllm-thresholds").start()
+            # No daemon: a process that ends tells before it does.
+            name = "optllm-thresholds"
+            threading.Thread(target=self._tell, args=(new,), name=name, daemon=False).start()
 
     def _tell(self, crossings: Sequence[Crossing]) -> None:
         for crossing in crossings:
