@@ -19,12 +19,11 @@ from optllm_router.candidates import read_candidates
 from optllm_router.receipts._baseline import Baseline, cost_usd, savings
 from optllm_router.receipts._lengths import Lengths
 from optllm_router.receipts._success import Grades, Success
-from optllm_router.store import Database, Records, Spending
+from optllm_router.store import Database, Records, Spending, Spent
 
 if TYPE_CHECKING:
-    from optllm_router.store import AnsweredCall, Answers, By, Spent
+    from optllm_router.store import AnsweredCall, Answers, By
 
-GROUPINGS: tuple[By, ...] = ("model", "scope", "day", "price_table")
 NO_BASELINE = "none"
 _MOST_SAMPLED = 2_000
 _MOST_RECORDED = 4_000
@@ -111,11 +110,10 @@ def make_receipt(
     if not start < end:
         raise ConfigurationError(f"since {since!r} is not before until {until!r}")
     with Spending.of(database, start, end) as spending:
-        total = spending.total()
-        by = {name: spending.by(name) for name in GROUPINGS}
-        answers = spending.candidates()
+        by, answers = spending.sums(), spending.answers
         sample = [] if baseline == NO_BASELINE else spending.sample(_MOST_SAMPLED)
         graded = spending.graded(_MOST_LABELLED) if sample else []
+    total = sum(by["model"].values(), Spent())
     if not sample:
         why = "" if baseline == NO_BASELINE else "there are no answers to compare"
         return Receipt(start, end, total, by, None, None, why)

@@ -6,9 +6,10 @@ settled and expired reservations of a window come to is what its balance says wa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Connection, text
@@ -57,6 +58,9 @@ class Spent:
     cache_write_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -130,28 +134,37 @@ class Spending:
         with database.read() as connection:
             yield cls(connection, since, until)
 
-    def total(self) -> Spent:
-        """The sums over all calls."""
-        return self._sums("''")[""]
-
-    def by(self, what: By) -> dict[str, Spent]:
-        """The sums by name of model, scope, day (UTC, like ``2026-01-31``) or price table.
+    def sums(self) -> dict[By, dict[str, Spent]]:
+        """The sums by name of model, scope, day (UTC, like ``2026-01-31``) and price table.
 
         They add up to the total, except for scopes: a call counts in each of its own. The scope
         ``""`` is that of the calls that no budget watched.
         """
-        if what == "scope":
-            return self._sums("COALESCE(s.scope, '')", _SCOPES)
-        return self._sums(self._names[what])
+        found: dict[By, dict[str, Spent]] = {
+            "model": {},
+            "scope": {},
+            "day": {},
+            "price_table": {},
+        }
+        apart: tuple[By, ...] = ("model", "day", "price_table")
+        columns = f"r.candidate AS model, {self._day} AS day, r.price_source AS price_table"
+        for row in self._sums(columns, "1, 2, 3"):
+            for what in apart:
+                group = found[what]
+                group[row[what]] = group.get(row[what], Spent()) + _spent(row)
+        for row in self._sums("COALESCE(s.scope, '') AS scope", "1", _SCOPES):
+            found["scope"][row["scope"]] = _spent(row)
+        return {what: dict(sorted(group.items())) for what, group in found.items()}
 
-    def candidates(self) -> dict[str, Answers]:
+    @functools.cached_property
+    def answers(self) -> dict[str, Answers]:
         """The answers by candidate; embeddings, which are no answers, are left out."""
         rows = self._connection.execute(text(_ANSWERS), self._period)
         return {row.candidate: _answers(row._asdict()) for row in rows}
 
     def sample(self, most: int) -> list[AnsweredCall]:
         """Up to ``most`` of the answers whose tokens were counted, evenly over the period."""
-        counted = sum(answers.counted for answers in self.candidates().values())
+        counted = sum(answers.counted for answers in self.answers.values())
         step = max(1, -(-counted // most))
         rows = self._connection.execute(text(_SAMPLE), {**self._period, "step": step})
         return [
@@ -181,24 +194,14 @@ class Spending:
         ]
 
     @property
-    def _names(self) -> Mapping[str, str]:
-        in_postgresql = self._connection.dialect.name == "postgresql"
-        moment = "to_timestamp(r.created_at) AT TIME ZONE 'UTC'"
-        return {
-            "model": "r.candidate",
-            "price_table": "r.price_source",
-            "day": f"to_char({moment}, 'YYYY-MM-DD')"
-            if in_postgresql
-            else "strftime('%Y-%m-%d', r.created_at, 'unixepoch')",
-        }
+    def _day(self) -> str:
+        if self._connection.dialect.name == "postgresql":
+            return "to_char(to_timestamp(r.created_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD')"
+        return "strftime('%Y-%m-%d', r.created_at, 'unixepoch')"
 
-    def _sums(self, name: str, join: str = "") -> dict[str, Spent]:
-        group = "" if name == "''" else "GROUP BY 1"
-        rows = self._connection.execute(
-            text(f"SELECT {name} AS name, {_SUMS} {_CALLS} {join} {_PERIOD} {group} ORDER BY 1"),
-            self._period,
-        )
-        return {row.name: _spent(row._asdict()) for row in rows}
+    def _sums(self, columns: str, groups: str, join: str = "") -> list[Mapping[str, Any]]:
+        query = f"SELECT {columns}, {_SUMS} {_CALLS} {join} {_PERIOD} GROUP BY {groups}"
+        return [row._asdict() for row in self._connection.execute(text(query), self._period)]
 
 
 def _spent(row: Mapping[str, Any]) -> Spent:
