@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from optllm_router.receipts import Baseline, Estimate, Receipt, Success
     from optllm_router.store import By, Spent
 
+_HELD = "(calls to come)"
+_NAMELESS = {"scope": "(no budget)", "model": _HELD, "price_table": _HELD}
 _GROUPINGS = {"model": "model", "scope": "scope", "day": "day", "price-table": "price_table"}
 
 
@@ -98,7 +100,7 @@ def _spent_table(made: Receipt, by: By) -> Table:
     for heading in ("calls", "prompt tokens", "cached", "completion tokens", "USD", "share"):
         table.add_column(heading, justify="right")
     for name, spent in made.by[by].items():
-        table.add_row(name or "(no budget)", *_cells(spent, made.total.spent_nano))
+        table.add_row(name or _NAMELESS[by], *_cells(spent, made.total.spent_nano))
     table.add_section()
     table.add_row("all", *_cells(made.total, made.total.spent_nano), style="bold")
     return table
@@ -123,16 +125,16 @@ def _remarks(total: Spent) -> list[str]:
             f"~ {_usd(total.estimated_nano)} USD of it are estimated: the tokens of "
             f"{total.estimated_calls:,} calls were not counted by the provider"
         )
-    if total.expired_calls:
+    if total.expired_nano:
         lines.append(
-            f"~ {_usd(total.expired_nano)} USD of it are the most that calls can have cost whose "
-            f"process died, {total.expired_calls:,} of them"
+            f"~ {_usd(total.expired_nano)} USD of it were set aside by processes that died, for "
+            f"{total.expired_calls:,} calls: the most that these can have cost"
         )
     if total.reported_nano:
         lines.append(f"{_usd(total.reported_nano)} USD of it are as the providers reported them")
-    if total.open_calls:
+    if total.open_nano:
         lines.append(
-            f"besides, {_usd(total.open_nano)} USD are set aside for {total.open_calls:,} calls "
+            f"besides, {_usd(total.open_nano)} USD are set aside, {total.open_calls:,} calls are "
             "under way"
         )
     if total.free_calls:

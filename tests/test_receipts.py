@@ -20,7 +20,7 @@ from optllm_router import AsyncOptLLM, OptLLM
 from optllm_router._errors import ConfigurationError, InvalidRequestError, UnpricedModelError
 from optllm_router._money import Budget
 from optllm_router._types import Candidate, Completion, Decision, Outcome, Price, Usage
-from optllm_router.ledger import Ledger, Reservation
+from optllm_router.ledger import LeasingLedger, Ledger, Reservation
 from optllm_router.pricing import charge_nano
 from optllm_router.receipts import Estimate, make_receipt
 from optllm_router.receipts._estimate import total
@@ -203,6 +203,24 @@ def test_calls_that_no_budget_watches_have_a_row_of_their_own(database):
     receipt = make_receipt(database, since="1h", baseline="none")
     assert receipt.by["scope"][""] == receipt.total
     assert receipt.total.spent_nano == 7
+
+
+def test_money_for_calls_to_come_is_counted_and_is_no_call(database):
+    clock = Clock(20_000 * DAY)
+    ledger = LeasingLedger(database, clock)
+    ledger.set_budget(Budget(10))
+    for number in range(20):
+        call = Reservation(f"{number}-0", f"{number}", "m", 1000, (), "list", 60)
+        assert ledger.reserve(call).result() is None
+        ledger.settle(call.id, 7)
+    receipt = make_receipt(database, since=0, baseline="none", now=clock.now + 1)
+    assert (receipt.total.calls, receipt.total.open_calls) == (20, 0)
+    assert receipt.total.open_nano == receipt.by["model"][""].open_nano > 0
+    assert receipt.by["model"]["m"].spent_nano == 140
+    ledger.close()
+    receipt = make_receipt(database, since=0, baseline="none", now=clock.now + 1)
+    assert set(receipt.by["model"]) == {"m"}
+    assert receipt.total.open_nano == 0
 
 
 # Moments

@@ -32,10 +32,11 @@ class Spent:
             the most that they can have cost.
         reported_nano: what of ``spent_nano`` the providers themselves said that they charge.
         expired_calls: of ``calls``, those whose process died.
-        expired_nano: what of ``spent_nano`` was set aside for them, as the most they can cost.
+        expired_nano: what of ``spent_nano`` dead processes had set aside, for these and for
+            calls to come: the most they can have cost.
         free_calls: attempts that failed without a charge.
         open_calls: attempts under way.
-        open_nano: what is set aside for them; not in ``spent_nano``.
+        open_nano: what is set aside, for them and for calls to come; not in ``spent_nano``.
         prompt_tokens: that were sent.
         cached_tokens: of these, as far as the provider said, read from its cache.
         cache_write_tokens: of the prompt tokens, written to it.
@@ -138,7 +139,8 @@ class Spending:
         """The sums by name of model, scope, day (UTC, like ``2026-01-31``) and price table.
 
         They add up to the total, except for scopes: a call counts in each of its own. The scope
-        ``""`` is that of the calls that no budget watched.
+        ``""`` is that of the calls that no budget watched; the model ``""`` that of the money
+        which is, or was when a process died, set aside for calls to come.
         """
         found: dict[By, dict[str, Spent]] = {
             "model": {},
@@ -230,18 +232,20 @@ _SCOPES = f"""LEFT JOIN (
         JOIN budgets AS b ON b.name = part.budget {_PERIOD}
     ) AS s ON s.id = r.id"""  # noqa: S608 - names of our own schema
 _CHARGED = "r.state IN ('settled', 'expired')"
+_CALL = "r.candidate <> ''"
+"""Not a block, which holds money for calls to come and has no candidate yet."""
 _SUMS = ", ".join(
     f"SUM(CASE WHEN {condition} THEN {value} ELSE 0 END) AS {name}"
     for name, condition, value in (
-        ("calls", _CHARGED, "1"),
+        ("calls", f"{_CHARGED} AND {_CALL}", "1"),
         ("spent_nano", _CHARGED, "r.settled_nano"),
         ("estimated_calls", "r.state = 'settled' AND r.estimated = 1", "1"),
         ("estimated_nano", "r.state = 'settled' AND r.estimated = 1", "r.settled_nano"),
         ("reported_nano", "r.state = 'settled' AND o.reported_nano IS NOT NULL", "r.settled_nano"),
-        ("expired_calls", "r.state = 'expired'", "1"),
+        ("expired_calls", f"r.state = 'expired' AND {_CALL}", "1"),
         ("expired_nano", "r.state = 'expired'", "r.settled_nano"),
         ("free_calls", "r.state = 'released'", "1"),
-        ("open_calls", "r.state = 'open'", "1"),
+        ("open_calls", f"r.state = 'open' AND {_CALL}", "1"),
         ("open_nano", "r.state = 'open'", "r.reserved_nano"),
         ("prompt_tokens", "o.prompt_tokens IS NOT NULL", "o.prompt_tokens"),
         ("completion_tokens", "o.completion_tokens IS NOT NULL", "o.completion_tokens"),
