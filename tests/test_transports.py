@@ -31,6 +31,7 @@ from optllm_router._errors import (
 from optllm_router._types import Call, Candidate, Chunk, Completion, Price, Usage
 from optllm_router.simulation import SIMULATED_MODELS, Faults
 from optllm_router.transports import HttpxTransport, LiteLLMTransport
+from optllm_router.transports.litellm import _shared_timeout
 
 KEY = "sk-proj-0123456789abcdefghijSECRET"
 MODEL = SIMULATED_MODELS[-1]
@@ -580,6 +581,25 @@ def test_a_missing_key_is_named(monkeypatch):
     assert "api_key" in str(caught.value)
     monkeypatch.setenv("OPENAI_API_KEY", "set")
     LiteLLMTransport().check([candidate("http://x", key=None)])
+
+
+def test_what_is_left_of_deadlines_makes_no_clients_of_their_own(server):
+    import litellm
+
+    async def several() -> list[str]:
+        for seconds in (600, 599.9998, 599.7, 595):
+            await LiteLLMTransport().asend(
+                candidate(server.base_url), Call(CALL.messages, timeout_seconds=seconds)
+            )
+        names = list(litellm.in_memory_llm_clients_cache.cache_dict)
+        return [name for name in names if server.base_url in name]
+
+    assert len(litellm_clients.run(several())) == 1
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.05, 0.3, 1, 7.3, 599.9998, 600, 86_400])
+def test_a_shared_time_limit_is_no_shorter_and_hardly_longer(seconds):
+    assert seconds <= _shared_timeout(seconds) * 1.0001 <= 1.13 * seconds
 
 
 def test_calls_of_two_event_loops_share_a_transport(server):

@@ -11,30 +11,27 @@ import functools
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from optllm_router._errors import (
-    ConfigurationError,
-    ProviderAuthenticationError,
-    ProviderConnectionError,
-    ProviderError,
-    ProviderRateLimitedError,
-    ProviderRejectedError,
-    ProviderResponseError,
-    ProviderTimeoutError,
-    ProviderUnavailableError,
-)
+from optllm_router._errors import ConfigurationError, ProviderError
 from optllm_router._types import Call, Candidate, Chunk, Completion
-from optllm_router.transports._secrets import first_line
+from optllm_router.transports._bodies import says_something
+from optllm_router.transports._faults import (
+    BROKEN_OFF,
+    NO_ANSWER,
+    TIMED_OUT,
+    UNREACHABLE,
+    Fault,
+    fault_of_status,
+)
 from optllm_router.transports._usage import read_usage
 from optllm_router.transports._waiting import retry_after_seconds
 
-_FREE_FAILURES = (500, 503, 529)
-"""Failures of the provider itself. With 502, 504, 52x, a gateway lost an answer that was made."""
 _import_lock = threading.Lock()
 
 
@@ -96,7 +93,7 @@ class LiteLLMTransport:
     async def asend(self, candidate: Candidate, call: Call) -> Completion:
         """As :meth:`send`, without blocking the event loop."""
         litellm = load_litellm()
-        with _mapped(litellm, candidate):
+        with _mapped(litellm, candidate), _time_left(call.timeout_seconds):
             if call.operation == "embedding":
                 answer = await litellm.aembedding(**_arguments(candidate, call))
                 return _embeddings(answer, candidate)
@@ -122,9 +119,14 @@ class LiteLLMTransport:
         litellm = load_litellm()
         reading = _Reading(candidate, call)
         with _mapped(litellm, candidate, reading):
-            stream = await litellm.acompletion(**_arguments(candidate, call, streamed=True))
+            with _time_left(reading.seconds_left()):
+                stream = await litellm.acompletion(**_arguments(candidate, call, streamed=True))
             try:
-                async for piece in stream:
+                while True:
+                    with _time_left(reading.seconds_left()):
+                        piece = await anext(stream, None)
+                    if piece is None:
+                        break
                     chunk = reading.chunk(stream, piece)
                     if chunk is not None:
                         yield chunk
@@ -132,12 +134,19 @@ class LiteLLMTransport:
                 await stream.aclose()
 
 
+def _time_left(seconds: float) -> contextlib.AbstractContextManager[Any]:
+    """Cancels what is inside when the time is over; for coroutines, and around no ``yield``."""
+    import anyio
+
+    return anyio.fail_after(max(seconds, 0.0))
+
+
 def _arguments(candidate: Candidate, call: Call, *, streamed: bool = False) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         **candidate.parameters,
         **call.parameters,
         "model": candidate.model,
-        "timeout": call.timeout_seconds,
+        "timeout": _shared_timeout(call.timeout_seconds),
         "num_retries": 0,
         "max_retries": 0,
     }
@@ -167,6 +176,15 @@ def _arguments(candidate: Candidate, call: Call, *, streamed: bool = False) -> d
     return arguments
 
 
+def _shared_timeout(seconds: float) -> float:
+    """The time limit, rounded up to one of 20 per decade.
+
+    litellm keeps an HTTP client, with connections of its own, for each value it ever saw, and what
+    is left of a deadline is never the same twice.
+    """
+    return float(f"{10 ** (math.ceil(20 * math.log10(seconds) - 1e-9) / 20):.4g}")
+
+
 @functools.cache
 def _looks_for_mcp() -> bool:
     """Whether this litellm looks for servers of its own among tools, and needs ``mcp`` for it."""
@@ -181,8 +199,8 @@ def _completion(answer: Any, candidate: Candidate) -> Completion:
     body: Mapping[str, Any] = answer.model_dump()
     choices = body.get("choices")
     if not choices or not all(isinstance(choice.get("message"), Mapping) for choice in choices):
-        raise _no_completion(candidate)
-    answered = any(choice["message"].get("content") for choice in choices)
+        raise NO_ANSWER.of(candidate)
+    answered = says_something(choice["message"] for choice in choices)
     usage = read_usage(body.get("usage"), answered=answered, headers=_headers(answer))
     return Completion(body=body, usage=usage)
 
@@ -190,7 +208,7 @@ def _completion(answer: Any, candidate: Candidate) -> Completion:
 def _embeddings(answer: Any, candidate: Candidate) -> Completion:
     body: Mapping[str, Any] = answer.model_dump()
     if not body.get("data"):
-        raise _no_completion(candidate)
+        raise NO_ANSWER.of(candidate)
     usage = read_usage(body.get("usage"), answered=False, headers=_headers(answer))
     return Completion(body=body, usage=usage)
 
@@ -199,14 +217,6 @@ def _headers(answer: Any) -> Mapping[str, Any]:
     """The provider's headers, under the names that litellm gives them."""
     hidden = getattr(answer, "_hidden_params", None) or {}
     return hidden.get("additional_headers") or {}
-
-
-def _no_completion(candidate: Candidate) -> ProviderResponseError:
-    return ProviderResponseError(
-        f"model {candidate.name!r} answered something that is not a chat completion; "
-        "check its api_base",
-        candidate=candidate.name,
-    )
 
 
 class _Reading:
@@ -223,18 +233,18 @@ class _Reading:
         self._seconds = call.timeout_seconds
         self._deadline = time.monotonic() + call.timeout_seconds
 
+    def seconds_left(self) -> float:
+        """Until the deadline; 0 or less when it is over."""
+        return self._deadline - time.monotonic()
+
     def chunk(self, stream: Any, piece: Any) -> Chunk | None:
         """One chunk; ``None`` for what litellm made up.
 
         Raises:
             ProviderError: the answer takes too long, or ended without its end.
         """
-        name = self._candidate.name
-        if time.monotonic() > self._deadline:
-            raise ProviderTimeoutError(
-                f"model {name!r} did not end its answer within {self._seconds:g} seconds",
-                candidate=name,
-            )
+        if self.seconds_left() <= 0:
+            raise TIMED_OUT.of(self._candidate, f"within {self._seconds:g} seconds")
         body = piece.model_dump(exclude_none=True)
         choices = [choice for choice in body.get("choices", ()) if not _is_empty(choice)]
         if any("finish_reason" in choice for choice in choices) and not _was_finished(stream):
@@ -251,17 +261,14 @@ class _Reading:
             return None
         for choice in choices:
             choice.setdefault("finish_reason", None)
-            self._answered = self._answered or bool(choice["delta"].get("content"))
+            self._answered = self._answered or says_something([choice["delta"]])
         self.begun = True
         return Chunk({**body, "choices": choices}, usage)
 
     def _raise_unfinished(self) -> NoReturn:
-        name = self._candidate.name
         if self.begun:
-            raise ProviderConnectionError(
-                f"model {name!r} broke off in the middle of its answer", candidate=name
-            )
-        raise _no_completion(self._candidate)
+            raise BROKEN_OFF.of(self._candidate, "there is no end to its answer")
+        raise NO_ANSWER.of(self._candidate)
 
 
 def _is_empty(choice: Mapping[str, Any]) -> bool:
@@ -295,40 +302,39 @@ def _mapped(litellm: Any, candidate: Candidate, reading: _Reading | None = None)
 
 
 def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> ProviderError:
-    """Map by litellm's class, then by what lies under it: litellm calls much a 500."""
-    theirs = litellm.exceptions
     error = getattr(error, "original_exception", None) or error  # of a stream
     httpx = importlib.import_module("httpx")
     below = list(_chain(error))
     answered = next((one for one in below if isinstance(one, httpx.HTTPStatusError)), None)
-    status = answered.response.status_code if answered else None
-    kind: type[ProviderError]
-    maybe_billed: bool | None = None
-    if isinstance(error, theirs.Timeout):
-        kind, what = ProviderTimeoutError, "did not answer in time"
-    elif isinstance(error, theirs.AuthenticationError) or status == 403:
-        kind, what = ProviderAuthenticationError, "does not accept the key"
-    elif isinstance(error, theirs.RateLimitError):
-        kind, what = ProviderRateLimitedError, "asks for fewer calls"
-    elif isinstance(error, _rejections(theirs)) or (status is not None and status < 500):
-        kind, what = ProviderRejectedError, "refuses the request"
-    elif status is not None:
-        kind, what = ProviderUnavailableError, "failed"
-    elif any(isinstance(one, httpx.TransportError) for one in below):
-        kind, what = ProviderConnectionError, "could not be reached, or broke off"
-        unsent = (httpx.ConnectError, httpx.ConnectTimeout)
-        maybe_billed = not any(isinstance(one, unsent) for one in below)
-    else:
-        kind, what = ProviderResponseError, "answered something that is not a chat completion"
-    if status is not None and status >= 500 and status not in _FREE_FAILURES:
-        maybe_billed = True
-    return kind(
-        f"model {candidate.name!r} {what}: {first_line(str(error), candidate)}",
-        candidate=candidate.name,
-        status=status,
-        maybe_billed=maybe_billed,
-        retry_after_seconds=retry_after_seconds(answered.response.headers) if answered else None,
+    fault = _fault(litellm.exceptions, httpx, below, answered and answered.response.status_code)
+    return fault.of(
+        candidate,
+        str(error),
+        status=answered and answered.response.status_code,
+        retry_after_seconds=answered and retry_after_seconds(answered.response.headers),
     )
+
+
+def _fault(theirs: Any, httpx: Any, below: Sequence[BaseException], status: int | None) -> Fault:
+    """Map by litellm's class, then by what lies under it: litellm calls much a 500."""
+    error = below[0]
+    if isinstance(error, (theirs.Timeout, TimeoutError)):
+        return TIMED_OUT
+    if isinstance(error, theirs.AuthenticationError):
+        return fault_of_status(401)
+    if isinstance(error, theirs.RateLimitError):
+        return fault_of_status(429)
+    if status is not None and status >= 500:
+        return fault_of_status(status)
+    if isinstance(error, _rejections(theirs)):
+        return fault_of_status(status or 400)
+    if status is not None:
+        return fault_of_status(status)
+    if any(isinstance(one, (httpx.ConnectError, httpx.ConnectTimeout)) for one in below):
+        return UNREACHABLE
+    if any(isinstance(one, httpx.TransportError) for one in below):
+        return BROKEN_OFF
+    return NO_ANSWER
 
 
 def _rejections(theirs: Any) -> tuple[type[Exception], ...]:
