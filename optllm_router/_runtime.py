@@ -339,6 +339,8 @@ class Runtime:
         kept.add_done_callback(partial(_log_if_lost, decision.id))
         scopes = query.scopes if cap is None else (*query.scopes, cap.scope)
         retries = query.call.max_retries
+        balances = self.ledger.glance(scopes)
+        soft = any(not balance.hard for balance in balances)
         return Request(
             decision,
             query.call,
@@ -346,6 +348,8 @@ class Runtime:
             self._gates,
             scopes,
             patient,
+            bounded=any(balance.hard for balance in balances),
+            likely_nano=self.router.likely_nano(query) if soft else {},
             max_retries=self.settings.max_retries if retries is None else retries,
         )
 

@@ -31,7 +31,9 @@ class Sending:
     """
 
     def __init__(self, request: Request, candidate: Candidate, number: int) -> None:
-        bound = request.call.max_output_tokens or candidate.max_output_tokens
+        bound = request.call.max_output_tokens
+        if bound is None and request.bounded:
+            bound = candidate.max_output_tokens
         self.decision = request.decision
         self.candidate = candidate
         self.call = replace(request.call, max_output_tokens=bound)
@@ -139,14 +141,15 @@ def _generated(delta: Mapping[str, Any]) -> Iterator[str]:
 
 def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:
     call = request.call
+    most = worst_case_nano(candidate, call.most_prompt_tokens, call.max_output_tokens, call.choices)
+    likely = request.likely_nano.get(candidate.name)
     return Reservation(
         id=f"{request.decision.id}-{attempt}",
         decision_id=request.decision.id,
         candidate=candidate.name,
-        amount_nano=worst_case_nano(
-            candidate, call.most_prompt_tokens, call.max_output_tokens, call.choices
-        ),
+        amount_nano=most,
         scopes=request.scopes,
         price_source=candidate.price.source,
         lease_seconds=call.timeout_seconds + _GRACE_SECONDS,
+        soft_nano=None if likely is None else min(likely, most),
     )

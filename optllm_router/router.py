@@ -303,6 +303,18 @@ class Router:
         pairs = zip(queries, lengths.tolist(), strict=True)
         return np.array([self._costs.expected_usd(query.call, row) for query, row in pairs])
 
+    def likely_nano(self, query: Query) -> dict[str, int]:
+        """What a call to each candidate will hardly exceed: two standard deviations over its
+        expected cost, in nano-dollars.
+        """
+        (expected,) = self.expected_usd([query])
+        alone = np.eye(len(self.names), dtype=np.int64).tolist()
+        high = [
+            usd + 2.0 * self._costs.spread_usd(calls)
+            for usd, calls in zip(expected, alone, strict=True)
+        ]
+        return {name: _nano(usd) for name, usd in zip(self.names, high, strict=True)}
+
     def observe(self, text: str, name: str, prompt_bytes: int, usage: Usage) -> None:
         """Learn what a call with one choice consumed; the next forecast already knows."""
         j = self.index(name)

@@ -354,14 +354,6 @@ def test_a_call_belongs_to_scopes_that_are_some(ledger, scope):
         reserve(ledger, "a", 1, *map(str, range(33)))
 
 
-def test_only_hard_budgets_bound_the_output(ledger):
-    ledger.remove_budget("default")
-    ledger.set_budget(budget_of(10, tag="soft", hard=False))
-    ledger.set_budget(budget_of(10, tag="hard"))
-    assert [ledger.bounds_output(scopes) for scopes in ((), ["tag:soft"])] == [False, False]
-    assert ledger.bounds_output(["tag:soft", "tag:hard"]) is True
-
-
 # What is known without asking the database
 
 

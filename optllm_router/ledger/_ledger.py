@@ -177,10 +177,6 @@ class Ledger:
         """
         return self._glances.at(scopes_of_call(scopes))
 
-    def bounds_output(self, scopes: Iterable[str] = ()) -> bool:
-        """Whether a call of these scopes needs a bound on its output: a hard budget applies."""
-        return any(balance.hard for balance in self.glance(scopes))
-
     def verify(self) -> list[str]:
         """Recompute every balance from the reservations; one sentence per difference."""
         nothing = (0, 0, 0, 0, 0)

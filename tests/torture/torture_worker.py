@@ -30,7 +30,8 @@ from optllm_router._errors import (
     StoreError,
 )
 from optllm_router._flow import arun, request_flow, run
-from optllm_router._steps import Close, Pause, Request, Reserve, Send, Step
+from optllm_router._health import Gate
+from optllm_router._steps import Close, Pause, Request, Reserve, Send, Step, Wait
 from optllm_router._types import Call, Candidate, Completion, Decision, Price, Usage
 from optllm_router.ledger import LeasingLedger, Ledger
 from optllm_router.pricing import charge_nano
@@ -91,7 +92,8 @@ class Callers:
         messages = [{"role": "user", "content": id}]
         call = Call(messages, most_prompt_tokens=self._chance.randint(1, 400))
         decision = Decision(id, "dear", ("cheap",), 0.5, 0.1, 1, 1.0, 0.0, "torture")
-        return Request(decision, call, CANDIDATES, self._chance.choice((TENANT, ())))
+        gates = {name: Gate() for name in CANDIDATES}  # new ones never rest
+        return Request(decision, call, CANDIDATES, gates, self._chance.choice((TENANT, ())))
 
     def keep_calling(self) -> None:
         """What a thread does."""
@@ -137,7 +139,7 @@ class Callers:
                 return self._provider.answer(candidate, call)
             case Close():
                 return self._close(step).result()
-            case Pause(seconds):
+            case Pause(seconds) | Wait(seconds):
                 time.sleep(seconds)
 
     async def aperform(self, step: Step) -> Any:
@@ -153,7 +155,7 @@ class Callers:
                 return answer
             case Close():
                 return await asyncio.shield(asyncio.wrap_future(self._close(step)))
-            case Pause(seconds):
+            case Pause(seconds) | Wait(seconds):
                 await asyncio.sleep(seconds)
 
     def _close(self, step: Close) -> Any:
