@@ -31,12 +31,10 @@ class Sending:
     """
 
     def __init__(self, request: Request, candidate: Candidate, number: int) -> None:
-        bound = request.call.max_output_tokens
-        if bound is None and request.bounded:
-            bound = candidate.max_output_tokens
         self.decision = request.decision
         self.candidate = candidate
-        self.call = replace(request.call, max_output_tokens=bound)
+        self.call = request.call
+        self._bounded = request.bounded
         self.number = number
         self.reservation = _reservation(request, candidate, number)
         self.first_token_seconds: float | None = None
@@ -45,9 +43,14 @@ class Sending:
         self._sent_at = 0.0
 
     def begin(self, deadline: float) -> None:
-        """Start the watch; what is left of the time is the call's time limit."""
+        """Start the watch, with what is left of the time for the answer."""
         self._sent_at = self._clock()
-        self.call = replace(self.call, timeout_seconds=max(deadline - self._sent_at, _INSTANT))
+        bound = self.candidate.max_output_tokens if self._bounded else None
+        self.call = replace(
+            self.call,
+            max_output_tokens=self.call.max_output_tokens or bound,
+            timeout_seconds=max(deadline - self._sent_at, _INSTANT),
+        )
 
     @property
     def seconds(self) -> float:

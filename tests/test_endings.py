@@ -23,6 +23,7 @@ from sqlalchemy import create_engine, text
 from optllm_router import (
     AllCandidatesFailedError,
     AsyncOptLLM,
+    Budget,
     OptLLM,
     ProviderConnectionError,
     ProviderTimeoutError,
@@ -133,6 +134,20 @@ def test_a_timeout(server, store_url):
             client.chat.completions.create(**PINNED, timeout=0.3)
         assert_closed(client, server, exact=False)
     assert reservations(store_url) == [("settled", 1)]
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_only_a_hard_budget_bounds_an_answer(server, sqlite_url, hard):
+    budget = Budget("1", hard=hard)
+    models = [
+        {**one, "litellm_params": {**one["litellm_params"], "max_tokens": 2}}
+        for one in entries(server)
+    ]
+    changes = {"budget": budget, "models": models}
+    with OptLLM(**settings(server, sqlite_url, **changes)) as client:
+        answer = client.chat.completions.create(**PINNED)
+        assert answer.choices[0].finish_reason == ("length" if hard else "stop")
+        assert_closed(client, server, exact=True)
 
 
 def test_tries_that_fail_and_one_that_works(server, store_url):

@@ -178,6 +178,22 @@ def test_a_call_that_works():
     assert (answer.candidate.name, answer.cost_nano) == ("dear", 10_000)
 
 
+def test_where_no_hard_budget_pays_an_answer_is_not_bounded():
+    steps, _ = play(flow(bounded=False), [None, completion(), None])
+    assert steps[1].call.max_output_tokens is None
+    assert steps[0].reservation.amount_nano == worst("dear")
+    bound = replace(CALL, max_output_tokens=5)
+    steps, _ = play(flow(bounded=False, call=bound), [None, completion(), None])
+    assert steps[1].call.max_output_tokens == 5
+
+
+@pytest.mark.parametrize(("high", "soft"), [(30_000, 30_000), (10**9, 70_000)])
+def test_soft_budgets_set_aside_what_a_call_rarely_costs_more_than(high, soft):
+    steps, _ = play(flow(likely_nano={"dear": high}), [None, completion(), None])
+    assert steps[0].reservation.soft_nano == soft
+    assert steps[0].reservation.amount_nano == worst("dear") == 70_000
+
+
 def test_the_caller_s_bound_is_reserved_and_sent():
     call = replace(CALL, max_output_tokens=5, choices=3)
     steps, _ = play(flow(call=call), [None, completion(), None])

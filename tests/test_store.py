@@ -414,6 +414,15 @@ def test_the_kinds_of_tokens_are_kept(records, database):
         assert connection.scalar(select(schema.outcomes.c.reported_nano)) == 70
 
 
+def test_when_a_stream_began_is_kept(records, database):
+    streamed = outcome("a", first_token_seconds=0.25)
+    records.add_outcome(streamed, attempt=0, prompt_bytes=1).result()
+    records.add_outcome(outcome("b"), attempt=0, prompt_bytes=1).result()
+    began = select(schema.outcomes.c.first_token_seconds).order_by(schema.outcomes.c.decision_id)
+    with database.read() as connection:
+        assert connection.scalars(began).all() == [0.25, None]
+
+
 @pytest.mark.parametrize("query", ["", "\0 nul", "x" * 100_000, "naïve 🚀 '; DROP TABLE"])
 def test_any_text_can_be_kept(records, query):
     records.add_decision(decision("d"), query).result()

@@ -168,6 +168,13 @@ def keep_scopes_of_decisions(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX feedback_by_time ON feedback (created_at)")
 
 
+def keep_first_tokens(connection: Connection) -> None:
+    """When a streamed answer began, in seconds from sending; unknown of others."""
+    connection.exec_driver_sql(
+        "ALTER TABLE outcomes ADD COLUMN first_token_seconds DOUBLE PRECISION"
+    )
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
@@ -175,6 +182,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0004_tell_kinds_of_tokens", tell_kinds_of_tokens),
     ("0005_create_access_keys", create_access_keys),
     ("0006_keep_scopes_of_decisions", keep_scopes_of_decisions),
+    ("0007_keep_first_tokens", keep_first_tokens),
 )
 
 

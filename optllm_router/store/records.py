@@ -123,6 +123,7 @@ class Records:
             "reasoning_tokens": usage.reasoning_tokens if usage else 0,
             "audio_tokens": usage.audio_tokens if usage else 0,
             "reported_nano": usage.reported_nano if usage else None,
+            "first_token_seconds": outcome.first_token_seconds,
         }
 
         def work(connection: Connection) -> None:
