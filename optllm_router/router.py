@@ -23,7 +23,7 @@ from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
 from optllm_router.capabilities import left_out, needs
 from optllm_router.config import read_policy
-from optllm_router.features import query_text
+from optllm_router.features import Texts, query_text
 from optllm_router.learning import Learner, LengthLearner
 from optllm_router.policy import Choice, Forecast, Policy, choose, explore
 from optllm_router.predictor import LengthPredictor, make_predictor
@@ -292,12 +292,16 @@ class Router:
 
     def forecast(self, queries: Sequence[Query]) -> Forecast:
         """Success probabilities, their uncertainty and expected USD; arrays of shape (n, k)."""
-        prediction = self._learner.predict([query.text for query in queries])
-        return Forecast(prediction.p, prediction.std, self.expected_usd(queries))
+        texts = Texts(query.text for query in queries)
+        prediction = self._learner.predict(texts)
+        return Forecast(prediction.p, prediction.std, self._expected_usd(queries, texts))
 
     def expected_usd(self, queries: Sequence[Query]) -> FloatArray:
         """What each candidate is expected to charge for each query, USD, shape (n, k)."""
-        lengths = self._lengths.predict([query.text for query in queries])
+        return self._expected_usd(queries, Texts(query.text for query in queries))
+
+    def _expected_usd(self, queries: Sequence[Query], texts: Texts) -> FloatArray:
+        lengths = self._lengths.predict(texts)
         if np.isnan(lengths).all():
             return np.array([self._costs.expected_usd(query.call) for query in queries])
         pairs = zip(queries, lengths.tolist(), strict=True)

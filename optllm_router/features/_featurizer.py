@@ -6,51 +6,45 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from optllm_router.features import _ngrams
 from optllm_router.features._bytes import MAX_BYTES, encode
 from optllm_router.features._projection import Projection
-from optllm_router.features._surface import surface
+from optllm_router.features._texts import VIEWS, Texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from optllm_router._types import IntArray
-    from optllm_router.features._bytes import TextBytes
-    from optllm_router.features._ngrams import Bags
+    from optllm_router.features._texts import Reading
 
 
-class _View(NamedTuple):
-    """One way to see texts: how to make bags, directions to keep, and how many are coarse."""
+class _Directions(NamedTuple):
+    """How many directions of a view are kept, and how many of them are coarse."""
 
-    bags: Callable[[TextBytes], Bags]
-    n_dims: int
-    n_coarse: int
+    kept: int
+    coarse: int
 
 
-_VIEWS = {
-    "characters": _View(_ngrams.characters, 100, 24),
-    "words": _View(_ngrams.words, 50, 12),
-    "shapes": _View(_ngrams.shapes, 30, 10),
+_DIRECTIONS = {
+    "characters": _Directions(100, 24),
+    "words": _Directions(50, 12),
+    "shapes": _Directions(30, 10),
 }
-_CHUNK_TEXTS = 2_000
-_CHUNK_BYTES = 1_000_000
-"""Featurised at once, at most: bounds memory, and keeps intermediate arrays in the caches."""
 
 _FIT_BYTES = 1_200_000
 """Bytes of text the projection is learnt from, about; more would not change it noticeably."""
 
-N_DIRECTIONS = sum(view.n_dims for view in _VIEWS.values())
+N_DIRECTIONS = sum(directions.kept for directions in _DIRECTIONS.values())
 """The first features are directions of n-grams; the others are surface statistics."""
 
 
 def coarse_features(n_features: int) -> IntArray:
     """Indices of the leading directions of each view, and of all surface statistics."""
     indices, start = [], 0
-    for view in _VIEWS.values():
-        indices.append(np.arange(start, start + view.n_coarse))
-        start += view.n_dims
+    for directions in _DIRECTIONS.values():
+        indices.append(np.arange(start, start + directions.coarse))
+        start += directions.kept
     return np.concatenate([*indices, np.arange(start, n_features)])
 
 
@@ -83,21 +77,27 @@ class TextFeaturizer:
         enough = 1 + int(np.searchsorted(sizes, _FIT_BYTES))
         encoded = encode([texts[i] for i in np.sort(order[:enough])])
         self.projections_ = {
-            name: Projection(view.n_dims, self.seed).fit(view.bags(encoded))
-            for name, view in _VIEWS.items()
+            name: Projection(directions.kept, self.seed).fit(VIEWS[name](encoded))
+            for name, directions in _DIRECTIONS.items()
         }
         return self
 
     def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Features of n texts, shape (n, n_features_), float32, C-contiguous."""
-        parts = [self._transform(encode(chunk)) for chunk in _chunks(texts)]
+        """Features of n texts, shape (n, n_features_), float32, C-contiguous.
+
+        Args:
+            texts: any strings; as :class:`Texts` when other featurizers transform them as well.
+        """
+        texts = texts if isinstance(texts, Texts) else Texts(texts)
+        parts = [self._transform(reading) for reading in texts.readings()]
         return np.concatenate(parts) if len(parts) != 1 else parts[0]
 
-    def _transform(self, text: TextBytes) -> NDArray[np.float32]:
+    def _transform(self, reading: Reading) -> NDArray[np.float32]:
         views = [
-            self.projections_[name].transform(view.bags(text)) for name, view in _VIEWS.items()
+            projection.transform(reading.bags[name])
+            for name, projection in self.projections_.items()
         ]
-        return np.concatenate([*views, surface(text).astype(np.float32)], axis=1)
+        return np.concatenate([*views, reading.surface], axis=1)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything learnt, as arrays by name."""
@@ -110,20 +110,9 @@ class TextFeaturizer:
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> TextFeaturizer:
         """Become the featurizer that ``arrays`` came from; KeyError when one is missing."""
         self.projections_ = {
-            name: Projection(view.n_dims, self.seed).restore(
+            name: Projection(directions.kept, self.seed).restore(
                 arrays[f"{name}.known"], arrays[f"{name}.table"]
             )
-            for name, view in _VIEWS.items()
+            for name, directions in _DIRECTIONS.items()
         }
         return self
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Consecutive parts of ``texts``; a single empty one when there are none."""
-    start = size = 0
-    for i, text in enumerate(texts):
-        size += min(len(text), MAX_BYTES)
-        if i > start and (size > _CHUNK_BYTES or i - start == _CHUNK_TEXTS):
-            yield texts[start:i]
-            start, size = i, min(len(text), MAX_BYTES)
-    yield texts[start:]

@@ -11,7 +11,9 @@ byte (Weinberger et al., 2009, "Feature hashing for large scale multitask learni
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,7 +36,8 @@ _N_PLACES = 64
 _PLACES = np.array([pow(0x01000193, i + 1, 1 << 32) for i in range(_N_PLACES)], dtype=np.uint32)
 
 
-class Bags(NamedTuple):
+@dataclass(frozen=True)
+class Bags:
     """The bags of n texts.
 
     Attributes:
@@ -44,6 +47,15 @@ class Bags(NamedTuple):
 
     buckets: NDArray[np.int32]
     bounds: IntArray
+
+    @cached_property
+    def counted(self) -> tuple[NDArray[np.int32], IntArray]:
+        """The buckets of a single text in ascending order, and how often each one occurs."""
+        ordered = np.sort(self.buckets)
+        new = np.ones(len(ordered) + 1, dtype=bool)
+        np.not_equal(ordered[1:], ordered[:-1], out=new[1:-1])
+        edges = new.nonzero()[0]
+        return ordered.take(edges[:-1]), edges[1:] - edges[:-1]
 
 
 def characters(text: TextBytes) -> Bags:

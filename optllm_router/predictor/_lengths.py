@@ -110,9 +110,8 @@ class LengthPredictor:
         texts = [texts[i] for i in answered.tolist()]
         lengths = _Lengths(tokens[answered], counts[answered])
         self.typical_ = lengths.typical()
-        self._told = self._seen = (
-            np.minimum(_INERTIA + lengths.counts.sum(axis=0), _MAX_INERTIA) * self.typical_
-        )
+        inertia = np.minimum(_INERTIA + lengths.counts.sum(axis=0), _MAX_INERTIA)
+        self._told, self._seen = inertia * self.typical_, inertia * self.typical_
         if len(texts) >= _LEAST_TEXTS:
             self._fit_trees(texts, lengths.over(self.typical_))
         return self
@@ -123,16 +122,10 @@ class LengthPredictor:
         All NaN before anything was fitted. A candidate that never answered is taken to answer
         at the length that is typical of all.
         """
-        n = len(texts)
         if self.typical_ is None:
-            return np.full((n, self.n_candidates), np.nan)
-        news = [self._news.popleft() for _ in range(len(self._news))]
-        expected = self._expected([*texts, *(text for text, _, _ in news)], self.typical_)
-        for told, (_, candidate, tokens) in zip(expected[n:], news, strict=True):
-            one = np.arange(self.n_candidates) == candidate
-            self._told = self._told + one * told
-            self._seen = self._seen + one * tokens
-        return np.asarray(expected[:n] * self._seen / self._told)
+            return np.full((len(texts), self.n_candidates), np.nan)
+        self._catch_up(self.typical_)
+        return np.asarray(self._expected(texts, self.typical_) * self._seen / self._told)
 
     def learn_one(self, text: str, candidate: int, tokens: float) -> None:
         """Let one more answer move its candidate's typical length at once.
@@ -154,6 +147,16 @@ class LengthPredictor:
             raise InvalidDataError(f"an answer has {tokens} tokens; count 0 or more")
         if self.typical_ is not None:
             self._news.append((text, candidate, tokens))
+
+    def _catch_up(self, typical: FloatArray) -> None:
+        """Let the answers that came since the last prediction move the typical lengths."""
+        news = [self._news.popleft() for _ in range(len(self._news))]
+        if not news:
+            return
+        expected = self._expected([text for text, _, _ in news], typical)
+        for told, (_, candidate, tokens) in zip(expected, news, strict=True):
+            self._told[candidate] += told[candidate]
+            self._seen[candidate] += tokens
 
     def _fit_trees(self, texts: Sequence[str], excess: _Excess) -> None:
         self._featurizer = TextFeaturizer(self.seed).fit(texts)

@@ -83,18 +83,19 @@ class TextPredictor:
         return self
 
     def predict(self, texts: Sequence[str]) -> Prediction:
-        """Success probabilities in 0..1 and their uncertainty, shape (n, k) each; never NaN."""
-        n = len(texts)
+        """Success probabilities in 0..1 and their uncertainty, shape (n, k) each; never NaN.
+
+        Args:
+            texts: any strings; as ``optllm_router.features.Texts`` when others predict from them.
+        """
         with self._lock:
-            news = [self._news.popleft() for _ in range(len(self._news))]
-            x = self._features([*texts, *(text for text, _, _ in news)])
+            self._catch_up()
+            x = self._features(texts)
             said = self._model_says(x)
-            for row, (_, candidate, score) in enumerate(news, start=n):
-                self.recent_.add(x[row, :N_DIRECTIONS], candidate, score - said.p[row, candidate])
-            p = said.p[:n]
+            p = said.p
             if self.recent_.n_seen:
-                p = np.clip(p + self.recent_.shifts(x[:n, :N_DIRECTIONS]), 0.0, 1.0)
-        return Prediction(p, np.hypot(said.std[:n], self.base_std_))
+                p = np.clip(p + self.recent_.shifts(x[:, :N_DIRECTIONS]), 0.0, 1.0)
+        return Prediction(p, np.hypot(said.std, self.base_std_))
 
     def learn_one(self, text: str, candidate: int, score: float) -> None:
         """Let one new score change the next predictions at once; costs microseconds.
@@ -123,6 +124,15 @@ class TextPredictor:
         self.recent_ = Recent(inertia, N_DIRECTIONS if featurizer else 0)
         self._news: deque[tuple[str, int, float]] = deque(maxlen=CAPACITY)
         self._lock = threading.Lock()
+
+    def _catch_up(self) -> None:
+        """Make residuals of the scores that came since the last prediction."""
+        news = [self._news.popleft() for _ in range(len(self._news))]
+        if not news:
+            return
+        x = self._features([text for text, _, _ in news])
+        for features, p, (_, candidate, score) in zip(x, self._model_says(x).p, news, strict=True):
+            self.recent_.add(features[:N_DIRECTIONS], candidate, score - p[candidate])
 
     def _features(self, texts: Sequence[str]) -> Features:
         if self.featurizer_ is None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optllm_router.features import N_DIRECTIONS, TextFeaturizer, coarse_features
+from optllm_router.features import N_DIRECTIONS, TextFeaturizer, Texts, coarse_features
 from optllm_router.features._bytes import MAX_BYTES, encode
 from optllm_router.features._ngrams import N_BUCKETS, characters, shapes, words
 from optllm_router.features._projection import Projection
@@ -133,6 +133,30 @@ def test_projected_bags_are_near_when_their_texts_share_fragments():
     for first in (0, 2, 4):
         others = np.delete(similarity[first], [first, first + 1])
         assert similarity[first, first + 1] > others.max() + 0.2
+
+
+@pytest.mark.parametrize("view", [characters, words, shapes])
+@given(texts=st.lists(st.text(max_size=60), min_size=2, max_size=6))
+def test_a_bag_is_projected_alike_alone_and_among_others(view, texts):
+    projection = Projection(4).fit(view(encode([*TRAINING, *texts[:1]])))
+    together = projection.transform(view(encode(texts)))
+    alone = np.concatenate([projection.transform(view(encode([text]))) for text in texts])
+    np.testing.assert_array_equal(alone, together)
+
+
+def test_texts_are_read_once_for_all_featurizers(featurizer):
+    other = TextFeaturizer().fit(TRAINING[:4])
+    asked = Texts(["Connection closed", "What is this?"])
+    for one in (featurizer, other):
+        np.testing.assert_array_equal(one.transform(asked), one.transform(list(asked)))
+    (first,), (second,) = asked.readings(), asked.readings()
+    assert first is second
+
+
+def test_many_texts_are_not_kept():
+    texts = Texts(["x"] * 5_000)
+    assert sum(len(reading.surface) for reading in texts.readings()) == 5_000
+    assert not vars(texts)
 
 
 def test_no_texts(featurizer):

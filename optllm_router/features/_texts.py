@@ -1,0 +1,87 @@
+"""What featurizers see of texts: bags of n-grams and surface statistics, read once for all."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from optllm_router.features import _ngrams
+from optllm_router.features._bytes import MAX_BYTES, encode
+from optllm_router.features._surface import surface
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from optllm_router.features._bytes import TextBytes
+    from optllm_router.features._ngrams import Bags
+
+VIEWS = {
+    "characters": _ngrams.characters,
+    "words": _ngrams.words,
+    "shapes": _ngrams.shapes,
+}
+"""How each view of a text makes bags of it."""
+
+_CHUNK_TEXTS = 2_000
+_CHUNK_BYTES = 1_000_000
+"""Read at once, at most: bounds memory, and keeps intermediate arrays in the caches."""
+
+
+class Reading(NamedTuple):
+    """What is seen of n texts, whatever was learnt from others.
+
+    Attributes:
+        bags: by the name of the view.
+        surface: shape (n, m), surface statistics.
+    """
+
+    bags: dict[str, Bags]
+    surface: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, text: TextBytes) -> Reading:
+        """Read encoded texts."""
+        bags = {name: view(text) for name, view in VIEWS.items()}
+        return cls(bags, surface(text).astype(np.float32))
+
+
+class Texts(tuple[str, ...]):
+    """Texts that several featurizers transform: a few are read once for all of them.
+
+    Many are read anew by each, chunk by chunk, so that memory stays bounded.
+
+    Examples:
+        >>> from optllm_router.features import TextFeaturizer
+        >>> asked = Texts(["Who was Plato?", "Who was Kant?"])
+        >>> first, second = (TextFeaturizer(seed).fit(asked) for seed in (0, 1))
+        >>> first.transform(asked).shape == second.transform(asked).shape
+        True
+    """
+
+    def readings(self) -> Iterator[Reading]:
+        """Readings of consecutive texts; of none, where there are none."""
+        chunks = list(_chunks(self))
+        if len(chunks) == 1:
+            yield self._reading
+        else:
+            for chunk in chunks:
+                yield Reading.of(encode(chunk))
+
+    @cached_property
+    def _reading(self) -> Reading:
+        return Reading.of(encode(self))
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Consecutive parts of ``texts``; a single empty one when there are none."""
+    start = size = 0
+    for i, text in enumerate(texts):
+        size += min(len(text), MAX_BYTES)
+        if i > start and (size > _CHUNK_BYTES or i - start == _CHUNK_TEXTS):
+            yield texts[start:i]
+            start, size = i, min(len(text), MAX_BYTES)
+    yield texts[start:]
