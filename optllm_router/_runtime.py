@@ -61,6 +61,7 @@ from optllm_router.scores import Scores
 from optllm_router.store import Database, LabelledAnswer, Records
 from optllm_router.traffic import Means, Pot
 from optllm_router.transports import (
+    TracedTransport,
     all_transports,
     count_usage,
     keys_in_sight,
@@ -98,7 +99,7 @@ class Runtime:
         self.settings = settings
         self.candidates = {candidate.name: candidate for candidate in settings.candidates}
         self._owns_transport = transport is None
-        self._transport = transport or all_transports()
+        self._transport = TracedTransport(transport or all_transports())
         self._gates = {name: Gate(one.limits) for name, one in self.candidates.items()}
         self._checked = False
         self._check_lock = threading.Lock()

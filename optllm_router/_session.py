@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from optllm_router._options import Options
 from optllm_router._runtime import Runtime
 from optllm_router._steps import Answer
 from optllm_router._streams import AnswerStream, AsyncAnswerStream
+from optllm_router._telemetry import request_span, tell_cost, tell_decision
 from optllm_router._types import Decision
 from optllm_router.config import Settings
 from optllm_router.router import new_id
@@ -66,33 +68,47 @@ class Session:
             OptLLMError: what a request's flow raises.
         """
         self.runtime.check()
-        with self.runtime.under_way():
-            return self.runtime.answer(self._decide(prepared).result(), prepared.query)
+        with self.runtime.under_way(), _span(prepared) as span:
+            decision = self._decide(prepared).result()
+            tell_decision(span, decision)
+            answer = self.runtime.answer(decision, prepared.query)
+            tell_cost(span, answer.candidate, answer.usage, answer.cost_nano)
+            return answer
 
     async def acomplete(self, prepared: Prepared) -> Answer:
         """As :meth:`complete`, without blocking the event loop."""
         await self.runtime.acheck()
-        with self.runtime.under_way():
+        with self.runtime.under_way(), _span(prepared) as span:
             decision = await asyncio.wrap_future(self._decide(prepared))
-            return await self.runtime.aanswer(decision, prepared.query)
+            tell_decision(span, decision)
+            answer = await self.runtime.aanswer(decision, prepared.query)
+            tell_cost(span, answer.candidate, answer.usage, answer.cost_nano)
+            return answer
 
     def stream(self, prepared: Prepared) -> AnswerStream:
         """Decide and wait for the first chunk of the answer."""
         self.runtime.check()
-        with self.runtime.under_way():
-            return self.runtime.stream(self._decide(prepared).result(), prepared.query)
+        with self.runtime.under_way(), _span(prepared) as span:
+            decision = self._decide(prepared).result()
+            tell_decision(span, decision)
+            return self.runtime.stream(decision, prepared.query)
 
     async def astream(self, prepared: Prepared) -> AsyncAnswerStream:
         """As :meth:`stream`, without blocking the event loop."""
         await self.runtime.acheck()
-        with self.runtime.under_way():
+        with self.runtime.under_way(), _span(prepared) as span:
             decision = await asyncio.wrap_future(self._decide(prepared))
+            tell_decision(span, decision)
             return await self.runtime.astream(decision, prepared.query)
 
     def _decide(self, prepared: Prepared) -> Future[Decision]:
         if prepared.query.call.operation == "embedding":
             return _done(_named(prepared.model))
         return self.runtime.decide(prepared.query, prepared.model, prepared.options.policy)
+
+
+def _span(prepared: Prepared) -> AbstractContextManager[Any]:
+    return request_span(prepared.query.call.operation, prepared.model)
 
 
 def _named(candidate: str) -> Decision:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from optllm_router._errors import OptLLMError
 from optllm_router._openai_streams import PAID
 from optllm_router._routing import routing_info
+from optllm_router._telemetry import continued
 from optllm_router.server.access import Caller
 from optllm_router.server.body import read_json
 from optllm_router.server.errors import Refused
@@ -83,14 +84,15 @@ class Endpoints:
         def note(response: httpx.Response, answer: bytes) -> None:
             self._note(request, response, body if self.log_prompts else None, answer)
 
-        return await relay(
-            self._client_of(caller.scope),
-            request.url.path,
-            await request.body(),
-            request.state.request_id,
-            note,
-            keep=self.log_prompts,
-        )
+        with continued(request.headers):
+            return await relay(
+                self._client_of(caller.scope),
+                request.url.path,
+                await request.body(),
+                request.state.request_id,
+                note,
+                keep=self.log_prompts,
+            )
 
     async def feedback(self, request: Request) -> Response:
         """``POST /v1/feedback``: how good an answer was."""

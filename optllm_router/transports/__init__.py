@@ -4,11 +4,13 @@ from optllm_router.transports._counting import count_usage
 from optllm_router.transports.dispatching import DispatchingTransport, all_transports
 from optllm_router.transports.httpx import HttpxTransport
 from optllm_router.transports.litellm import LiteLLMTransport, keys_in_sight
+from optllm_router.transports.traced import TracedTransport
 
 __all__ = [
     "DispatchingTransport",
     "HttpxTransport",
     "LiteLLMTransport",
+    "TracedTransport",
     "all_transports",
     "count_usage",
     "keys_in_sight",

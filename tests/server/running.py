@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -131,3 +132,11 @@ def embedding_entry(base_url: str) -> dict:
         },
         "model_info": {"mode": "embedding"},
     }
+
+
+def until(condition, seconds: float = 10) -> None:
+    """Wait for a condition to hold."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

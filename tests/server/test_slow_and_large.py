@@ -8,7 +8,7 @@ import time
 
 import httpx
 import pytest
-from running import RunningServer, write_config
+from running import RunningServer, until, write_config
 from simulated_entries import model_entries
 
 from optllm_router.server import Limits
@@ -233,10 +233,3 @@ def open_reservations(database: Database) -> int:
         rows = connection.execute(reservations.select()).all()
     assert rows
     return sum(row.state == "open" for row in rows)
-
-
-def until(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

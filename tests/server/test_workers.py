@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from running import RunningServer, write_config
+from running import RunningServer, until, write_config
 from simulated_entries import model_entries
 
 from optllm_router.ledger import Ledger
@@ -30,10 +30,7 @@ def test_two_workers_never_spend_more_than_the_one_budget(provider, store_url, t
     before = len(provider.served.get("sim-small", ()))
     config = write_config(tmp_path, models, store=store_url, budget="0.005 USD", max_retries=0)
     with RunningServer(config, "--workers", "2") as server, ThreadPoolExecutor(16) as pool:
-        deadline = time.monotonic() + 60
-        while len(server.events("worker started")) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: len(server.events("worker started")) == 2, seconds=60)
         answers = list(pool.map(lambda _: ask(server), range(120)))
         metrics = httpx.get(f"{server.url}/metrics").text
     statuses = {answer.status_code for answer in answers}
