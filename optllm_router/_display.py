@@ -160,17 +160,22 @@ def print_reconciliation(done: Reconciliation) -> None:
 def print_models(rows: Sequence[dict[str, Any]]) -> None:
     """One row per model."""
     table = Table(caption="USD per million tokens", caption_justify="left")
-    for heading in ("name", "prompt", "completion", "max output tokens", "price from"):
+    for heading in ("name", "prompt", "cached", "completion", "max output tokens", "price from"):
         table.add_column(heading, justify="left" if heading in ("name", "price from") else "right")
     for row in rows:
         table.add_row(
             row["name"],
             f"{row['usd_per_million_prompt_tokens']:g}",
+            _rate(row["usd_per_million_cached_tokens"]),
             f"{row['usd_per_million_completion_tokens']:g}",
             f"{row['max_output_tokens']:,}",
             row["price_source"],
         )
     console().print(table)
+
+
+def _rate(usd: float | None) -> str:
+    return "" if usd is None else f"{usd:g}"
 
 
 def print_keys(rows: Sequence[dict[str, Any]]) -> None:

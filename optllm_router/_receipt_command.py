@@ -167,7 +167,7 @@ def _provenance(baseline: Baseline) -> list[str]:
         f"its lengths are predicted from {baseline.recorded_lengths:,} answers of its own",
     ]
     if baseline.success is not None:
-        lines[-1] += f", its success from {baseline.recorded_scores:,} scores of them"
+        lines[-1] += f", its success from the scores of {baseline.recorded_scores:,}"
     return lines
 
 

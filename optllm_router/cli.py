@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -29,10 +29,12 @@ from optllm_router._display import (
     progress_bar,
 )
 from optllm_router._errors import OptLLMError
+from optllm_router._money import NANO_PER_USD
 from optllm_router._receipt_command import receipt
 from optllm_router._server_commands import keys, serve
 
 if TYPE_CHECKING:
+    from optllm_router._types import Price, Rates
     from optllm_router.config import Settings
 
 
@@ -304,8 +306,7 @@ def models(names: tuple[str, ...], config: Path | None, as_json: bool) -> None:
         {
             "name": candidate.name,
             "model": candidate.model,
-            "usd_per_million_prompt_tokens": float(candidate.price.prompt) / 1000,
-            "usd_per_million_completion_tokens": float(candidate.price.completion) / 1000,
+            **_price_as_dict(candidate.price),
             "max_output_tokens": candidate.max_output_tokens,
             "price_source": candidate.price.source,
         }
@@ -315,6 +316,33 @@ def models(names: tuple[str, ...], config: Path | None, as_json: bool) -> None:
         print_json({"models": rows})
     else:
         print_models(rows)
+
+
+def _price_as_dict(price: Price) -> dict[str, Any]:
+    """Every rate; ``None`` for a kind of token that costs as any other."""
+    return {
+        **_rates_as_dict(price),
+        "usd_per_request": float(price.request) / NANO_PER_USD,
+        "long_prompts": [
+            {"above_tokens": tier.above_tokens, **_rates_as_dict(tier)} for tier in price.tiers
+        ],
+        "batch": None if price.batch is None else _rates_as_dict(price.batch),
+    }
+
+
+def _rates_as_dict(rates: Rates) -> dict[str, float | None]:
+    kinds = {
+        "prompt": rates.prompt,
+        "cached": rates.cached,
+        "cache_write": rates.cache_write,
+        "audio": rates.audio,
+        "completion": rates.completion,
+        "reasoning": rates.reasoning,
+    }
+    return {
+        f"usd_per_million_{kind}_tokens": None if nano is None else float(nano) / 1000
+        for kind, nano in kinds.items()
+    }
 
 
 def _settings(config: Path) -> Settings:

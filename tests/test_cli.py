@@ -170,6 +170,12 @@ def test_models_are_shown_with_their_prices(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(done.stdout)["models"]}
     assert rows["own"]["usd_per_million_completion_tokens"] == 2.5
     assert rows["small"]["price_source"].startswith("litellm ")
+    kinds = optllm("models", "gemini/gemini-2.5-pro", "--json", cwd=tmp_path)
+    (gemini,) = json.loads(kinds.stdout)["models"]
+    assert gemini["usd_per_million_cached_tokens"] < gemini["usd_per_million_prompt_tokens"]
+    (tier,) = gemini["long_prompts"]
+    assert tier["above_tokens"] == 200_000
+    assert tier["usd_per_million_prompt_tokens"] > gemini["usd_per_million_prompt_tokens"]
     table = optllm("models", "openai/gpt-4o-mini", cwd=tmp_path)
     assert "gpt-4o-mini" in table.stdout
 
