@@ -1,7 +1,8 @@
 """Any OpenAI-compatible endpoint over plain HTTP: vLLM, Ollama, llama.cpp, LM Studio, OpenAI.
 
 A call costs a fraction of what it costs through litellm, and means the same. Connections are
-kept and shared, with HTTP/2 where the server offers it over TLS. httpx is imported on first use.
+kept for the next call: one for each call under way without TLS (as to servers nearby), those of
+httpx's own pool with TLS, in HTTP/2 where the server offers it. httpx is imported on first use.
 
 A call has one deadline, for connecting, sending, waiting and reading together. The synchronous
 methods look at it whenever something arrives, and wait for no single byte longer than that: a
@@ -16,7 +17,7 @@ import json
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optllm_router._errors import ProviderError
@@ -52,12 +53,10 @@ class HttpxTransport:
 
     Args:
         http2: whether to speak HTTP/2 with servers that offer it.
-        most_connections: open at once, to all servers together.
     """
 
-    def __init__(self, *, http2: bool = True, most_connections: int = 1000) -> None:
+    def __init__(self, *, http2: bool = True) -> None:
         self._http2 = http2
-        self._most_connections = most_connections
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
         self._async_clients: weakref.WeakKeyDictionary[
@@ -153,33 +152,39 @@ class HttpxTransport:
                 reader.finish()
 
     def _sync_client(self) -> httpx.Client:
-        import httpx
-
         with self._lock:
             if self._client is None:
-                self._client = httpx.Client(**self._settings())
+                import httpx
+
+                from optllm_router.transports._connections import Connections
+
+                self._client = httpx.Client(**self._settings(Connections))
             return self._client
 
     def _async_client(self) -> httpx.AsyncClient:
         """The client of the running event loop: connections belong to the loop they began in."""
-        import httpx
-
         loop = asyncio.get_running_loop()
         with self._lock:
             client = self._async_clients.get(loop)
             if client is None:
-                client = self._async_clients[loop] = httpx.AsyncClient(**self._settings())
+                import httpx
+
+                from optllm_router.transports._connections import AsyncConnections
+
+                client = httpx.AsyncClient(**self._settings(AsyncConnections))
+                self._async_clients[loop] = client
             return client
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, connections: Callable[[float], Any]) -> dict[str, Any]:
+        from urllib.request import getproxies
+
         import httpx
 
-        limits = httpx.Limits(
-            max_connections=self._most_connections,
-            max_keepalive_connections=self._most_connections,
-            keepalive_expiry=_IDLE_SECONDS,
-        )
-        return {"http2": self._http2, "limits": limits}
+        limits = httpx.Limits(keepalive_expiry=_IDLE_SECONDS)
+        # A proxy that the environment names is httpx's business.
+        direct = "http" not in getproxies()
+        mounts = {"http://": connections(_IDLE_SECONDS)} if direct else {}
+        return {"http2": self._http2, "limits": limits, "mounts": mounts}
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
