@@ -331,7 +331,9 @@ class OptLLM(_Client):
     def close(self) -> None:
         """Wait for the requests under way, refuse new ones, close the store. May be called twice.
 
-        The queries of a plan that are not under way yet are refused, too.
+        The queries of a plan that are not under way yet are refused, too. Streams are ended and
+        settled where they are, one that is being read after its next chunk: their readers get an
+        ``InvalidRequestError``.
         """
         self._runtime.close()
 
