@@ -44,7 +44,10 @@ def test_the_readme_has_code() -> None:
     assert len(BLOCKS) >= 2
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/budgets.md", "docs/evaluation.md", "docs/serving.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "document",
+    ["README.md", "docs/budgets.md", "docs/evaluation.md", "docs/serving.md", "CHANGELOG.md"],
+)
 def test_documents_are_finished_and_their_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     text = path.read_text()
