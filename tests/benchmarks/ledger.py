@@ -4,10 +4,12 @@
 
 One pair is a reservation and its settlement, each waited for until it is on disk. Figures are
 medians over ``--runs`` runs, on SQLite (WAL, ``synchronous=FULL``) and on PostgreSQL, for one
-caller alone, for 64 callers in one process, and for 64 callers in four. After every run the books
-must be right to the nano-dollar, or the benchmark fails. Beside them, from the same run: a flush
-of this disk (no durable commit can be faster), the plain ``sqlite3`` module with one transaction
-per operation, and what a request through the client takes when the model answers at once.
+caller alone, for 64 callers in one process, and for 64 callers in four; "leased threads" draw from
+block leases, as the client does, and wait for no commit. After every run the books must be right
+to the nano-dollar, or the benchmark fails. Beside them, from the same run: a flush of this disk (no
+durable commit can be faster), the plain ``sqlite3`` module with one transaction per operation, and
+what a request through the client takes when the model answers at once, and which part of that is
+the ledger's: with block leases, and with a commit for each step ("direct").
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ import sqlalchemy
 from optllm_router import Budget, Candidate, OptLLM, Price
 from optllm_router._flow import Close, Reserve
 from optllm_router._types import Call, Completion, Usage
-from optllm_router.ledger import Ledger, Reservation
+from optllm_router.ledger import LeasingLedger, Ledger, Reservation
 from optllm_router.store import Database
 
 POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -106,6 +108,7 @@ def as_tasks(ledger: Ledger, callers: int, costs: list[int]) -> list[float]:
 
 CALLERS: dict[str, Callable[[Ledger, int, list[int]], list[float]]] = {
     "threads": as_threads,
+    "leased threads": as_threads,
     "tasks": as_tasks,
 }
 
@@ -119,11 +122,13 @@ def work(url: str, kind: str, callers: int, pairs: int) -> None:
     """What a worker process does: wait for the start, make the pairs, print what came of it."""
     costs = [random.randrange(MOST_NANO) for _ in range(pairs)]
     with closing(Database(url)) as database:
-        ledger = Ledger(database)
+        ledger = (LeasingLedger if kind.startswith("leased") else Ledger)(database)
         print("ready", flush=True)
         sys.stdin.readline()
         start, busy = time.time(), time.process_time()
         seconds = CALLERS[kind](ledger, callers, costs)
+        if isinstance(ledger, LeasingLedger):
+            ledger.close()  # all of it is on disk
         end, busy = time.time(), time.process_time() - busy
     result = {"seconds": seconds, "start": start, "end": end, "busy": busy, "spent": sum(costs)}
     print(json.dumps(result), flush=True)
@@ -293,10 +298,20 @@ class Instant:
         return self.send(candidate, call)
 
 
-def client_run(url: str, requests: int) -> dict[str, float]:
-    """What a request takes, and which part of that was waiting for the ledger."""
+class Direct(Ledger):
+    """The ledger without leases, in the client's place for it."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def client_run(url: str, requests: int, *, direct: bool) -> dict[str, float]:
+    """What a request takes, and which part of that was the ledger's."""
     whole, ledger = [], []
     with OptLLM(INSTANT_MODELS, budget=BUDGET, store=url, transport=Instant(), seed=0) as client:
+        if direct:
+            client._runtime.ledger.close()
+            client._runtime.ledger = Direct(client._runtime._database)  # type: ignore[assignment]
         perform = client._runtime._perform
 
         def timed(*arguments: Any) -> Any:
@@ -326,13 +341,14 @@ def client_run(url: str, requests: int) -> dict[str, float]:
     }
 
 
-def client_figures(empty: Callable[[], Any], options: argparse.Namespace) -> dict[str, float]:
-    """Median over the runs."""
-    runs = []
+def client_figures(empty: Callable[[], Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Medians over the runs, with block leases and without."""
+    runs: dict[str, list[dict[str, Any]]] = {"leased": [], "direct": []}
     for _ in range(options.runs):
-        with empty() as url:
-            runs.append(client_run(url, options.pairs // 20))
-    return median_figures(runs)
+        for kind, figures in runs.items():
+            with empty() as url:
+                figures.append(client_run(url, options.pairs // 20, direct=kind == "direct"))
+    return {kind: median_figures(figures) for kind, figures in runs.items()}
 
 
 def machine() -> dict[str, Any]:
@@ -358,9 +374,12 @@ def figures(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "flush": flush_figures(options.folder),
         "plain_sqlite3": plain_sqlite_figures(options),
-        "sqlite": pair_figures(sqlite, options, "threads", "tasks"),
-        "postgresql": pair_figures(postgresql, options, "threads") if options.postgresql else None,
+        "sqlite": pair_figures(sqlite, options, "threads", "tasks", "leased threads"),
+        "postgresql": pair_figures(postgresql, options, "threads", "leased threads")
+        if options.postgresql
+        else None,
         "client_sqlite": client_figures(sqlite, options),
+        "client_postgresql": client_figures(postgresql, options) if options.postgresql else None,
         "machine": machine(),
     }
 
