@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
+import sqlite3
 import threading
 import time
 import weakref
@@ -157,8 +159,8 @@ def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
             return create_engine(url, pool_pre_ping=True)
-        arguments = {} if "timeout" in url.query else {"timeout": _LOCK_TIMEOUT_SECONDS}
-        engine = create_engine(url, connect_args=arguments)
+        patience = float(str(url.query.get("timeout", _LOCK_TIMEOUT_SECONDS)))
+        engine = create_engine(url, connect_args={"timeout": patience})
         _create_private(url)
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(
@@ -174,10 +176,36 @@ def _engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        reading = connection.get_execution_options().get(_READ_ONLY)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get(_READ_ONLY):
+            connection.exec_driver_sql("BEGIN")
+        else:
+            _begin_to_write(connection, patience)
 
     return engine
+
+
+def _begin_to_write(connection: Connection, patience: float) -> None:
+    """Wait for SQLite's lock as often as everybody else does.
+
+    SQLite itself looks ever more rarely, so that among busy processes the one that has waited
+    longest has the least chance.
+    """
+    raw: Any = connection.connection.dbapi_connection
+    end = time.monotonic() + patience
+    raw.execute("PRAGMA busy_timeout=0")
+    try:
+        while time.monotonic() < end:
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    break
+                time.sleep(random.uniform(0.001, 0.01))
+            else:
+                return
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # complains as any statement does
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={int(1000 * patience)}")
 
 
 def _create_private(url: URL) -> None:
