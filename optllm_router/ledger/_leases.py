@@ -56,7 +56,7 @@ _LIFE_SECONDS = 1.5
 """A block is given back after so long."""
 _FEWEST_CALLS, _MOST_CALLS = 16, 1024
 """For how many calls a block holds money, as far as the budgets allow."""
-_MOST_UNWRITTEN = 4_096
+_MOST_UNWRITTEN = 1_024
 """With so many writes waiting, callers wait for theirs."""
 
 
