@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from optllm_router._types import (
         Call,
         Candidate,
+        Chunk,
         Completion,
         Decision,
         Message,
@@ -91,6 +92,7 @@ _ROOMS = {
     "_types": (
         "Call",
         "Candidate",
+        "Chunk",
         "Completion",
         "Decision",
         "Message",
@@ -117,6 +119,7 @@ __all__ = [
     "BudgetExceededError",
     "Call",
     "Candidate",
+    "Chunk",
     "Completion",
     "ConfigurationError",
     "Decision",

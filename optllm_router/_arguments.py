@@ -6,14 +6,15 @@ what is billed.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import reprlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from optllm_router._errors import InvalidRequestError
+from optllm_router._nearest import nearest
 
 _MOST_CHOICES = 128
 _UNBOUNDED = ("cache_control", "audio")
@@ -53,7 +54,7 @@ def check_names(given: Mapping[str, Any]) -> None:
     """Raise for an argument that is not in the table."""
     for name in given:
         if name not in ARGUMENTS:
-            near = difflib.get_close_matches(name, ARGUMENTS, n=2)
+            near = nearest(name, ARGUMENTS, most=2)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; leave it out"
             raise InvalidRequestError(
                 f"argument {name!r} is not taken: only those are that cannot change who answers "
@@ -68,9 +69,7 @@ def check_values(given: Mapping[str, Any]) -> None:
         if value is None:
             continue
         if not fits(value):
-            plain = isinstance(value, (str, int, float))
-            shown = reprlib.repr(value) if plain else type(value).__name__
-            raise InvalidRequestError(f"{name} {shown} must be {form}")
+            raise InvalidRequestError(f"{name} {_shown(value)} must be {form}")
         check_json(name, value)
     if isinstance(given.get("tools"), (list, tuple)):
         for position, tool in enumerate(given["tools"]):
@@ -101,7 +100,8 @@ def checked_choices(n: Any) -> int:
 
 def checked_seconds(timeout: Any) -> float | None:
     """A time limit; of an ``httpx.Timeout`` the one on reading. ``None`` where there is none."""
-    if type(timeout).__module__.partition(".")[0] == "httpx":
+    httpx = sys.modules.get("httpx")  # who has made one has imported it; we need not
+    if httpx is not None and isinstance(timeout, httpx.Timeout):
         timeout = timeout.read
     if timeout is None:
         return None
@@ -138,7 +138,7 @@ def checked_headers(headers: Any) -> Any:
     """``extra_headers`` as they may go to a provider."""
     form, fits = ARGUMENTS["extra_headers"]
     if headers is not None and not fits(headers):
-        raise InvalidRequestError(f"extra_headers {type(headers).__name__} must be {form}")
+        raise InvalidRequestError(f"extra_headers {_shown(headers)} must be {form}")
     return headers
 
 
@@ -163,6 +163,13 @@ def check_json(where: str, value: Any) -> None:
         raise InvalidRequestError(f"{where} is nested too deeply to be sent as JSON") from None
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(f"{where} cannot be sent as JSON: {error}") from None
+
+
+def _shown(value: Any) -> str:
+    """A value that is wrong, cut short; of a mapping its keys only: values may be secrets."""
+    if isinstance(value, Mapping):
+        return reprlib.repr(list(value))
+    return reprlib.repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
 
 
 def _not_given(value: Any) -> bool:

@@ -125,4 +125,5 @@ def chat_completion(answer: Answer) -> ChatCompletion:
     completion = ChatCompletion.model_construct(**completion_body(answer))
     provider_id = str(answer.completion.body.get("id") or "")
     completion.optllm = routing_info(answer, provider_id)  # type: ignore[attr-defined]
+    completion._request_id = answer.decision.id
     return completion

@@ -98,7 +98,8 @@ class Completions:
             BudgetExceededError: (an ``openai.RateLimitError``) nothing was sent.
             InvalidRequestError: (an ``openai.BadRequestError``) nothing was sent.
             ProviderError: (the fitting ``openai`` class) the candidate failed.
-            AllCandidatesFailedError: (an ``openai.InternalServerError``) each one failed.
+            AllCandidatesFailedError: each one failed: the ``openai`` class of their faults where
+                all are of one kind, as for timeouts, else an ``openai.InternalServerError``.
         """
         with openai_errors():
             prepared = self._session.prepare(messages, model, {**arguments, "stream": stream})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from optllm_router._errors import InvalidRequestError
 from optllm_router._openai_errors import openai_errors
 from optllm_router._session import Session
 from optllm_router.router import checked_score
@@ -28,7 +30,7 @@ class Feedback:
                 not belong to the scopes of this client.
         """
         with openai_errors():
-            kept = self._runtime.keep_score(id, checked_score(score), self._scopes)
+            kept = self._runtime.keep_score(_checked_id(id), checked_score(score), self._scopes)
             self._runtime.scores.learn(kept.result())
 
 
@@ -42,5 +44,12 @@ class AsyncFeedback:
     async def create(self, id: str, *, score: float) -> None:
         """As :meth:`Feedback.create`, without blocking the event loop."""
         with openai_errors():
-            kept = self._runtime.keep_score(id, checked_score(score), self._scopes)
+            kept = self._runtime.keep_score(_checked_id(id), checked_score(score), self._scopes)
             await asyncio.to_thread(self._runtime.scores.learn, await asyncio.wrap_future(kept))
+
+
+def _checked_id(id: Any) -> str:
+    """An id as a database can look it up."""
+    if not isinstance(id, str) or not id.isprintable():
+        raise InvalidRequestError(f"id {id!r} must be that of an answer")
+    return id

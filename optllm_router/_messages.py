@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from optllm_router._arguments import check_json, is_list, is_tool_call, refuse_unbounded
 from optllm_router._errors import InvalidRequestError
@@ -11,6 +13,7 @@ from optllm_router._types import Messages
 
 _MOST_MESSAGES = 10_000
 _PARTS = ("text", "image_url", "refusal")
+_DETAILS = (None, "auto", "low", "high")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -86,9 +89,43 @@ def _check_part(where: str, part: Any) -> None:
             f"{where} has a part of type {kind!r}, whose cost cannot be bounded yet; use "
             f"{', '.join(_PARTS)}"
         )
-    value = part.get(kind)
-    url = value.get("url") if kind == "image_url" and isinstance(value, Mapping) else value
-    if not isinstance(url, str):
-        form = {"image_url": "{'url': 'https://...'}"}.get(kind, "text")
-        raise InvalidRequestError(f"{where} has a part whose {kind} is not {form}")
     refuse_unbounded(where, part)
+    if kind == "image_url":
+        _check_image(where, part)
+    elif not isinstance(part.get(kind), str):
+        raise InvalidRequestError(f"{where} has a part whose {kind} is not text")
+
+
+def _check_image(where: str, part: Mapping[str, Any]) -> None:
+    """An image is priced as one, whatever its size: nothing else may go by its name."""
+    image = part.get("image_url")
+    if not isinstance(image, Mapping) or not isinstance(image.get("url"), str):
+        raise InvalidRequestError(
+            f"{where} has a part whose image_url is not {{'url': 'https://...'}}"
+        )
+    for name in [*(part.keys() - {"type", "image_url"}), *(image.keys() - {"url", "detail"})]:
+        raise InvalidRequestError(f"{where} has an image with {name!r}; leave it out")
+    if image.get("detail") not in _DETAILS:
+        raise InvalidRequestError(f"{where} has an image whose detail is none of low, high, auto")
+    if not _is_image(image["url"]):
+        raise InvalidRequestError(
+            f"{where} has an image_url that is neither data:image/... nor http(s)://... of an "
+            "image; other files have no bound on their cost yet"
+        )
+
+
+def _is_image(url: str) -> bool:
+    """Whether providers will take this for an image, as far as can be told without asking.
+
+    litellm sends PDFs and videos in the same way, and has Google read ``gs://``, wherever that
+    stands, with the router's own credentials.
+    """
+    if url[:5].lower() == "data:":
+        return url[5:11].lower() == "image/"
+    try:
+        split = urlsplit(url)
+    except ValueError:
+        return False
+    kind, _ = mimetypes.guess_type(split.path)
+    remote = split.scheme in ("http", "https") and bool(split.netloc) and "gs://" not in url
+    return remote and (kind is None or kind.startswith("image/"))

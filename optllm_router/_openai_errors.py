@@ -104,14 +104,22 @@ def error_body(error: OptLLMError) -> dict[str, str | None]:
 
 def status_of(error: OptLLMError) -> int:
     """The HTTP status with which OpenAI's API would report this error."""
+    error = shared_cause(error) or error
     if isinstance(error, ProviderError) and error.status is not None and error.status >= 400:
         return error.status
     return next((status for ours, status in _STATUS.items() if isinstance(error, ours)), 500)
 
 
+def shared_cause(error: OptLLMError) -> ProviderError | None:
+    """The first cause where all candidates failed in one way: who waits for it is to hear of it."""
+    causes = error.causes if isinstance(error, AllCandidatesFailedError) else ()
+    return causes[0] if len({type(cause) for cause in causes}) == 1 else None
+
+
 def _theirs(error: OptLLMError) -> type[openai.OpenAIError]:
     import openai
 
+    error = shared_cause(error) or error
     if isinstance(error, ProviderTimeoutError):
         return openai.APITimeoutError
     if isinstance(error, ProviderConnectionError):

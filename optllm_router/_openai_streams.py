@@ -25,7 +25,7 @@ Encode: TypeAlias = Callable[[Mapping[str, Any]], Iterable[bytes]]
 
 def chat_events(body: Mapping[str, Any]) -> Iterable[bytes]:
     """A chunk as chat completions are streamed."""
-    data = json.dumps(body, ensure_ascii=False).encode() if body else b"[DONE]"
+    data = json.dumps(body).encode() if body else b"[DONE]"  # ASCII: readers split at U+2028
     yield b"data: " + data + b"\n\n"
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from optllm_router._arguments import checked_seconds
 from optllm_router._errors import ConfigurationError, InvalidRequestError
+from optllm_router._nearest import nearest
 from optllm_router._scopes import scopes_of_call
 from optllm_router.config import read_policy
 from optllm_router.policy import Policy
@@ -93,7 +93,7 @@ def read_call_options(given: Any) -> Options:
         )
     for name in given:
         if name not in _OF_A_CALL:
-            near = difflib.get_close_matches(str(name), _OF_A_CALL, n=1)
+            near = nearest(name, _OF_A_CALL, most=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_OF_A_CALL)}"
             raise InvalidRequestError(
                 f"extra_body['optllm'] sets {name!r}, which is unknown; {hint}"

@@ -39,7 +39,7 @@ class ResponseEvents:
         for event in self.feed(chunk) if chunk else self.finish():
             event["sequence_number"] = self._sequence
             self._sequence += 1
-            data = json.dumps(event, ensure_ascii=False)
+            data = json.dumps(event)  # ASCII: readers split at U+2028
             yield f"event: {event['type']}\ndata: {data}\n\n".encode()
 
     def feed(self, chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -232,7 +232,7 @@ def _content(where: str, content: Any) -> Any:
 
 def _part(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
     kind = part.get("type")
-    if kind in _PARTS:
+    if isinstance(kind, str) and kind in _PARTS:
         return {"type": _PARTS[kind], _PARTS[kind]: part.get(_PARTS[kind])}
     if kind == "input_image" and part.get("image_url") is not None:
         image = {name: part[name] for name in ("detail",) if part.get(name) is not None}

@@ -11,12 +11,13 @@ from typing import Any
 
 from optllm_router._chat import Prepared, prepare
 from optllm_router._embeddings import prepare_embedding
+from optllm_router._errors import InvalidRequestError
 from optllm_router._options import Options
 from optllm_router._runtime import Runtime
 from optllm_router._steps import Answer
 from optllm_router._streams import AnswerStream, AsyncAnswerStream
 from optllm_router._telemetry import request_span, tell_cost, tell_decision
-from optllm_router._types import Decision
+from optllm_router._types import Decision, Operation
 from optllm_router.config import Settings
 from optllm_router.router import new_id
 
@@ -46,6 +47,7 @@ class Session:
         """
         timeout = self.settings.timeout_seconds
         prepared = prepare(messages, model, arguments, self.options, timeout)
+        self._check_operation(prepared.model, "chat")
         if prepared.model != "auto":
             self.runtime.router.index(prepared.model)
         return prepared
@@ -57,6 +59,7 @@ class Session:
             InvalidRequestError: an argument is wrong.
             UnknownModelError: no candidate for embeddings has that name.
         """
+        self._check_operation(arguments.get("model"), "embedding")
         candidates = [one for one in self.settings.candidates if one.operation == "embedding"]
         timeout = self.settings.timeout_seconds
         return prepare_embedding(arguments, candidates, self.options, timeout)
@@ -100,6 +103,13 @@ class Session:
             decision = await asyncio.wrap_future(self._decide(prepared))
             tell_decision(span, decision)
             return await self.runtime.astream(decision, prepared.query)
+
+    def _check_operation(self, model: Any, operation: Operation) -> None:
+        for one in self.settings.candidates:
+            if one.name == model and one.operation != operation:
+                raise InvalidRequestError(
+                    f"model {model!r} is for {one.operation}, not for {operation}; name another"
+                )
 
     def _decide(self, prepared: Prepared) -> Future[Decision]:
         if prepared.query.call.operation == "embedding":

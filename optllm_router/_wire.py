@@ -145,11 +145,10 @@ class AsyncWire(httpx.AsyncBaseTransport):
 def _whole(asked: _Asked, answer: Answer, request: httpx.Request) -> httpx.Response:
     headers = routing_headers(answer.decision, answer.candidate.name, answer)
     made = routing_info(answer, str(answer.completion.body.get("id") or ""))
-    body = asked.body(answer)
     return httpx.Response(
         200,
-        headers=headers,
-        json=body,
+        headers={"content-type": "application/json", **headers},
+        content=json.dumps(asked.body(answer)),  # in ASCII, for half a surrogate pair to pass
         request=request,
         extensions={_MADE: made, PAID: lambda: answer},
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optllm_router._errors import ConfigurationError, UnknownModelError
+from optllm_router._nearest import nearest
 from optllm_router._types import Candidate, Capability, Price, RateLimits
 from optllm_router.pricing import ABILITIES, ModelFacts, PriceCatalogue, read_price
 
@@ -59,7 +59,7 @@ def read_candidates(
 
 def unknown_model(name: str, candidates: Sequence[str]) -> UnknownModelError:
     """The error for a model that is not configured, with the nearest names."""
-    near = difflib.get_close_matches(name, ["auto", *candidates], n=3, cutoff=0.5)
+    near = nearest(name, ["auto", *candidates], most=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "the models are "
     listed = "" if near else ", ".join(map(repr, candidates)) + "; 'auto' chooses among them"
     return UnknownModelError(f"model {name!r} is not configured: {hint}{listed}")
@@ -259,6 +259,6 @@ def no_others(given: Mapping[str, Any], known: Sequence[str], what: str) -> None
     """Raise for a key that is not known, with the nearest that is."""
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+            near = nearest(name, known, most=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
             raise ConfigurationError(f"{what} {name!r} is unknown; {hint}")

@@ -20,7 +20,7 @@ import optllm_router
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "optllm_router"
 FLOORS = (
-    ("_types", "_errors", "_money", "_scopes", "_windows", "_telemetry"),
+    ("_types", "_errors", "_money", "_scopes", "_windows", "_telemetry", "_nearest"),
     (
         *("features", "allocation", "metrics", "pricing", "store"),
         *("transports", "simulation", "_batching", "_arguments", "capabilities", "arrivals"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from decimal import Decimal
 
 import litellm_clients
 import openai
@@ -15,11 +16,17 @@ from openai.types.chat import ChatCompletionChunk
 from optllm_router import (
     AsyncOptLLM,
     BudgetExceededError,
+    Call,
+    Candidate,
+    Chunk,
+    Completion,
     InvalidRequestError,
     OptLLM,
+    Price,
     ProviderConnectionError,
     ProviderUnavailableError,
     UnknownModelError,
+    Usage,
 )
 from optllm_router.simulation import SIMULATED_MODELS, Faults
 
@@ -294,3 +301,39 @@ def test_threads_share_openai_s_client(client):
     client.responses.create(input="Hi", model="sim-tiny")
     assert len({response.id for response in asyncio.run(many())}) == 8
     assert_books_are_closed(client)
+
+
+class Torn:
+    """A provider that answers with half a surrogate pair, and what some readers take for a line."""
+
+    def check(self, candidates) -> None:
+        pass
+
+    def send(self, candidate: Candidate, call: Call) -> Completion:
+        message = {"role": "assistant", "content": TORN}
+        body = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+        return Completion(body, Usage(1, 1))
+
+    def stream(self, candidate: Candidate, call: Call):
+        delta = {"role": "assistant", "content": TORN}
+        yield Chunk({"choices": [{"index": 0, "finish_reason": "stop", "delta": delta}]})
+        yield Chunk({"choices": []}, Usage(1, 1))
+
+
+TORN = "a\u2028b\ud83d"
+
+
+def test_an_answer_that_is_no_utf_8_arrives(sqlite_url):
+    candidate = Candidate("torn", "x/torn", Price(Decimal(1), Decimal(1), "test"), 100)
+    with OptLLM([candidate], store=sqlite_url, transport=Torn()) as client:
+        raw = client.chat.completions.with_raw_response.create(model="auto", messages=HELLO)
+        assert raw.parse().choices[0].message.content == TORN
+        with client.chat.completions.with_streaming_response.create(
+            model="auto", messages=HELLO, stream=True
+        ) as response:
+            data = response.read()
+        assert data.isascii()
+        assert json.loads(data.splitlines()[0][6:])["choices"][0]["delta"]["content"] == TORN
+        assert client.responses.create(model="auto", input="Hi").output_text == TORN
+        events = list(client.responses.create(model="auto", input="Hi", stream=True))
+        assert events[-1].response.output_text == TORN

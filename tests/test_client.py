@@ -54,6 +54,12 @@ TASKS = make_tasks(40, np.random.default_rng(0))
 TEXT = {"type": "text", "text": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CACHED = {"cache_control": {"type": "ephemeral"}}
+
+
+def image(url: str, **beside) -> dict:
+    return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url, **beside}}]}
+
+
 REFUSED = {
     "api_base": "http://127.0.0.1:9",
     "api_key": "theirs",
@@ -131,6 +137,7 @@ def test_an_answer_is_a_chat_completion_with_its_routing(make, server):
     assert answer.usage.prompt_tokens == expected.prompt_tokens
     assert answer.usage.completion_tokens == expected.completion_tokens
     assert (answer.object, answer.model) == ("chat.completion", "sim-tiny")
+    assert answer._request_id == answer.id
     # 0.10 and 0.30 USD per million tokens are 100 and 300 nano-dollars per token.
     cost = 100 * expected.prompt_tokens + 300 * expected.completion_tokens
     assert answer.optllm.cost_nano == cost == client.balance.spent_nano
@@ -388,6 +395,14 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"messages": [{"role": "user", "content": [TEXT | {"text": "\ud800"}]}]}, "surrogate"),
         ({"messages": [{"role": "user", "content": [TEXT | {"text": 5}]}]}, "whose text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
+        ({"messages": [image("gs://ours/a.png")]}, "neither data:image"),
+        ({"messages": [image("https://x.example/?gs://ours/a.png")]}, "neither data:image"),
+        ({"messages": [image("file:///etc/passwd")]}, "neither data:image"),
+        ({"messages": [image("data:application/pdf;base64,JVBERi0=")]}, "neither data:image"),
+        ({"messages": [image("https://x.example/a.pdf?b=c.png")]}, "neither data:image"),
+        ({"messages": [image("https://[")]}, "neither data:image"),
+        ({"messages": [image("https://x.example/a", format="application/pdf")]}, "'format'"),
+        ({"messages": [image("https://x.example/a", detail="all of it")]}, "detail is none"),
         ({"messages": [{"role": "user", "content": "Hi", "at": {1, 2}}]}, "set is not JSON"),
         ({"messages": [{"role": "user", "content": "Hi", "at": float("nan")}]}, r"\[0\].* JSON"),
         ({"messages": [{"role": "user", "content": "Hi", "name": 5}]}, "name must be text"),
@@ -401,8 +416,8 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"logprobs": "yes"}, "logprobs 'yes'"),
         ({"stop": [5]}, "stop list must be text"),
         ({"user": "\ud800"}, "user holds half a surrogate"),
-        ({"logit_bias": {"5": float("nan")}}, "logit_bias dict"),
-        ({"metadata": {"a": 5}}, "metadata dict"),
+        ({"logit_bias": {"5": float("nan")}}, r"logit_bias \['5'\] must"),
+        ({"metadata": {"a": 5}}, r"metadata \['a'\] must"),
         ({"tools": 5}, "tools 5 must be a list"),
         ({"tools": [TOOL | {"function": {"name": "f", "x": object()}}]}, "tools.*not JSON"),
         ({"tool_choice": 5}, "tool_choice 5"),
@@ -418,12 +433,15 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"tools": [TOOL | {"function": {"name": "f", **CACHED}}]}, "sets cache_control"),
         ({"tools": [{"type": "web_search"}]}, "tools list.*billed apart"),
         ({"tools": [TOOL | {"googleSearch": {}}]}, "tools list"),
-        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice dict"),
+        ({"tool_choice": {"type": "allowed_tools"}}, r"tool_choice \['type'\] must"),
         ({"temprature": 0.5}, "'temprature'.* did you mean temperature"),
-        ({"extra_headers": {"Authorization": "Bearer theirs"}}, "extra_headers dict must be"),
-        ({"extra_headers": {"X-Api-Key": "theirs"}}, "extra_headers dict must be"),
-        ({"extra_headers": {"user-agent": "a\r\nAuthorization: b"}}, "extra_headers dict"),
-        ({"extra_headers": {"x-title": "\u00e9"}}, "extra_headers dict"),
+        (
+            {"extra_headers": {"Authorization": "theirs"}},
+            r"extra_headers \['Authorization'\] must be",
+        ),
+        ({"extra_headers": {"X-Api-Key": "theirs"}}, r"extra_headers \['X-Api-Key'\] must be"),
+        ({"extra_headers": {"user-agent": "a\r\nAuthorization: b"}}, r"\['user-agent'\] must be"),
+        ({"extra_headers": {"x-title": "\u00e9"}}, r"\['x-title'\] must be"),
         ({"extra_body": {"top_k": "text"}}, "'top_k'.*numbers"),
         ({"extra_body": {"chat_template_kwargs": {"documents": ["text"]}}}, "numbers"),
         ({"extra_body": {"tools": [TOOL]}}, "sets tools; pass tools="),
@@ -513,6 +531,12 @@ def test_feedback_for_an_answer_that_nobody_gave(make):
     with pytest.raises(InvalidRequestError, match="'optllm-nobody'") as caught:
         make().feedback.create("optllm-nobody", score=1.0)
     assert isinstance(caught.value, openai.BadRequestError)
+
+
+@pytest.mark.parametrize("id", [None, "\ud83d", "a\0b"])
+def test_what_can_be_no_id_of_an_answer(make, id):
+    with pytest.raises(InvalidRequestError, match="must be that of an answer"):
+        make().feedback.create(id, score=1.0)
 
 
 @pytest.mark.parametrize(
@@ -985,6 +1009,21 @@ def test_a_provider_s_status_decides_the_class(status, theirs):
 
 
 # A configuration file
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"),
+    [
+        (ProviderTimeoutError, openai.APITimeoutError),
+        (ProviderRateLimitedError, openai.RateLimitError),
+        (ProviderUnavailableError, openai.InternalServerError),
+    ],
+)
+def test_what_all_candidates_do_wrong_decides_the_class(kind, theirs):
+    alike, another = [kind("no", candidate="m")] * 2, ProviderResponseError("no", candidate="m")
+    assert isinstance(as_openai_error(AllCandidatesFailedError("no", causes=alike)), theirs)
+    mixed = as_openai_error(AllCandidatesFailedError("no", causes=[*alike, another]))
+    assert isinstance(mixed, openai.InternalServerError)
 
 
 def test_a_client_from_a_litellm_configuration(models, tmp_path, server):

@@ -160,7 +160,7 @@ def test_an_embedding_that_does_not_fit_is_not_sent(provider, sqlite_url):
         ({"extra_body": {"optllm": {"tenants": "a"}}}, "'tenants'"),
         ({"extra_body": {"truncate": True}}, "'truncate' is not taken"),
         ({"extra_headers": {"authorization": "Bearer theirs"}}, "extra_headers"),
-        ({"model": "chat"}, "model 'chat' is not configured"),
+        ({"model": "chat"}, "model 'chat' is for chat, not for embedding"),
     ],
 )
 def test_a_bad_argument_is_named(client, provider, arguments, shown):
@@ -184,7 +184,7 @@ def test_embeddings_without_blocking(provider, sqlite_url):
 
 def test_models_for_embeddings_are_listed_and_not_asked_to_chat(client):
     assert [model.id for model in client.models.list()] == ["auto", "chat", "vectors"]
-    with pytest.raises(UnknownModelError):
+    with pytest.raises(InvalidRequestError, match="is for embedding, not for chat"):
         client.chat.completions.create(
             messages=[{"role": "user", "content": "Hi"}], model="vectors"
         )

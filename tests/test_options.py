@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import openai
 import pytest
 
 from optllm_router._errors import InvalidRequestError
@@ -75,3 +76,13 @@ def test_an_option_that_is_wrong_is_named(given, shown):
 def test_retries_are_a_whole_number(retries):
     with pytest.raises(InvalidRequestError, match="max_retries"):
         read_options(max_retries=retries)
+
+
+def test_a_time_limit_is_openai_s_too():
+    assert read_options(timeout=openai.Timeout(9, read=5)).timeout_seconds == 5
+    assert read_options(timeout=openai.Timeout(None)).timeout_seconds is None
+
+
+def test_what_is_too_long_resembles_nothing():
+    with pytest.raises(InvalidRequestError, match="known are"):
+        read_call_options({"tenant" * 100: "a"})

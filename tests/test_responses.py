@@ -142,6 +142,7 @@ def test_a_conversation_with_pictures_and_tools():
         ({"input": [{"type": "web_search_call", "id": "x"}]}, "only OpenAI's own tools"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "'input_file'"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "'input_image'"),
+        ({"input": [{"role": "user", "content": [{"type": ["text"]}]}]}, r"type \['text'\]"),
         ({"text": 5}, "text must be an object"),
         ({"reasoning": "low"}, "reasoning must be an object"),
     ],

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from optllm_router._errors import OptLLMError
+from optllm_router._errors import BudgetExceededError, OptLLMError
 from optllm_router._openai_streams import PAID
 from optllm_router._routing import routing_info
 from optllm_router._telemetry import continued
@@ -84,15 +84,21 @@ class Endpoints:
         def note(response: httpx.Response, answer: bytes) -> None:
             self._note(request, response, body if self.log_prompts else None, answer)
 
-        with continued(request.headers):
-            return await relay(
-                self._client_of(caller.scope),
-                request.url.path,
-                await request.body(),
-                request.state.request_id,
-                note,
-                keep=self.log_prompts,
-            )
+        client, path, sent = self._client_of(caller.scope), request.url.path, await request.body()
+        request_id = request.state.request_id
+        try:
+            with continued(request.headers):
+                return await relay(client, path, sent, request_id, note, keep=self.log_prompts)
+        except BudgetExceededError as error:
+            if caller.sees_everything or error.scope == caller.scope:
+                raise
+            raise Refused(
+                429,
+                "a budget that this key shares with others does not pay for the call; nothing was "
+                "sent. Try again later or lower max_tokens",
+                code="insufficient_quota",
+                headers={"x-should-retry": "false"},
+            ) from None
 
     async def feedback(self, request: Request) -> Response:
         """``POST /v1/feedback``: how good an answer was."""

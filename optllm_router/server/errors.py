@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from optllm_router._errors import (
+    AllCandidatesFailedError,
     BudgetExceededError,
     ConfigurationError,
     InvalidRequestError,
@@ -27,13 +28,15 @@ from optllm_router._errors import (
     StoreError,
     UnknownModelError,
 )
-from optllm_router._openai_errors import error_body, status_of
+from optllm_router._openai_errors import error_body, shared_cause, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _log = logging.getLogger("optllm_router.server")
 
+_MOST_TOLD = 2_000
+"""Characters of a message: it may quote the request."""
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -73,11 +76,11 @@ def as_refusal(error: Exception) -> Refused:
         return Refused(error.status_code, error.detail, code=code, headers=error.headers or {})
     if isinstance(error, (InvalidRequestError, UnknownModelError, BudgetExceededError)):
         return _told(error)
-    if isinstance(error, ProviderError) and _concerns_us(error):
-        _log.error("candidate %r refuses the router's key: %s", error.candidate, error)
+    for fault in filter(_concerns_us, _faults(error)):
+        _log.error("candidate %r refuses the router's key: %s", fault.candidate, fault)
         return Refused(
             502,
-            f"candidate {error.candidate!r} refuses the router's credentials; whoever runs this "
+            f"candidate {fault.candidate!r} refuses the router's credentials; whoever runs this "
             "server has to correct them",
             code="provider_authentication",
         )
@@ -115,6 +118,13 @@ def error_response(refused: Refused) -> JSONResponse:
     return JSONResponse(refusal_body(refused), refused.status, headers=dict(refused.headers))
 
 
+def _faults(error: Exception) -> Sequence[ProviderError]:
+    """What providers did wrong."""
+    if isinstance(error, AllCandidatesFailedError):
+        return error.causes
+    return (error,) if isinstance(error, ProviderError) else ()
+
+
 def _concerns_us(error: ProviderError) -> bool:
     """Whether the provider's complaint is about our credentials, not about the request."""
     return isinstance(error, ProviderAuthenticationError) or error.status in (401, 403)
@@ -123,9 +133,10 @@ def _concerns_us(error: ProviderError) -> bool:
 def _told(error: OptLLMError) -> Refused:
     """An error whose message is for the caller, with the status that OpenAI would give it."""
     body, status = error_body(error), status_of(error)
-    if isinstance(error, ProviderTimeoutError):
+    kind = shared_cause(error) or error
+    if isinstance(kind, ProviderTimeoutError):
         status = 504
-    elif isinstance(error, ProviderConnectionError):
+    elif isinstance(kind, ProviderConnectionError):
         status = 502
     elif isinstance(error, ConfigurationError) and status == 500:
         status = 400
@@ -133,7 +144,7 @@ def _told(error: OptLLMError) -> Refused:
     if isinstance(error, BudgetExceededError):
         headers["x-should-retry"] = "false"  # what openai's clients go by
     code = body["code"] or _snake(type(error).__name__)
-    return Refused(status, str(error), code=code, headers=headers)
+    return Refused(status, str(error)[:_MOST_TOLD], code=code, headers=headers)
 
 
 def _snake(name: str) -> str:

@@ -45,10 +45,22 @@ def _tagged(kind: str, value: Schema, **more: Any) -> Schema:
     return _object(properties, ("type", kind), **more)
 
 
+_IMAGE = _object(
+    {
+        "url": {
+            "type": "string",
+            "pattern": "^(data:image/|https?://)",
+            "description": "of an image, not of a document or a video",
+        },
+        "detail": {"enum": ["auto", "low", "high"]},
+    },
+    ("url",),
+    additionalProperties=False,
+)
 _PART = {
     "oneOf": [
         _tagged("text", _TEXT),
-        _tagged("image_url", _object({"url": _TEXT}, ("url",))),
+        _tagged("image_url", _IMAGE, additionalProperties=False),
     ]
 }
 _TOOL_CALL = {

@@ -94,6 +94,19 @@ def test_a_key_of_one_scope_cannot_name_another_or_see_all(guarded, keys):
     assert httpx.get(f"{guarded.url}/metrics", headers=everything).status_code == 200
 
 
+def test_a_key_is_told_of_its_own_budgets_only(guarded, keys):
+    Ledger(Database(guarded.store)).set_budget(Budget(100, scope="tenant:curious"))
+    text, _ = keys.create("tenant:curious")
+    dear = {"model": "sim-frontier", "max_tokens": 1_000_000}
+    told = ask(guarded, guarded.key, **dear)
+    assert told.status_code == 429
+    assert "budget 'default' has" in told.json()["error"]["message"]
+    asked = ask(guarded, text, **dear)
+    assert (asked.status_code, asked.headers["x-should-retry"]) == (429, "false")
+    assert asked.json()["error"]["code"] == "insufficient_quota"
+    assert "default" not in asked.text
+
+
 def test_a_key_s_calls_are_paid_by_its_scope_and_graded_by_it_alone(guarded, keys):
     ledger = Ledger(Database(guarded.store))
     for name in ("one", "two"):
