@@ -29,6 +29,11 @@ HASH_BITS = 18
 N_BUCKETS = 1 << HASH_BITS
 
 _MIX = np.uint32(0x9E3779B1)
+_SHIFT = np.uint32(32 - HASH_BITS)
+_SIZES = (2, 3, 4)
+_FACTORS = _MIX * np.array([2 * size + 1 for size in _SIZES], dtype=np.uint32)
+_TERMS = _MIX * np.array(_SIZES, dtype=np.uint32)
+"""An n-gram g of size s has the hash ``((2 s + 1) g + s) _MIX``."""
 _MASKED = np.uint32(0x5BD1E995)
 _BLANK = ord(" ")
 _DIGIT = ord("0")
@@ -114,18 +119,21 @@ def _ngrams(codes: NDArray[np.uint8], bounds: IntArray) -> Bags:
     n = len(codes)
     wide = np.zeros(n + 3, dtype=np.uint32)
     wide[:n] = codes
+    hashes = np.empty((n, len(_SIZES)), dtype=np.uint32)
     gram = wide[:n]
-    buckets = np.empty((n, 3), dtype=np.int32)
-    for size in (2, 3, 4):
+    for column, size in enumerate(_SIZES):
         gram = (gram << np.uint32(8)) | wide[size - 1 : size - 1 + n]
-        buckets[:, size - 2] = _bucket(gram * np.uint32(2 * size + 1) + np.uint32(size))
+        hashes[:, column] = gram
+    hashes *= _FACTORS
+    hashes += _TERMS
+    hashes >>= _SHIFT
     for closing in range(1, N_CLOSING + 1):
-        buckets[bounds[1:] - closing] = 0  # these n-grams reach into the next text
-    return Bags(buckets.ravel(), 3 * bounds)
+        hashes[bounds[1:] - closing] = 0  # these n-grams reach into the next text
+    return Bags(hashes.view(np.int32).ravel(), 3 * bounds)
 
 
 def _bucket(hashes: NDArray[np.uint32]) -> NDArray[np.int32]:
-    return np.asarray((hashes * _MIX) >> np.uint32(32 - HASH_BITS), dtype=np.int32)
+    return np.asarray((hashes * _MIX) >> _SHIFT, dtype=np.int32)
 
 
 def _running(flags: NDArray[np.bool_]) -> IntArray:

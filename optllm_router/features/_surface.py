@@ -6,7 +6,8 @@ tell code from prose, multiple choice from open questions, templates from senten
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -45,126 +46,172 @@ def _membership() -> NDArray[np.float32]:
 
 _MEMBERSHIP = _membership()
 _N_SHARES = 6
-_UPPER = _MEMBERSHIP[:, 1] > 0
+_IS_DIGIT = CLASS == _DIGIT
+_IS_LETTER = CLASS == _LETTER
+_IS_UPPER = _MEMBERSHIP[:, 1] > 0
+_IS_SMALL = _IS_LETTER & ~_IS_UPPER
+_IN_LINE = ~np.isin(np.arange(256), [ord("\n"), EDGE])
+_IN_TOKEN = (CLASS != _BLANK) & (np.arange(256) != EDGE)
+_KIND_OF_BYTE = (
+    np.select([_IS_SMALL, _IS_UPPER, _IS_DIGIT, _IN_TOKEN], list(b"aA0."), _BLANK)
+    .astype(np.uint8)
+    .tobytes()
+)
+_WORD_OF_BYTE = np.where(IN_WORD, ord("w"), _BLANK).astype(np.uint8).tobytes()
+_DIGIT_OF_BYTE = np.where(_IS_DIGIT, _DIGIT, _BLANK).astype(np.uint8).tobytes()
+"""For ``bytes.translate``: what matters of each byte when tokens, words and numbers are told."""
 
 
 class _Runs(NamedTuple):
-    """Stretches of neighbouring bytes: where they start and end, and whose text they are in."""
+    """Stretches of neighbouring bytes.
 
-    starts: IntArray
-    ends: IntArray
-    owners: IntArray
+    Attributes:
+        edges: shape (2 m,), where each one starts and ends.
+        lengths: shape (m,), in bytes.
+        bounds: shape (n + 1,); text i has the runs ``bounds[i]`` to ``bounds[i + 1] - 1``.
+    """
+
+    edges: IntArray
+    lengths: IntArray
+    bounds: IntArray
 
 
 def surface(text: TextBytes) -> FloatArray:
     """Surface statistics of n texts, shape (n, m): shares in 0..1, lengths, logs of counts."""
+    return _of_one(text)[None] if len(text.bounds) == 2 else _of_many(text)
+
+
+def _of_one(text: TextBytes) -> FloatArray:
+    """The statistics of a single text, shape (m,), in Python: a hundred small numpy calls cost
+    five times as much.
+    """
+    body = text.codes[1:-N_CLOSING].tobytes()
+    kinds, counts = body.translate(_KIND_OF_BYTE), _byte_counts(text)[:, 0]
+    size = max(len(body), 1)
+    n_words = len(body.translate(_WORD_OF_BYTE).split())
+    n_numbers = len(body.translate(_DIGIT_OF_BYTE).split())
+    tokens = [(len(t), t.count(b"0"), t.count(b"a"), t.count(b"A"), t) for t in kinds.split()]
+    of_kind = [
+        sum(1 for _, digits, small, upper, _ in tokens if digits and small + upper),
+        sum(1 for length, digits, *_ in tokens if digits == length),
+        sum(1 for *_, small, upper, _ in tokens if upper > 1 and not small),
+        sum(1 for *_, token in tokens if token.startswith(b"A")),
+        sum(1 for length, *_ in tokens if length <= _SHORT),
+        sum(1 for length, *_ in tokens if length >= _LONG),
+    ]
+    lines = [len(line) for line in body.split(b"\n") if line] or [0]
+    _, spread, longest = _moments_of_one(lines)
+    tokens_moments = _moments_of_one([length for length, *_ in tokens])
+    n_camel = kinds.count(b"aA")
+    parts: list[Any] = [
+        counts[:_N_SHARES] / size,
+        np.log1p([size, n_words, n_numbers, *counts[_N_SHARES:].tolist()]),
+        [size / max(n_words, 1)],
+        [n / max(len(tokens), 1) for n in of_kind],
+        np.log1p([of_kind[0], n_camel, *tokens_moments, lines[0], lines[-1], longest, spread]),
+        [kinds[:1] == b"A", kinds[:1] == b"0", IN_WORD[text.codes[-N_CLOSING - 1]]],
+        [kinds[-1:] == b"0", body[-1:] == b"?"],
+    ]
+    return np.asarray(np.concatenate(parts), dtype=np.float64)
+
+
+def _moments_of_one(lengths: list[int]) -> tuple[float, float, int]:
+    """Mean, standard deviation and maximum; zeros of nothing."""
+    n = max(len(lengths), 1)
+    mean = sum(lengths) / n
+    variance = sum(length * length for length in lengths) / n - mean * mean
+    return mean, math.sqrt(max(variance, 0.0)), max(lengths, default=0)
+
+
+def _of_many(text: TextBytes) -> FloatArray:
     size = np.maximum(np.diff(text.bounds) - float(N_FRAME), 1.0)
     counts = _byte_counts(text)
-    words = _runs(IN_WORD[text.codes], text)
-    numbers = _runs(CLASS[text.codes] == _DIGIT, text)
-    n_words, n_numbers = _per_text(words, text), _per_text(numbers, text)
-    shares = counts[:, :_N_SHARES] / size[:, None]
-    logs = np.log1p(np.column_stack([size, n_words, n_numbers, counts[:, _N_SHARES:]]))
+    n_words = _beginnings(IN_WORD[text.codes], text)
+    n_numbers = _beginnings(_IS_DIGIT[text.codes], text)
+    logs = np.log1p(np.vstack([size, n_words, n_numbers, counts[_N_SHARES:]]))
     per_word = size / np.maximum(n_words, 1.0)
-    return np.column_stack([shares, logs, per_word, _tokens(text), _lines(text), _edges(text)])
+    shares = counts[:_N_SHARES] / size
+    parts = [shares, logs, per_word, _tokens(text), _lines(text), _edges(text)]
+    return np.asarray(np.vstack(parts).T, dtype=np.float64)
 
 
 def _byte_counts(text: TextBytes) -> FloatArray:
+    """How many bytes belong to each group, shape (groups, n)."""
     n = len(text.bounds) - 1
     rows = np.repeat(np.arange(n, dtype=np.int64) * 256, np.diff(text.bounds))
     histogram = np.bincount(rows + text.codes, minlength=256 * n).reshape(n, 256)
-    return np.asarray(histogram.astype(np.float32) @ _MEMBERSHIP, dtype=np.float64)
+    return np.asarray((histogram.astype(np.float32) @ _MEMBERSHIP).T, dtype=np.float64)
 
 
 def _tokens(text: TextBytes) -> FloatArray:
     """Kinds and lengths of tokens (what blanks separate): identifiers, numbers, names, ..."""
     codes = text.codes
-    tokens = _runs((CLASS[codes] != _BLANK) & (codes != EDGE), text)
-    lengths = (tokens.ends - tokens.starts).astype(np.float64)
-    digits = _inside(CLASS[codes] == _DIGIT, tokens)
-    letters = _inside(CLASS[codes] == _LETTER, tokens)
-    capitals = _inside(_UPPER[codes], tokens)
-    mixed = (digits > 0) & (letters > 0)
+    tokens = _runs(_IN_TOKEN[codes], text)
+    digits = _inside(_IS_DIGIT[codes], tokens)
+    letters = _inside(_IS_LETTER[codes], tokens)
+    capitals = _inside(_IS_UPPER[codes], tokens)
     kinds = [
-        mixed,
-        digits == lengths,
+        (digits > 0) & (letters > 0),
+        digits == tokens.lengths,
         (capitals == letters) & (capitals > 1),
-        _UPPER[codes[tokens.starts]],
-        lengths <= _SHORT,
-        lengths >= _LONG,
+        _IS_UPPER[codes[tokens.edges[::2]]],
+        tokens.lengths <= _SHORT,
+        tokens.lengths >= _LONG,
     ]
-    n_tokens = np.maximum(_per_text(tokens, text), 1.0)
-    per_token = [_per_text(tokens, text, kind.astype(np.float64)) / n_tokens for kind in kinds]
-    mean, spread, longest = _moments(tokens, lengths, text)
-    camel = _UPPER[codes[1:]] & (CLASS[codes[:-1]] == _LETTER) & ~_UPPER[codes[:-1]]
-    n_camel = _between(np.append(camel, False), text.bounds)
-    n_mixed = _per_text(tokens, text, mixed.astype(np.float64))
-    logs = np.log1p(np.column_stack([n_mixed, n_camel, mean, spread, longest]))
-    return np.column_stack([*per_token, logs])
+    of_kind = _sums(kinds, tokens)
+    n_camel = _beginnings(_IS_UPPER[codes], text, after=_IS_SMALL[codes])
+    logs = np.log1p(np.vstack([of_kind[0], n_camel, *_moments(tokens)]))
+    shares = of_kind / np.maximum(np.diff(tokens.bounds), 1)
+    return np.asarray(np.vstack([shares, logs]), dtype=np.float64)
 
 
 def _lines(text: TextBytes) -> FloatArray:
     """Lengths of lines: the first, the last, the longest, their spread."""
-    lines = _runs((text.codes != ord("\n")) & (text.codes != EDGE), text)
-    lengths = (lines.ends - lines.starts).astype(np.float64)
-    _, spread, longest = _moments(lines, lengths, text)
-    first, last = np.zeros_like(longest), np.zeros_like(longest)
-    first[lines.owners[::-1]] = lengths[::-1]
-    last[lines.owners] = lengths
-    return np.log1p(np.column_stack([first, last, longest, spread]))
+    lines = _runs(_IN_LINE[text.codes], text)
+    _, spread, longest = _moments(lines)
+    ends = np.stack([lines.bounds[:-1], lines.bounds[1:] - 1])
+    first, last = np.append(lines.lengths, 0)[ends] * (np.diff(lines.bounds) > 0)
+    return np.asarray(np.log1p(np.vstack([first, last, longest, spread])), dtype=np.float64)
 
 
 def _edges(text: TextBytes) -> FloatArray:
     """What kind of character a text begins and ends with."""
     first = text.codes[text.bounds[:-1] + 1]
     last = text.codes[text.bounds[1:] - N_CLOSING - 1]
-    kinds = [
-        _UPPER[first],
-        CLASS[first] == _DIGIT,
-        IN_WORD[last],
-        CLASS[last] == _DIGIT,
-        last == ord("?"),
-    ]
-    return np.column_stack(kinds).astype(np.float64)
+    kinds = [_IS_UPPER[first], _IS_DIGIT[first], IN_WORD[last], _IS_DIGIT[last], last == ord("?")]
+    return np.stack(kinds).astype(np.float64)
 
 
 def _runs(flags: Flags, text: TextBytes) -> _Runs:
     """The runs of set flags; the frames between texts must never be flagged."""
-    changes = np.flatnonzero(flags[1:] != flags[:-1]) + 1
-    starts, ends = changes[::2], changes[1::2]
-    owners = np.searchsorted(text.bounds, starts, side="right") - 1
-    return _Runs(starts, ends, owners)
+    edges = np.flatnonzero(flags[1:] != flags[:-1]) + 1
+    starts = edges[::2]
+    return _Runs(edges, edges[1::2] - starts, np.searchsorted(starts, text.bounds))
 
 
-def _per_text(runs: _Runs, text: TextBytes, weights: FloatArray | None = None) -> FloatArray:
-    sums = np.bincount(runs.owners, weights=weights, minlength=len(text.bounds) - 1)
-    return sums.astype(np.float64)
+def _beginnings(flags: Flags, text: TextBytes, after: Flags | None = None) -> IntArray:
+    """How many flags in each text follow one that is not set, or one of ``after`` that is."""
+    found = flags[1:] > flags[:-1] if after is None else flags[1:] & after[:-1]
+    return np.asarray(np.add.reduceat(found, text.bounds[:-1], dtype=np.int64))
 
 
-def _moments(
-    runs: _Runs, lengths: FloatArray, text: TextBytes
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean, standard deviation and maximum of the runs' lengths in each text."""
-    n = np.maximum(_per_text(runs, text), 1.0)
-    mean = _per_text(runs, text, lengths) / n
-    square = _per_text(runs, text, lengths**2) / n
-    longest = np.zeros_like(mean)
-    np.maximum.at(longest, runs.owners, lengths)
-    return mean, np.sqrt(np.maximum(square - mean**2, 0.0)), longest
-
-
-def _inside(flags: Flags, runs: _Runs) -> FloatArray:
+def _inside(flags: Flags, runs: _Runs) -> IntArray:
     """How many flags are set inside each run."""
-    before = _running(flags)
-    return (before[runs.ends] - before[runs.starts]).astype(np.float64)
+    return np.asarray(np.add.reduceat(flags, runs.edges, dtype=np.int64)[::2])
 
 
-def _between(flags: Flags, bounds: IntArray) -> FloatArray:
-    """How many flags are set in each text."""
-    return np.diff(_running(flags)[bounds]).astype(np.float64)
+def _moments(runs: _Runs) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean, standard deviation and maximum of the runs' lengths in each text."""
+    per_text = np.diff(runs.bounds)
+    sums, squares = _sums([runs.lengths, runs.lengths**2], runs)
+    n = np.maximum(per_text, 1.0)
+    mean = sums / n
+    longest = np.maximum.reduceat(np.append(runs.lengths, 0), runs.bounds[:-1]) * (per_text > 0)
+    return mean, np.sqrt(np.maximum(squares / n - mean**2, 0.0)), longest
 
 
-def _running(flags: Flags) -> IntArray:
-    before = np.zeros(len(flags) + 1, dtype=np.int64)
-    np.cumsum(flags, out=before[1:])
-    return before
+def _sums(values: list[Any], runs: _Runs) -> IntArray:
+    """Sums over the runs of each text, exactly: shape (len(values), n)."""
+    before = np.zeros((len(values), len(runs.lengths) + 1), dtype=np.int64)
+    np.cumsum(values, axis=1, out=before[:, 1:])
+    return np.diff(before[:, runs.bounds], axis=1)

@@ -30,6 +30,10 @@ _STEPS_BETWEEN_SIEVES = 6
 """Levels after which paths that have reached their leaf are set aside: most are short."""
 
 
+_FEW_PATHS = 12
+"""So many paths are sooner walked one by one than a level of all of them by numpy."""
+
+
 class Trees(NamedTuple):
     """The inner structure of T trees, node by node.
 
@@ -205,8 +209,20 @@ def _walk(trees: Trees, x: NDArray[np.float32]) -> IntArray:
             leaves[paths] = nodes
             moving = np.flatnonzero(trees.child.take(nodes) != nodes)
             nodes, rows, paths = nodes[moving], rows[moving], paths[moving]
+            if len(paths) <= _FEW_PATHS:
+                few = zip(rows.tolist(), nodes.tolist(), strict=True)
+                nodes = np.array([_descend(trees, values, *one) for one in few], dtype=np.int64)
+                break
     leaves[paths] = nodes
     return np.asarray(leaves.reshape(n, len(trees.roots)))
+
+
+def _descend(trees: Trees, values: NDArray[np.float32], row: int, node: int) -> int:
+    """The leaf below a node for the query whose features begin at ``values[row]``."""
+    while (left := trees.child.item(node)) != node:
+        right = values.item(row + trees.feature.item(node)) > trees.threshold.item(node)
+        node = left + right
+    return node
 
 
 def _breadth_first(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:

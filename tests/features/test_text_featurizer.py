@@ -60,12 +60,23 @@ def test_shapes_ignore_values_and_their_lengths():
     assert bag(shapes, "10.0.0.1:80 open") != bag(shapes, "10-0-0-1 open")
 
 
-@given(texts=st.lists(st.text(max_size=40), min_size=1, max_size=5))
-def test_surface_statistics_do_not_depend_on_neighbours(texts):
+SURFACES = st.text(
+    st.one_of(st.sampled_from("aaBBZ17  \n\t\r\x1c\0.?{=é🚀"), st.characters()), max_size=60
+)
+
+
+@given(texts=st.lists(SURFACES, min_size=2, max_size=5))
+def test_surface_statistics_of_a_text_are_the_same_alone_and_among_others(texts):
     together = surface(encode(texts))
     alone = np.concatenate([surface(encode([text])) for text in texts])
     assert np.isfinite(together).all()
-    np.testing.assert_allclose(together, alone)
+    np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "A", "aB CD 12 x1 ... 1234567890\nend?"])
+def test_surface_statistics_of_odd_texts(text):
+    alone, among = surface(encode([text])), surface(encode([text, "else"]))
+    np.testing.assert_allclose(alone[0], among[0], rtol=1e-12)
 
 
 def test_surface_tells_code_prose_and_numbers_apart():

@@ -52,6 +52,15 @@ def test_walk_ends_in_leaves_of_the_right_tree():
     assert (leaves[:, :-1] < trees.roots[1:]).all()
 
 
+def test_one_row_walks_like_many():
+    x, targets = data(2_000)
+    trees = grow(x, targets, n_trees=40, seed=0)
+    assert trees.depth > 15  # deep enough that few paths are left near the end
+    together = walk(trees, x[:100])
+    alone = np.concatenate([walk(trees, row[None]) for row in x[:100]])
+    np.testing.assert_array_equal(alone, together)
+
+
 def test_walk_of_no_rows():
     x, targets = data()
     assert walk(grow(x, targets, n_trees=3, seed=0), x[:0]).shape == (0, 3)
