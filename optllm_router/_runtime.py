@@ -372,7 +372,7 @@ class Runtime:
                 try:
                     return self._transport.send(candidate, call)
                 except ProviderError as error:
-                    return error
+                    return _without_frames(error)
             case Open(candidate, call):
                 chunks = self._transport.stream(candidate, call)
                 return _opened(candidate, _next(chunks), chunks)
@@ -399,7 +399,7 @@ class Runtime:
                 try:
                     return await self._transport.asend(candidate, call)
                 except ProviderError as error:
-                    return error
+                    return _without_frames(error)
             case Open(candidate, call):
                 chunks = self._transport.astream(candidate, call)
                 return _opened(candidate, await _anext(chunks), chunks)
@@ -510,14 +510,24 @@ def _next(chunks: Iterator[Chunk]) -> Chunk | ProviderError | None:
     try:
         return next(chunks, None)
     except ProviderError as error:
-        return error
+        return _without_frames(error)
 
 
 async def _anext(chunks: AsyncIterator[Chunk]) -> Chunk | ProviderError | None:
     try:
         return await anext(chunks, None)
     except ProviderError as error:
-        return error
+        return _without_frames(error)
+
+
+def _without_frames(error: ProviderError) -> ProviderError:
+    """The error without where it was raised and in handling what.
+
+    A flow keeps it while it goes on elsewhere. Those frames know the stream's reader, who would
+    never be seen to let go of the stream.
+    """
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _opened(

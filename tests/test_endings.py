@@ -238,6 +238,17 @@ def test_a_generator_around_a_stream_that_is_closed(slow, store_url):
     assert reservations(store_url) == [("settled", 1)]
 
 
+def test_a_stream_that_is_let_go_of_after_another_candidate_failed(slow, store_url):
+    with OptLLM(**settings(slow, store_url, max_retries=0, explore=0)) as client:
+        slow.faults = {"sim-frontier": Faults(script=("cut_early",))}
+        stream = client.chat.completions.create(messages=HELLO, stream=True)
+        next(stream)
+        del stream
+        gc.collect()
+        assert_closed(client, slow, exact=False)
+    assert reservations(store_url) == [("settled", 1), ("settled", 1)]
+
+
 def test_a_task_that_is_cancelled_while_it_reads(slow, store_url):
     async def cancelled() -> None:
         async with AsyncOptLLM(**settings(slow, store_url)) as client:
