@@ -14,8 +14,9 @@ from starlette.routing import Route
 from optllm_router._errors import BudgetExceededError, OptLLMError
 from optllm_router._openai_streams import PAID
 from optllm_router._routing import routing_info
+from optllm_router._scopes import KINDS
 from optllm_router._telemetry import continued
-from optllm_router.server.access import Caller
+from optllm_router.server.access import EVERYTHING, Caller
 from optllm_router.server.body import read_json
 from optllm_router.server.errors import Refused
 from optllm_router.server.log import log_event
@@ -167,9 +168,18 @@ class Endpoints:
 
     def _client_of(self, scope: str) -> AsyncOptLLM:
         """The client whose calls count under a scope."""
+        if scope == EVERYTHING:
+            return self.client
         kind, _, name = scope.partition(":")
+        if kind not in KINDS:  # a key that the command did not make must not pay from all
+            raise Refused(
+                403,
+                f"scope {scope!r} of this key is no scope; whoever runs this server has to make "
+                "another key",
+                code="scope_not_allowed",
+            )
         options: dict[str, Any] = {"tags" if kind == "tag" else kind: name}
-        return self.client.with_options(**options) if name else self.client
+        return self.client.with_options(**options)
 
     def _note(
         self,

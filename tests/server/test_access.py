@@ -94,6 +94,12 @@ def test_a_key_of_one_scope_cannot_name_another_or_see_all(guarded, keys):
     assert httpx.get(f"{guarded.url}/metrics", headers=everything).status_code == 200
 
 
+@pytest.mark.parametrize("scope", ["team-a", "everything:", "tenant:", "group:a"])
+def test_a_key_whose_scope_is_none_opens_nothing(guarded, keys, scope):
+    text, _ = keys.create(scope)
+    assert ask(guarded, text).status_code in (400, 403)
+
+
 def test_a_key_is_told_of_its_own_budgets_only(guarded, keys):
     Ledger(Database(guarded.store)).set_budget(Budget(100, scope="tenant:curious"))
     text, _ = keys.create("tenant:curious")
