@@ -140,7 +140,7 @@ def test_no_nano_dollar_is_lost_when_workers_are_killed(store_url, shape, long, 
             while min(balance.left_nano for balance in ledger.balances()) > ROOM_NANO:
                 assert time.monotonic() < end, "money does not get short"
                 observer.watch(0.4)
-            observer.watch(2.0)
+            observer.watch(10.0)
             seen = workers.stop()
         finally:
             workers.end()
