@@ -29,6 +29,7 @@ class RoutingInfo:
         cost_nano: the same, exact, in nano-dollars.
         cost_estimated: True when the provider did not count tokens; the cost is then the most
             that the call can have cost.
+        cached: True when the answer is from the cache, and nobody was asked.
         propensity: probability with which the policy chose the candidate.
         price: shadow price in successes per USD.
         reason: why this candidate, in one sentence.
@@ -45,6 +46,7 @@ class RoutingInfo:
     cost_usd: float
     cost_nano: int
     cost_estimated: bool
+    cached: bool
     propensity: float
     price: float
     reason: str
@@ -65,6 +67,7 @@ def routing_info(paid: Paid, provider_id: str = "") -> RoutingInfo:
         cost_usd=usd_from_nano(paid.cost_nano),
         cost_nano=paid.cost_nano,
         cost_estimated=paid.usage.estimated,
+        cached=paid.usage.is_cached,
         propensity=decision.propensity,
         price=decision.price,
         reason=decision.reason,
@@ -97,5 +100,6 @@ def routing_headers(decision: Decision, candidate: str, paid: Paid | None = None
     if paid is not None:
         values["cost-nano"] = paid.cost_nano
         values["cost-estimated"] = str(paid.usage.estimated).lower()
+        values["cached"] = str(paid.usage.is_cached).lower()
     headers = {f"x-optllm-{name}": quote(str(value), _PLAIN) for name, value in values.items()}
     return {"x-request-id": decision.id, **headers}

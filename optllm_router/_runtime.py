@@ -99,7 +99,7 @@ class Runtime:
         self.settings = settings
         self.candidates = {candidate.name: candidate for candidate in settings.candidates}
         self._owns_transport = transport is None
-        self._transport = TracedTransport(transport or all_transports())
+        self._transport = TracedTransport(transport or all_transports(settings.cache))
         self._gates = {name: Gate(one.limits) for name, one in self.candidates.items()}
         self._checked = False
         self._check_lock = threading.Lock()

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -155,7 +155,8 @@ class Usage:
         cache_write_tokens: of the prompt tokens, those written to it.
         reasoning_tokens: of the completion tokens, those of hidden reasoning.
         audio_tokens: of the prompt tokens, those of sound.
-        reported_nano: what the provider itself said that it charges, in nano-dollars.
+        reported_nano: what the provider itself said that it charges, in nano-dollars; 0 for an
+            answer from a cache, which nobody was asked for.
     """
 
     prompt_tokens: int
@@ -166,6 +167,11 @@ class Usage:
     reasoning_tokens: int = 0
     audio_tokens: int = 0
     reported_nano: int | None = None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the answer is from a cache."""
+        return self.reported_nano == 0
 
 
 @dataclass(frozen=True)
@@ -299,15 +305,15 @@ class Transport(Protocol):
         """As :meth:`send`, without blocking the event loop."""
         ...
 
-    def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
+    def stream(self, candidate: Candidate, call: Call) -> Generator[Chunk, None, None]:
         """Ask a candidate and hand on its chunks as they come.
 
         The call is sent when the first chunk is asked for. The provider is always asked for
-        usage. Closing the iterator (``close()`` of a generator) closes the connection.
+        usage. ``close()`` of the generator closes the connection.
         """
         ...
 
-    def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
+    def astream(self, candidate: Candidate, call: Call) -> AsyncGenerator[Chunk, None]:
         """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
         ...
 

@@ -61,6 +61,7 @@ class _Client:
         timeout_seconds: float | None = None,
         batch_window_ms: float | None = None,
         on_threshold: Callable[[Crossing], object] | None = None,
+        cache: Mapping[str, Any] | None = None,
         seed: int | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -81,6 +82,9 @@ class _Client:
             batch_window_ms: how long a request waits for company, 0 by default.
             on_threshold: called when a budget has spent one of its ``thresholds`` (50, 80, 95 and
                 100 %), in a thread of its own, and once among all processes of a store.
+            cache: where answers are kept to be given again for nothing, like
+                ``{"type": "local", "ttl": 600}``, or ``{"type": "redis", ...}`` with ``host``,
+                ``port``, ``password`` and ``namespace``.
             seed: of all random choices.
             transport: how to reach providers; litellm by default.
 
@@ -100,6 +104,7 @@ class _Client:
             timeout_seconds=timeout_seconds,
             batch_window_ms=batch_window_ms,
             on_threshold=on_threshold,
+            cache=cache,
             seed=seed,
         )
         self._start(settings, transport)

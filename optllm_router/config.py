@@ -10,6 +10,7 @@ that are not ours are left alone. Our settings live under ``router:``::
     router:
       budget: 5 USD per day
       policy: match_best
+      cache: {type: redis, ttl: 600, host: localhost, password: os.environ/REDIS_PASSWORD}
 
 The ``router:`` of a model takes ``tags`` (where and under which terms it runs), ``transport``,
 ``unable`` (a list of capabilities), ``context_tokens`` and ``hidden_prompt_tokens``. LiteLLM's own
@@ -35,6 +36,7 @@ from optllm_router._types import Candidate
 from optllm_router.candidates import CHAT_MODES, mode_of_entry, no_others, read_candidates
 from optllm_router.ledger import Crossing
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, Policy, WillingnessToPay
+from optllm_router.transports import CacheSettings
 
 _log = logging.getLogger("optllm_router")
 
@@ -64,6 +66,7 @@ class Settings:
         batch_window_ms: how long a request waits for company before it is decided.
         on_threshold: called when a budget has spent one of its ``thresholds``, with what was
             crossed; in a thread of its own, and once among all processes.
+        cache: where answers are kept to be given again; ``None`` for nowhere.
         seed: of all random choices; ``None`` for fresh ones.
     """
 
@@ -78,6 +81,7 @@ class Settings:
     timeout_seconds: float = 600.0
     batch_window_ms: float = 0.0
     on_threshold: Callable[[Crossing], object] | None = dataclasses.field(default=None, repr=False)
+    cache: CacheSettings | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -119,6 +123,8 @@ def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **route
         values["budgets"] = read_budgets(values["budgets"])
     if "policy" in values:
         values["policy"] = read_policy(values["policy"])
+    if "cache" in values:
+        values["cache"] = CacheSettings.read(values["cache"])
     candidates = read_candidates(models)
     if not any(candidate.operation == "chat" for candidate in candidates):
         raise ConfigurationError("models has none for chat; add one, like 'openai/gpt-4o-mini'")

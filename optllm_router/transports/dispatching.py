@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
 from optllm_router._errors import ConfigurationError
 from optllm_router._types import Call, Candidate, Chunk, Completion, Transport
+from optllm_router.transports.caching import CacheSettings, CachingTransport, make_store
 from optllm_router.transports.httpx import HttpxTransport
 from optllm_router.transports.litellm import LiteLLMTransport
 
 
-def all_transports() -> DispatchingTransport:
-    """Every transport, by the name that a configuration gives it."""
-    return DispatchingTransport({"litellm": LiteLLMTransport(), "httpx": HttpxTransport()})
+def all_transports(cache: CacheSettings | None = None) -> Transport:
+    """Every transport, by the name that a configuration gives it.
+
+    Args:
+        cache: where answers are kept; ``None`` for nowhere.
+    """
+    each = DispatchingTransport({"litellm": LiteLLMTransport(), "httpx": HttpxTransport()})
+    return each if cache is None else CachingTransport(each, make_store(cache))
 
 
 class DispatchingTransport:
@@ -46,11 +52,11 @@ class DispatchingTransport:
         """As :meth:`send`, without blocking the event loop."""
         return await self._transports[candidate.transport].asend(candidate, call)
 
-    def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
+    def stream(self, candidate: Candidate, call: Call) -> Generator[Chunk, None, None]:
         """Ask a candidate and hand on its chunks as they come."""
         return self._transports[candidate.transport].stream(candidate, call)
 
-    def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
+    def astream(self, candidate: Candidate, call: Call) -> AsyncGenerator[Chunk, None]:
         """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
         return self._transports[candidate.transport].astream(candidate, call)
 

@@ -17,7 +17,7 @@ import json
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optllm_router._errors import ProviderError
@@ -114,7 +114,7 @@ class HttpxTransport:
             exchange.check_status(response, data)
             return read_completion(data, response.headers, candidate, call)
 
-    def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
+    def stream(self, candidate: Candidate, call: Call) -> Generator[Chunk, None, None]:
         """Ask a candidate and hand on its chunks as they come; see ``Transport.stream``."""
         exchange = _Exchange(candidate, call, _MOST_STREAMED_BYTES)
         request = exchange.request(streamed=True)
@@ -129,7 +129,7 @@ class HttpxTransport:
                     yield from reader.feed(piece)
                 reader.finish()
 
-    async def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
+    async def astream(self, candidate: Candidate, call: Call) -> AsyncGenerator[Chunk, None]:
         """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
         exchange = _Exchange(candidate, call, _MOST_STREAMED_BYTES)
         request = exchange.request(streamed=True)

@@ -15,11 +15,12 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from optllm_router._errors import ConfigurationError, ProviderError
-from optllm_router._types import Call, Candidate, Chunk, Completion
+from optllm_router._types import Call, Candidate, Chunk, Completion, Usage
 from optllm_router.transports._bodies import says_something
 from optllm_router.transports._faults import (
     BROKEN_OFF,
@@ -100,7 +101,7 @@ class LiteLLMTransport:
             answer = await litellm.acompletion(**_arguments(candidate, call))
             return _completion(answer, candidate)
 
-    def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
+    def stream(self, candidate: Candidate, call: Call) -> Generator[Chunk, None, None]:
         """Ask a candidate and hand on its chunks as they come; see ``Transport.stream``."""
         litellm = load_litellm()
         reading = _Reading(candidate, call)
@@ -114,7 +115,7 @@ class LiteLLMTransport:
             finally:
                 _close(stream)
 
-    async def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
+    async def astream(self, candidate: Candidate, call: Call) -> AsyncGenerator[Chunk, None]:
         """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
         litellm = load_litellm()
         reading = _Reading(candidate, call)
@@ -202,7 +203,7 @@ def _completion(answer: Any, candidate: Candidate) -> Completion:
         raise NO_ANSWER.of(candidate)
     answered = says_something(choice["message"] for choice in choices)
     usage = read_usage(body.get("usage"), answered=answered, headers=_headers(answer))
-    return Completion(body=body, usage=usage)
+    return Completion(body=body, usage=_priced(usage, answer))
 
 
 def _embeddings(answer: Any, candidate: Candidate) -> Completion:
@@ -210,7 +211,13 @@ def _embeddings(answer: Any, candidate: Candidate) -> Completion:
     if not body.get("data"):
         raise NO_ANSWER.of(candidate)
     usage = read_usage(body.get("usage"), answered=False, headers=_headers(answer))
-    return Completion(body=body, usage=usage)
+    return Completion(body=body, usage=_priced(usage, answer))
+
+
+def _priced(usage: Usage | None, answer: Any) -> Usage | None:
+    """Usage that costs nothing where litellm took the answer from a cache that the program set."""
+    hidden = getattr(answer, "_hidden_params", None) or {}
+    return replace(usage, reported_nano=0) if usage and hidden.get("cache_hit") is True else usage
 
 
 def _headers(answer: Any) -> Mapping[str, Any]:
