@@ -343,7 +343,7 @@ def test_a_stream_whose_provider_does_not_count_has_no_usage(how):
 )
 def test_a_stream_that_does_not_begin(server, how, fault, kind, maybe_billed):
     server.faults = Faults(script=(fault,))
-    call = Call(CALL.messages, timeout_seconds=0.5 if fault == "timeout" else 20)
+    call = Call(CALL.messages, timeout_seconds=2 if fault == "timeout" else 20)
     with pytest.raises(ProviderError) as caught:
         stream(how, candidate(server.base_url), call)
     assert type(caught.value) is kind
@@ -393,7 +393,7 @@ def test_a_stream_takes_no_longer_than_it_may(how):
 )
 def test_each_fault_of_the_simulation(server, how, fault, kind, status, maybe_billed):
     server.faults = Faults(script=(fault,))
-    call = Call(CALL.messages, timeout_seconds=0.5 if fault == "timeout" else 20)
+    call = Call(CALL.messages, timeout_seconds=2 if fault == "timeout" else 20)
     with pytest.raises(ProviderError) as caught:
         send(how, candidate(server.base_url), call)
     error = caught.value
