@@ -48,7 +48,7 @@ def test_gzipped_files_read_like_plain_ones(write_folder):
     plain = load_recorded(folder)
     for stem in ("queries", "outcomes"):
         content = (folder / f"{stem}.csv").read_bytes()
-        (folder / f"{stem}.csv.gz").write_bytes(gzip.compress(content))
+        (folder / f"{stem}.csv.gz").write_bytes(gzip.compress(content, mtime=0))
         (folder / f"{stem}.csv").unlink()
     zipped = load_recorded(str(folder))
     assert zipped.ids == plain.ids
@@ -140,9 +140,9 @@ def test_two_versions_of_a_file_are_ambiguous(write_folder):
     ("content", "says"),
     [
         (b"this is no gzip file", "cannot be read"),
-        (gzip.compress(b"id,task,query\na,t,one\n" * 99)[:-12], "cannot be read"),
-        (gzip.compress(b"id,task,query\na,t,\xff\xfe\n"), "is not UTF-8"),
-        (gzip.compress(b'id,task,query\na,t,"one\n'), "is not well-formed CSV"),
+        (gzip.compress(b"id,task,query\na,t,one\n" * 99, mtime=0)[:-12], "cannot be read"),
+        (gzip.compress(b"id,task,query\na,t,\xff\xfe\n", mtime=0), "is not UTF-8"),
+        (gzip.compress(b'id,task,query\na,t,"one\n', mtime=0), "is not well-formed CSV"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(write_folder, content, says):
