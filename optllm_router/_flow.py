@@ -314,8 +314,15 @@ def _hung_up(
 
 
 def _counted(sending: Sending, tape: Tape) -> Generator[Step, Any, Usage]:
-    """Our count of what was delivered, never more than what was set aside."""
-    counted: Usage = yield Count(sending.candidate, sending.call, tape.text)
+    """Our count of what was delivered, never more than what was set aside.
+
+    Who is cancelled meanwhile, maybe once more, is not counted for: all of it may be owed.
+    """
+    try:
+        counted: Usage = yield Count(sending.candidate, sending.call, tape.text)
+    except BaseException as error:
+        yield sending.failed(error)
+        raise
     most = sending.most
     return Usage(
         min(counted.prompt_tokens, most.prompt_tokens),

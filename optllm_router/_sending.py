@@ -110,7 +110,8 @@ class Tape:
 
     Attributes:
         answers: True from the first token on: from here on there is no way back.
-        usage: what the provider counted, once it has said so.
+        usage: what the provider counted, once it has said so; ``None`` again when more of the
+            answer came after that, of which it said nothing.
     """
 
     def __init__(self) -> None:
@@ -129,6 +130,8 @@ class Tape:
         for choice in chunk.body.get("choices") or ():
             pieces = list(_generated(choice.get("delta") or {}))
             self._pieces += pieces
+            if pieces:
+                self.usage = chunk.usage
             if pieces or choice.get("finish_reason"):
                 self.answers = True
 
@@ -137,7 +140,9 @@ def _generated(delta: Mapping[str, Any]) -> Iterator[str]:
     """The texts in a delta that a model made, which are what it is paid for."""
     calls = [*(delta.get("tool_calls") or ()), {"function": delta.get("function_call")}]
     made = [call.get("function") or call.get("custom") or {} for call in calls]
-    texts = [delta.get("content"), delta.get("reasoning_content"), delta.get("refusal")]
+    texts = [delta.get("content"), delta.get("refusal")]
+    # Two names of the same text, which OpenRouter and vLLM send; some send both.
+    texts.append(delta.get("reasoning_content") or delta.get("reasoning"))
     texts += [call.get(part) for call in made for part in ("name", "arguments", "input")]
     return (text for text in texts if text)
 

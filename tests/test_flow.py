@@ -675,6 +675,29 @@ def test_a_reader_who_leaves_after_the_count_pays_to_the_token():
     assert (steps[-1].cost_nano, steps[-1].estimated) == (10_000, False)
 
 
+def test_a_count_that_more_text_followed_is_not_the_whole_bill():
+    """Some servers count the prompt in the first chunk, and the answer only in the last."""
+    early = Chunk(ROLE.body, Usage(3, 1))
+    left = AbandonedError()
+    steps, _ = play(stream(), [None, opened(early), None, HI, left, None, COUNT, None])
+    assert summary(steps)[-3:] == ["hangup", "count", "settle"]
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (6_000, True)
+
+
+@pytest.mark.parametrize("end", ["leaves", "reads on", "is told"])
+@pytest.mark.parametrize("kind", CANCELLATIONS)
+def test_who_is_cancelled_while_we_count_leaves_no_money_set_aside(kind, end):
+    how = {
+        "leaves": [AbandonedError(), None],
+        "reads on": [None, None],
+        "is told": [None, fault(maybe_billed=False)],
+    }
+    cancelled = kind()
+    steps, error = play(stream(), [None, opened(HI), *how[end], cancelled, None])
+    assert summary(steps)[-2:] == ["count", "settle_in_full"]
+    assert error is cancelled
+
+
 def test_money_is_settled_though_hanging_up_fails():
     stuck = OSError("stuck")
     steps, error = play(stream(), [None, opened(HI), AbandonedError(), stuck, COUNT, None])
@@ -687,6 +710,7 @@ def test_money_is_settled_though_hanging_up_fails():
     [
         {"content": "x"},
         {"reasoning_content": "x"},
+        {"reasoning": "x"},
         {"refusal": "x"},
         {"tool_calls": [{"index": 0, "function": {"name": "x", "arguments": ""}}]},
         {"tool_calls": [{"index": 0, "function": {"arguments": "x"}}]},

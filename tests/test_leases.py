@@ -140,6 +140,22 @@ def test_blocks_of_other_scopes_give_way(ledger):
     assert ledger.verify() == []
 
 
+def test_a_call_that_was_given_up_is_not_tried_again(ledger, database):
+    """It is refused, and would be granted once the blocks are back; but nobody waits for it."""
+    ledger.set_budget(Budget(1, scope="tag:*"))
+    assert ledger.reserve(call("warm", 100, "tag:a")).result() is None
+    assert ledger.release("warm").result() is True
+    database.catch_up()
+    assert ledger._blocks
+    given_up = threading.Event()
+    database.submit(lambda _: given_up.wait(10))
+    ledger.reserve(call("all", LIMIT))
+    ledger.release("all")
+    given_up.set()
+    assert [balance.reserved_nano for balance in ledger.balances()] == [0, 0]
+    assert ledger.verify() == []
+
+
 def test_soft_budgets_are_drawn_from_at_their_own_amount(ledger, database):
     ledger.set_budget(Budget(f"{LIMIT}e-9", scope="tag:soft", hard=False))
     ledger.reserve(call("warm", 100, "tag:soft", soft=10)).result()

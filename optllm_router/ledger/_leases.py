@@ -318,7 +318,8 @@ class LeasingLedger(Ledger):
             result.set_result(None)
             return
         with self._changed:
-            if refusal is not None and try_again and self._blocks and not self._closing:
+            wanted = reservation.id in self._under_way  # else it was given up meanwhile
+            if refusal is not None and try_again and wanted and self._blocks and not self._closing:
                 self._give_all_back()  # they may hold what it needs
                 again = self._submit(Reserving(reservation.id, reservation))
                 again.add_done_callback(
