@@ -192,7 +192,12 @@ class Runtime:
             await asyncio.to_thread(self.check)
 
     def decide(self, query: Query, model: str, policy: Policy | None) -> Future[Decision]:
-        """Decide, together with what else is waiting; a named model is pinned."""
+        """Decide, together with what else is waiting; a named model is pinned.
+
+        Raises:
+            StoreError: this process is a forked copy.
+        """
+        self._database.check_process()
         if model == "auto":
             self.router.check(query)  # here, as an error in a batch goes to all who are in it
             partner = self._conversations.partner(query.call.messages, query.conversation)

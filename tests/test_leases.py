@@ -351,6 +351,53 @@ def test_a_killed_process_leaves_its_block_to_expire(database):
     assert books(ledger) == (10 + 900 + 600, 0)
 
 
+FORKED = """
+    import os
+    import sys
+    from optllm_router._errors import StoreError
+    from optllm_router.ledger import LeasingLedger, Reservation
+    from optllm_router.store import Database
+
+    def reserve(id):
+        return ledger.reserve(Reservation(id, "d", "m", 100, (), "test", 60.0)).result()
+
+    database = Database(sys.argv[1])
+    ledger = LeasingLedger(database)
+    reserve("first")
+    database.catch_up()
+    assert ledger._blocks
+    child = os.fork()
+    if child == 0:
+        for use in (lambda: reserve("child"), lambda: ledger.settle("first", 5), ledger.balances):
+            try:
+                use()
+            except StoreError as error:
+                assert "forked" in str(error)
+            else:
+                raise AssertionError("a copy spends what is not its own")
+        ledger.close()
+        database.close()
+        sys.exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    reserve("parent")
+    ledger.settle("parent", 5).result()
+    ledger.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="fork is posix")
+def test_a_forked_copy_spends_nothing_and_leaves_the_original_in_peace(database):
+    """Its block is a copy, too, and nobody would write down what it draws from it."""
+    ledger = Ledger(database)
+    ledger.set_budget(Budget(f"{LIMIT}e-9"))
+    url = database.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORKED), url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert blocks(database) == []
+    assert books(ledger) == (5, 100)
+
+
 def test_a_process_that_ends_gives_its_block_back(database):
     ledger = Ledger(database)
     ledger.set_budget(Budget(f"{LIMIT}e-9"))

@@ -145,10 +145,14 @@ class LeasingLedger(Ledger):
     def close(self) -> None:
         """Give all blocks back; from here on, calls wait for their commits.
 
+        In a forked copy it does nothing: the blocks are the original's.
+
         Raises:
             StoreError: an earlier write failed, and nobody has been told yet.
         """
         atexit.unregister(self._at_exit)
+        if self._database.forked:
+            return
         with self._changed:
             self._closing = True
             self._give_all_back()
@@ -191,8 +195,9 @@ class LeasingLedger(Ledger):
 
         Raises:
             ConfigurationError: a scope is none, or an amount is out of range.
-            StoreError: an earlier write failed.
+            StoreError: an earlier write failed, or this process is a forked copy.
         """
+        self._database.check_process()
         self._raise_fault()
         reservation = checked(reservation)
         with self._changed:
@@ -212,6 +217,7 @@ class LeasingLedger(Ledger):
     def _close(
         self, reservation_id: str, state: State, cost_nano: int | None, estimated: bool
     ) -> Future[bool]:
+        self._database.check_process()
         if state == "expired" or reservation_id not in self._under_way:
             return super()._close(reservation_id, state, cost_nano, estimated)
         closing = closing_of(reservation_id, state, cost_nano, estimated)

@@ -62,7 +62,8 @@ class Database:
         self._writer = Writer(self._engine, self._name)
         self._closed = False
         self._lock = threading.Lock()
-        self._finalizer = weakref.finalize(self, _shut_down, self._writer, self._engine)
+        self._pid = os.getpid()
+        self._finalizer = weakref.finalize(self, _shut_down, self._writer, self._engine, self._pid)
 
     def submit(self, work: Callable[[Connection], T], *, urgent: bool = True) -> Future[T]:
         """Run ``work`` in a durable transaction; the future is done once it is committed.
@@ -72,7 +73,7 @@ class Database:
             urgent: False when nobody waits for it: it may wait a few milliseconds for others.
 
         Raises:
-            StoreError: the database was closed.
+            StoreError: the database was closed, or opened before this process was forked.
         """
         return self.submit_to(_each, work, urgent=urgent)
 
@@ -88,6 +89,7 @@ class Database:
         It returns a result per item. Writes of one kind are done in the order in which they
         were submitted; kinds in the order in which they are first seen in a commit.
         """
+        self.check_process()
         done: Future[T] = Future()
         # From here on it cannot be cancelled: a write whose caller went away is still written.
         done.set_running_or_notify_cancel()
@@ -98,12 +100,26 @@ class Database:
         return done
 
     @property
+    def forked(self) -> bool:
+        """Whether this process is a copy of the one that opened the database."""
+        return os.getpid() != self._pid
+
+    def check_process(self) -> None:
+        """Raise ``StoreError`` in a forked copy: the thread that writes was not copied."""
+        if self.forked:
+            raise StoreError(
+                "the client was made before this process was forked, and cannot write here; "
+                "create one in each process"
+            )
+
+    @property
     def unwritten(self) -> int:
         """How many writes are waiting or under way."""
         return self._writer.unwritten
 
     def catch_up(self) -> None:
         """Wait until every write that was submitted so far is done, or has failed."""
+        self.check_process()
         self._writer.catch_up()
 
     @contextlib.contextmanager
@@ -121,7 +137,12 @@ class Database:
             yield connection.execution_options(**{_READ_ONLY: True})
 
     def close(self) -> None:
-        """Finish the waiting writes and let go of the database. May be called twice."""
+        """Finish the waiting writes and let go of the database. May be called twice.
+
+        In a forked copy it does nothing: writes and connections are the original's.
+        """
+        if self.forked:
+            return
         with self._lock:
             self._closed = True
         self._finalizer()
@@ -221,6 +242,8 @@ def _each(connection: Connection, works: Sequence[Callable[[Connection], T]]) ->
     return [work(connection) for work in works]
 
 
-def _shut_down(writer: Writer, engine: Engine) -> None:
+def _shut_down(writer: Writer, engine: Engine, pid: int) -> None:
+    if os.getpid() != pid:
+        return
     writer.finish()
     engine.dispose()
