@@ -35,7 +35,7 @@ class Arrivals:
         ...     arrivals.add(hour * 3600.0, 20 if hour % 24 < 12 else 0)
         >>> day = 14 * 86400.0
         >>> round(arrivals.expected(day, day + 43200)), round(arrivals.expected(day, day + 86400))
-        (233, 240)
+        (235, 240)
     """
 
     def __init__(self) -> None:

@@ -37,7 +37,8 @@ def test_an_unknown_method_is_named_with_the_choice():
 
 
 def test_a_pymoo_method_without_pymoo_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pymoo", None)
+    for name in {"pymoo", *(name for name in sys.modules if name.startswith("pymoo."))}:
+        monkeypatch.setitem(sys.modules, name, None)
     prediction = Prediction(np.full((2, 2), 0.5), np.zeros((2, 2)))
     with pytest.raises(ConfigurationError, match=r"pip install 'optllm-router\[paper\]'"):
         METHODS["nsga2"].solve(prediction, np.ones((2, 2)))
