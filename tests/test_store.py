@@ -10,6 +10,7 @@ from sqlalchemy import inspect, select, text
 
 from optllm_router._errors import InvalidRequestError, OptLLMError, StoreError
 from optllm_router._types import Decision, Outcome, Usage
+from optllm_router.ledger import Ledger
 from optllm_router.store import Database, RecordedUsage, Records, migrations, schema
 from optllm_router.store.records import MOST_QUERY_CHARACTERS
 
@@ -84,6 +85,47 @@ def test_every_older_schema_is_brought_up_to_date(store_url, monkeypatch):
     newest = Database(store_url)
     assert kept(newest) == list(range(1, len(everything)))
     newest.close()
+
+
+OLD_BOOKS = """
+    INSERT INTO budgets (name, "window", limit_nano) VALUES ('default', 'day', 500);
+    INSERT INTO budgets (name, "window", limit_nano) VALUES ('plan-0123456789abcdef', 'total', 90);
+    INSERT INTO budgets (name, "window", limit_nano) VALUES ('plan-b', 'total', 90);
+    INSERT INTO balances VALUES ('default', 86400, 75, 30);
+    INSERT INTO balances VALUES ('plan-0123456789abcdef', 0, 45, 0);
+    INSERT INTO reservations VALUES ('a', 'a', 'm', 'settled', 40, 45, 0, 'test', 86401, 86461);
+    INSERT INTO reservations VALUES ('b', 'b', 'm', 'open', 30, 0, 0, 'test', 86402, 86462);
+    INSERT INTO reservations VALUES ('c', 'c', 'm', 'expired', 30, 30, 1, 'test', 86403, 86463);
+    INSERT INTO reservation_budgets VALUES ('a', 'default', 86400);
+    INSERT INTO reservation_budgets VALUES ('a', 'plan-0123456789abcdef', 0);
+    INSERT INTO reservation_budgets VALUES ('b', 'default', 86400);
+    INSERT INTO reservation_budgets VALUES ('c', 'default', 86400)
+"""
+
+
+def test_old_books_are_right_in_the_newest_schema(store_url, monkeypatch):
+    def write(connection):
+        for statement in OLD_BOOKS.split(";"):
+            connection.execute(text(statement))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:2])
+        older = Database(store_url)
+        older.submit(write).result()
+        older.close()
+    database = Database(store_url)
+    ledger = Ledger(database, lambda: 86_500.0)
+    assert ledger.verify() == []
+    default, plan, user_s_own = ledger.balances()
+    assert (default.spent_nano, default.reserved_nano, default.excess_nano) == (75, 30, 5)
+    assert (default.calls, default.open_calls, default.scope) == (3, 1, "everything")
+    assert (plan.calls, plan.open_calls, plan.excess_nano) == (1, 0, 5)
+    assert plan.scope == "job:plan-0123456789abcdef"
+    assert user_s_own.scope == "everything"
+    assert ledger.settle("b", 20).result() is True
+    assert ledger.verify() == []
+    assert ledger.balance("default").spent_nano == 95
+    database.close()
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
