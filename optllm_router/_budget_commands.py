@@ -36,7 +36,19 @@ def budget(
         if verify or as_json:
             raise click.UsageError("--verify and --json go with `optllm budget` itself")
         return
-    with _books(context.obj) as (ledger, database):
+    _report(context.obj, verify, as_json)
+
+
+@budget.command(name="verify")
+@json_option
+@click.pass_obj
+def verify_books(place: _Place, as_json: bool) -> None:
+    """Recompute the books from their entries; exit 1 when they are wrong."""
+    _report(place, True, as_json)
+
+
+def _report(place: _Place, verify: bool, as_json: bool) -> None:
+    with _books(place) as (ledger, database):
         balances = ledger.balances()
         differences = ledger.verify() if verify else []
     if as_json:

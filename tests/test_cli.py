@@ -214,7 +214,7 @@ def test_budget_shows_and_verifies(tmp_path: Path) -> None:
     with database._engine.begin() as connection:
         connection.exec_driver_sql("UPDATE balances SET spent_nano = 7")
     database.close()
-    wrong = optllm("budget", "--verify", cwd=tmp_path)
+    wrong = optllm("budget", "verify", cwd=tmp_path)
     assert wrong.returncode == 1
     assert "are (7, 1000, 1, 1, 0) in the balances" in wrong.stderr
 
