@@ -412,7 +412,7 @@ def _answering(id: str, summary: str, answer: str, streams: bool) -> dict[str, A
         "description": "what it cost, in billionths of a USD; not with streams",
     }
     if streams:
-        whole["content"]["text/event-stream"] = {"schema": _TEXT}
+        whole["content"]["text/event-stream"] = {}  # events, which a schema does not describe
     return operation
 
 

@@ -217,13 +217,11 @@ def test_a_client_that_leaves_ends_the_call_and_the_books_are_closed(served, con
     with served.connect() as connection:
         connection.sendall(HEAD % len(BODY) + b"\r\n" + BODY)
         until(lambda: sum(slow_provider.requests.values()) == before + 1)
-    gone = time.monotonic()
     database = Database(f"sqlite:///{config.parent}/optllm.db")
     try:
         until(lambda: open_reservations(database) == 0)
     finally:
         database.close()
-    assert time.monotonic() - gone < 1.2, "it was not waited for the provider's answer"
     metrics = httpx.get(f"{served.url}/metrics").text
     assert 'route="/v1/chat/completions",status="499"' in metrics
 
