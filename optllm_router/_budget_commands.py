@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +23,24 @@ _Place: TypeAlias = "tuple[Path | None, str | None]"
 """What ``--config`` and ``--store`` say."""
 
 
-@click.group(invoke_without_command=True)
+def _placed(command: Callable[..., None]) -> Callable[..., None]:
+    """``--config`` and ``--store``, here or of ``optllm budget`` before, as ``place``."""
+
+    @store_options
+    @click.pass_context
+    @functools.wraps(command)
+    def with_place(
+        context: click.Context, /, config: Path | None, store: str | None, **arguments: Any
+    ) -> None:
+        place: _Place = (config, store) if config or store else context.obj
+        command(place, **arguments)
+
+    return with_place
+
+
+@click.group(
+    invoke_without_command=True, short_help="What budgets have spent and left; set and verify them."
+)
 @store_options
 @click.option("--verify", is_flag=True, help="Recompute the books; exit 1 when they are wrong.")
 @json_option
@@ -40,8 +58,8 @@ def budget(
 
 
 @budget.command(name="verify")
+@_placed
 @json_option
-@click.pass_obj
 def verify_books(place: _Place, as_json: bool) -> None:
     """Recompute the books from their entries; exit 1 when they are wrong."""
     _report(place, True, as_json)
@@ -70,7 +88,7 @@ def _report(place: _Place, verify: bool, as_json: bool) -> None:
 @click.option(
     "--pace/--no-pace", default=None, help="Spread the money over the window's traffic, or not."
 )
-@click.pass_obj
+@_placed
 def set_(place: _Place, text: str, name: str, soft: bool, pace: bool | None) -> None:
     """Create a budget, or change its limit at once.
 
@@ -89,7 +107,7 @@ def set_(place: _Place, text: str, name: str, soft: bool, pace: bool | None) -> 
 
 @budget.command()
 @click.argument("name")
-@click.pass_obj
+@_placed
 def remove(place: _Place, name: str) -> None:
     """Take a budget out of use; what it spent stays in the books."""
     with _books(place) as (ledger, _):
@@ -99,8 +117,8 @@ def remove(place: _Place, name: str) -> None:
 
 @budget.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_placed
 @json_option
-@click.pass_obj
 def reconcile(place: _Place, file: Path, as_json: bool) -> None:
     """Put true costs in the place of the full amounts of calls whose process died.
 

@@ -23,7 +23,7 @@ _NAMELESS = {"scope": "(no budget)", "model": _HELD, "price_table": _HELD}
 _GROUPINGS = {"model": "model", "scope": "scope", "day": "day", "price-table": "price_table"}
 
 
-@click.command()
+@click.command(short_help="What was spent; what one model for all would have cost.")
 @click.option(
     "--since",
     default="30d",

@@ -78,7 +78,7 @@ def _seed_option(command: Command) -> Command:
     )(command)
 
 
-@commands.command()
+@commands.command(short_help="The whole loop against simulated models: no key, no network.")
 @click.option(
     "--prompts", type=click.IntRange(4, 100_000), default=900, show_default=True, help="To answer."
 )
@@ -117,7 +117,7 @@ def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool
         print_demo(done, figure)
 
 
-@commands.command()
+@commands.command(short_help="Recorded prompts and answers through the real client.")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--budget-usd", type=float, required=True, help="The hard cap.")
 @click.option("--labels", type=float, default=0.02, show_default=True, help="Share to learn from.")
@@ -151,7 +151,7 @@ def replay(
         print_replay(done)
 
 
-@commands.command()
+@commands.command(short_help="Predictor and allocation on recorded outcomes.")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
 @click.option("--labels", type=float, default=0.02, show_default=True, help="Share to learn from.")
 @click.option(
@@ -282,7 +282,7 @@ def _compare(
         console().print(evaluation.comparison_table(comparison))
 
 
-@commands.command()
+@commands.command(short_help="Prices and limits of models, as the router uses them.")
 @click.argument("names", nargs=-1, metavar="[MODEL]...")
 @click.option(
     "--config",

@@ -247,6 +247,10 @@ def test_budgets_are_set_changed_and_removed(tmp_path: Path) -> None:
     assert acme["reserved_nano"] == 10
     assert optllm("budget", "remove", "job:x", cwd=tmp_path).returncode == 0
     assert "job:x" not in optllm("budget", cwd=tmp_path).stdout
+    elsewhere = ["--store", "sqlite:///other.db"]
+    assert optllm("budget", "set", "3 USD", *elsewhere, cwd=tmp_path).returncode == 0
+    proven = json.loads(optllm("budget", "verify", *elsewhere, "--json", cwd=tmp_path).stdout)
+    assert [row["limit_nano"] for row in proven["budgets"]] == [3 * 10**9]
     for wrong, complaint in (
         (["remove", "job:x"], "no budget 'job:x'"),
         (["set", "5 EUR"], "only USD is known"),

@@ -32,7 +32,7 @@ _EVALUATION_HEADINGS = (
 
 
 def _share(value: float) -> str:
-    return f"{value:.1%}"
+    return f"{round(value, 3) + 0.0:.1%}"  # never "-0.0%"
 
 
 def _signed(value: float) -> str:
