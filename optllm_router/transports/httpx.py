@@ -4,9 +4,9 @@ A call costs a fraction of what it costs through litellm, and means the same. Co
 kept for the next call: one for each call under way without TLS (as to servers nearby), those of
 httpx's own pool with TLS, in HTTP/2 where the server offers it. httpx is imported on first use.
 
-A call has one deadline, for connecting, sending, waiting and reading together. The synchronous
-methods look at it whenever something arrives, and wait for no single byte longer than that: a
-server that dribbles and then stalls is left after twice the time at most.
+A call has one deadline, for connecting, sending, waiting and reading together. The connection of
+a synchronous call is cut then; one of HTTP/2, which others use, too, is looked at whenever
+something arrives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import threading
-import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from optllm_router._errors import ProviderError
 from optllm_router._types import Call, Candidate, Chunk, Completion
 from optllm_router.transports import _endpoints
 from optllm_router.transports._bodies import ChunkReader, read_completion
+from optllm_router.transports._cutting import Deadline
 from optllm_router.transports._faults import (
     BROKEN_OFF,
     NO_ANSWER,
@@ -96,7 +96,7 @@ class HttpxTransport:
         """Ask a candidate and wait for its whole answer."""
         exchange = _Exchange(candidate, call, _MOST_BYTES)
         request = exchange.request()
-        with exchange.mapped():
+        with exchange.mapped(), exchange.deadline:
             response = self._sync_client().send(request, stream=True)
             with contextlib.closing(response):
                 data = b"".join(map(exchange.received, response.iter_bytes()))
@@ -119,13 +119,19 @@ class HttpxTransport:
         exchange = _Exchange(candidate, call, _MOST_STREAMED_BYTES)
         request = exchange.request(streamed=True)
         with exchange.mapped():
-            response = self._sync_client().send(request, stream=True)
+            with exchange.deadline:
+                response = self._sync_client().send(request, stream=True)
             with contextlib.closing(response):
                 pieces = map(exchange.received, response.iter_bytes())
                 if not response.is_success:
-                    exchange.check_status(response, b"".join(pieces))
+                    with exchange.deadline:
+                        exchange.check_status(response, b"".join(pieces))
                 reader = exchange.read_stream(response)
-                for piece in pieces:
+                while True:
+                    with exchange.deadline:
+                        piece = next(pieces, None)
+                    if piece is None:
+                        break
                     yield from reader.feed(piece)
                 reader.finish()
 
@@ -195,12 +201,16 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 class _Exchange:
-    """One call on its way: its deadline, its size, and what its faults mean."""
+    """One call on its way: its size, and what its faults mean.
+
+    Attributes:
+        deadline: when the answer must be whole.
+    """
 
     def __init__(self, candidate: Candidate, call: Call, most_bytes: int) -> None:
         self._candidate = candidate
         self._call = call
-        self._deadline = time.monotonic() + call.timeout_seconds
+        self.deadline = Deadline(call.timeout_seconds)
         self._most_bytes = most_bytes
         self._size = 0
         self._reader: ChunkReader | None = None
@@ -209,7 +219,7 @@ class _Exchange:
         """What to send."""
         import httpx
 
-        seconds = self._seconds_left()
+        seconds = self.deadline.seconds_left
         timeout = httpx.Timeout(seconds, connect=min(seconds, _MOST_CONNECT_SECONDS))
         return httpx.Request(
             "POST",
@@ -232,7 +242,7 @@ class _Exchange:
         self._size += len(data)
         if self._size > self._most_bytes:
             raise NO_ANSWER.of(self._candidate, f"more than {self._most_bytes} bytes")
-        if self._seconds_left() <= 0 and not self._is_complete():
+        if self.deadline.seconds_left <= 0 and not self._is_complete():
             raise TIMED_OUT.of(self._candidate, self._limit())
         return data
 
@@ -260,7 +270,7 @@ class _Exchange:
         """Cancels what is inside at the deadline; for coroutines, and around no ``yield``."""
         import anyio
 
-        return anyio.fail_after(max(self._seconds_left(), 0))
+        return anyio.fail_after(max(self.deadline.seconds_left, 0))
 
     @contextlib.contextmanager
     def mapped(self) -> Iterator[None]:
@@ -293,9 +303,6 @@ class _Exchange:
 
     def _limit(self) -> str:
         return f"within {self._call.timeout_seconds:g} seconds"
-
-    def _seconds_left(self) -> float:
-        return self._deadline - time.monotonic()
 
 
 def _fault(httpx: Any, error: Exception) -> Fault | None:

@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import threading
-import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NoReturn
@@ -22,6 +21,7 @@ from typing import Any, NoReturn
 from optllm_router._errors import ConfigurationError, ProviderError
 from optllm_router._types import Call, Candidate, Chunk, Completion, Usage
 from optllm_router.transports._bodies import says_something
+from optllm_router.transports._cutting import Deadline
 from optllm_router.transports._faults import (
     BROKEN_OFF,
     NO_ANSWER,
@@ -86,7 +86,7 @@ class LiteLLMTransport:
     def send(self, candidate: Candidate, call: Call) -> Completion:
         """Ask a candidate and wait for its whole answer."""
         litellm = load_litellm()
-        with _mapped(litellm, candidate):
+        with _mapped(litellm, candidate), Deadline(call.timeout_seconds):
             if call.operation == "embedding":
                 return _embeddings(litellm.embedding(**_arguments(candidate, call)), candidate)
             return _completion(litellm.completion(**_arguments(candidate, call)), candidate)
@@ -94,7 +94,7 @@ class LiteLLMTransport:
     async def asend(self, candidate: Candidate, call: Call) -> Completion:
         """As :meth:`send`, without blocking the event loop."""
         litellm = load_litellm()
-        with _mapped(litellm, candidate), _time_left(call.timeout_seconds):
+        with _mapped(litellm, candidate), _time_left(Deadline(call.timeout_seconds)):
             if call.operation == "embedding":
                 answer = await litellm.aembedding(**_arguments(candidate, call))
                 return _embeddings(answer, candidate)
@@ -106,9 +106,14 @@ class LiteLLMTransport:
         litellm = load_litellm()
         reading = _Reading(candidate, call)
         with _mapped(litellm, candidate, reading):
-            stream = litellm.completion(**_arguments(candidate, call, streamed=True))
+            with reading.deadline:
+                stream = litellm.completion(**_arguments(candidate, call, streamed=True))
             try:
-                for piece in stream:
+                while True:
+                    with reading.deadline:
+                        piece = next(stream, None)
+                    if piece is None:
+                        break
                     chunk = reading.chunk(stream, piece)
                     if chunk is not None:
                         yield chunk
@@ -120,11 +125,11 @@ class LiteLLMTransport:
         litellm = load_litellm()
         reading = _Reading(candidate, call)
         with _mapped(litellm, candidate, reading):
-            with _time_left(reading.seconds_left()):
+            with _time_left(reading.deadline):
                 stream = await litellm.acompletion(**_arguments(candidate, call, streamed=True))
             try:
                 while True:
-                    with _time_left(reading.seconds_left()):
+                    with _time_left(reading.deadline):
                         piece = await anext(stream, None)
                     if piece is None:
                         break
@@ -135,11 +140,11 @@ class LiteLLMTransport:
                 await stream.aclose()
 
 
-def _time_left(seconds: float) -> contextlib.AbstractContextManager[Any]:
-    """Cancels what is inside when the time is over; for coroutines, and around no ``yield``."""
+def _time_left(deadline: Deadline) -> contextlib.AbstractContextManager[Any]:
+    """Cancels what is inside at the deadline; for coroutines, and around no ``yield``."""
     import anyio
 
-    return anyio.fail_after(max(seconds, 0.0))
+    return anyio.fail_after(max(deadline.seconds_left, 0.0))
 
 
 def _arguments(candidate: Candidate, call: Call, *, streamed: bool = False) -> dict[str, Any]:
@@ -230,6 +235,7 @@ class _Reading:
     """What both twins make of litellm's stream, piece by piece.
 
     Attributes:
+        deadline: when the answer must be whole.
         begun: whether a chunk was handed on; what follows it was billed.
     """
 
@@ -238,11 +244,7 @@ class _Reading:
         self._answered = False
         self._candidate = candidate
         self._seconds = call.timeout_seconds
-        self._deadline = time.monotonic() + call.timeout_seconds
-
-    def seconds_left(self) -> float:
-        """Until the deadline; 0 or less when it is over."""
-        return self._deadline - time.monotonic()
+        self.deadline = Deadline(call.timeout_seconds)
 
     def chunk(self, stream: Any, piece: Any) -> Chunk | None:
         """One chunk; ``None`` for what litellm made up.
@@ -250,7 +252,7 @@ class _Reading:
         Raises:
             ProviderError: the answer takes too long, or ended without its end.
         """
-        if self.seconds_left() <= 0:
+        if self.deadline.seconds_left <= 0:
             raise TIMED_OUT.of(self._candidate, f"within {self._seconds:g} seconds")
         body = piece.model_dump(exclude_none=True)
         choices = [choice for choice in body.get("choices", ()) if not _is_empty(choice)]
