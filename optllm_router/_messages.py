@@ -10,9 +10,12 @@ from urllib.parse import urlsplit
 from optllm_router._arguments import check_json, is_list, is_tool_call, refuse_unbounded
 from optllm_router._errors import InvalidRequestError
 from optllm_router._types import Messages
+from optllm_router.pricing import sound_fault
 
 _MOST_MESSAGES = 10_000
-_PARTS = ("text", "image_url", "refusal")
+_MOST_SOUND = 20_000_000
+"""Characters of base64 in one conversation; 15 MB."""
+_PARTS = ("text", "image_url", "input_audio", "refusal")
 _DETAILS = (None, "auto", "low", "high")
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -35,6 +38,11 @@ def checked_messages(messages: Any) -> Messages:
     plain = tuple(map(_as_mapping, messages))
     for position, message in enumerate(plain):
         _check_message(f"messages[{position}]", message)
+    size = sum(map(_sound_size, plain))
+    if size > _MOST_SOUND:
+        raise InvalidRequestError(
+            f"the messages hold {size} characters of sound; at most {_MOST_SOUND} are taken"
+        )
     return plain
 
 
@@ -92,6 +100,8 @@ def _check_part(where: str, part: Any) -> None:
     refuse_unbounded(where, part)
     if kind == "image_url":
         _check_image(where, part)
+    elif kind == "input_audio":
+        _check_sound(where, part)
     elif not isinstance(part.get(kind), str):
         raise InvalidRequestError(f"{where} has a part whose {kind} is not text")
 
@@ -112,6 +122,19 @@ def _check_image(where: str, part: Mapping[str, Any]) -> None:
             f"{where} has an image_url that is neither data:image/... nor http(s)://... of an "
             "image; other files have no bound on their cost yet"
         )
+
+
+def _check_sound(where: str, part: Mapping[str, Any]) -> None:
+    if further := part.keys() - {"type", "input_audio"}:
+        raise InvalidRequestError(f"{where} has a sound with {min(further)!r}; leave it out")
+    if fault := sound_fault(part.get("input_audio")):
+        raise InvalidRequestError(f"{where} has a part whose input_audio {fault}")
+
+
+def _sound_size(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    parts = content if isinstance(content, (list, tuple)) else ()
+    return sum(len(part["input_audio"]["data"]) for part in parts if part["type"] == "input_audio")
 
 
 def _is_image(url: str) -> bool:

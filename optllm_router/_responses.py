@@ -240,8 +240,8 @@ def _part(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "input_audio":
         return {"type": "input_audio", "input_audio": part.get("input_audio")}
     raise InvalidRequestError(
-        f"{where} has a part of type {kind!r} whose cost cannot be bounded; use input_text, or "
-        "input_image with an image_url"
+        f"{where} has a part of type {kind!r} whose cost cannot be bounded; use input_text, "
+        "input_image with an image_url, or input_audio"
     )
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from optllm_router._errors import ProviderError
 from optllm_router._steps import Attempt, Close, Paid, Request
-from optllm_router._types import Candidate, Chunk, Outcome, Usage
+from optllm_router._types import Call, Candidate, Chunk, Outcome, Usage
 from optllm_router.ledger import Reservation
-from optllm_router.pricing import charge_nano, worst_case_nano, worst_usage
+from optllm_router.pricing import charge_nano, worst_usage
 
 _GRACE_SECONDS = 120.0
 """How much longer than its time limit a call's reservation is held for a living process."""
@@ -60,9 +60,7 @@ class Sending:
     @property
     def most(self) -> Usage:
         """The most that it can consume."""
-        call = self.call
-        bound = call.max_output_tokens
-        return worst_usage(self.candidate, call.most_prompt_tokens, bound, call.choices)
+        return _most(self.candidate, self.call)
 
     def paid(self, usage: Usage) -> Paid:
         """What it took, now that its usage is known."""
@@ -149,7 +147,7 @@ def _generated(delta: Mapping[str, Any]) -> Iterator[str]:
 
 def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:
     call = request.call
-    most = worst_case_nano(candidate, call.most_prompt_tokens, call.max_output_tokens, call.choices)
+    most = charge_nano(candidate.price, _most(candidate, call))
     likely = request.likely_nano.get(candidate.name)
     return Reservation(
         id=f"{request.decision.id}-{attempt}",
@@ -160,4 +158,14 @@ def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reserv
         price_source=candidate.price.source,
         lease_seconds=call.timeout_seconds + _GRACE_SECONDS,
         soft_nano=None if likely is None else min(likely, most),
+    )
+
+
+def _most(candidate: Candidate, call: Call) -> Usage:
+    return worst_usage(
+        candidate,
+        call.most_prompt_tokens,
+        call.max_output_tokens,
+        call.choices,
+        audio_tokens=call.most_audio_tokens,
     )

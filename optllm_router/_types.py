@@ -187,6 +187,7 @@ class Call:
         timeout_seconds: how long the answer may take, all tries together.
         prompt_bytes: size of the messages, tools and schemas.
         most_prompt_tokens: upper bound on their tokens.
+        most_audio_tokens: upper bound on those of them that are of sound.
         operation: what is asked for.
         needs: what a candidate must be able to do.
         required_tags: what a candidate's tags must include.
@@ -201,6 +202,7 @@ class Call:
     timeout_seconds: float = 600.0
     prompt_bytes: int = 0
     most_prompt_tokens: int = 0
+    most_audio_tokens: int = 0
     operation: Operation = "chat"
     needs: frozenset[Capability] = frozenset()
     required_tags: frozenset[str] = frozenset()

@@ -29,6 +29,7 @@ from optllm_router.policy import Choice, Forecast, Policy, choose, explore
 from optllm_router.predictor import LengthPredictor, make_predictor
 from optllm_router.pricing import (
     CostForecast,
+    most_audio_tokens,
     most_prompt_tokens,
     size_in_bytes,
     worst_case_nano,
@@ -112,6 +113,7 @@ class Query:
             most_prompt_tokens=most_prompt_tokens(
                 messages, size, tools=any([*tools, parameters.get("response_format")])
             ),
+            most_audio_tokens=most_audio_tokens(messages),
             needs=needs(messages, parameters, streamed=streamed),
             required_tags=frozenset(required_tags),
         )
@@ -387,6 +389,7 @@ class Router:
                 query.call.most_prompt_tokens,
                 query.call.max_output_tokens,
                 query.call.choices,
+                audio_tokens=query.call.most_audio_tokens,
             )
             for query, j in zip(queries, allocation, strict=True)
         )

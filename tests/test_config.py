@@ -422,9 +422,10 @@ def test_abilities_come_from_the_catalogue():
     assert (turbo.context_tokens, turbo.unable) == (16_385, {"audio", "vision", "json_schema"})
 
 
-def test_abilities_of_an_unheard_of_model_are_not_doubted():
+def test_of_an_unheard_of_model_only_hearing_is_doubted():
+    """Sound may have a rate of its own, which nobody told us."""
     (candidate,) = read_candidates([entry()])
-    assert (candidate.context_tokens, candidate.unable) == (None, frozenset())
+    assert (candidate.context_tokens, candidate.unable) == (None, {"audio"})
     assert (candidate.transport, candidate.tags) == ("litellm", frozenset())
     assert candidate.limits == RateLimits()
 

@@ -54,7 +54,7 @@ def test_no_call_within_its_bounds_costs_more_than_its_worst_case(price, prompt,
 
 
 maybe = st.none() | prices
-kinds = dict.fromkeys(("cached", "cache_write", "reasoning"), maybe)
+kinds = dict.fromkeys(("cached", "cache_write", "audio", "reasoning"), maybe)
 any_prices = st.builds(
     Price,
     *(prices, prices, st.just("test")),
@@ -64,15 +64,15 @@ any_prices = st.builds(
 )
 
 
-@given(any_prices, st.builds(Usage, tokens, tokens, st.just(False), *[tokens] * 3), st.data())
+@given(any_prices, st.builds(Usage, tokens, tokens, st.just(False), *[tokens] * 4), st.data())
 def test_whatever_the_kinds_of_tokens_the_worst_case_is_an_upper_bound(price, usage, data):
     asked = candidate(price=price, hidden_prompt_tokens=7)
     prompt = data.draw(st.integers(max(0, usage.prompt_tokens - 7), 2 * 10**7))
     bound = data.draw(st.integers(max(1, usage.completion_tokens), 2 * 10**7))
-    assert charge_nano(price, usage) <= worst_case_nano(asked, prompt, bound)
-    assert charge_nano(price, worst_usage(asked, prompt, bound)) == worst_case_nano(
-        asked, prompt, bound
-    )
+    sound = data.draw(st.integers(usage.audio_tokens, 2 * 10**7))
+    most = worst_case_nano(asked, prompt, bound, audio_tokens=sound)
+    assert charge_nano(price, usage) <= most
+    assert charge_nano(price, worst_usage(asked, prompt, bound, audio_tokens=sound)) == most
 
 
 @given(any_prices, st.builds(Usage, tokens, tokens, st.just(False), *[tokens] * 3), tokens, tokens)

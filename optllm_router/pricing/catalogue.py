@@ -92,7 +92,7 @@ class PriceCatalogue:
         """Price and limits of a model, by its full name or without the provider's prefix."""
         entry = self._entry(model)
         if entry is None:
-            return ModelFacts(price=None, max_output_tokens=None)
+            return ModelFacts(price=None, max_output_tokens=None, unable=_unable({}))
         price = read_price(entry, self.source)
         if price is not None and (_is_unknown(price, model, entry) or _bills_more(model, entry)):
             price = None
@@ -158,10 +158,13 @@ def _whole(value: Any) -> int | None:
 
 
 def _unable(entry: Mapping[str, Any]) -> frozenset[Capability]:
-    """What an entry denies, or leaves out although it lists abilities."""
+    """What an entry denies, or leaves out although it lists abilities.
+
+    Sound has to be stated: it may have a rate of its own, far over that of text.
+    """
     listed = any(key.startswith("supports_") for key in entry)
     return frozenset(
         name
         for name, key in ABILITIES.items()
-        if entry.get(key) is False or (listed and not entry.get(key))
+        if entry.get(key) is False or (not entry.get(key) and (listed or name == "audio"))
     )

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from optllm_router._types import Candidate, Message, Messages, Price, Rates, Usage
+from optllm_router.pricing.sound import most_sound_tokens
 
 _TOKENS_PER_MESSAGE = 16
 """Upper bound on what chat templates add around one message (role, separators)."""
@@ -85,7 +86,7 @@ def _by_kind(usage: Usage, *, sound: bool) -> dict[str, int]:
 def size_in_bytes(messages: Messages, extra: Sequence[Any] = ()) -> int:
     """Bytes of UTF-8 text in the messages, and of ``extra`` (tools, schemas) as JSON.
 
-    Images are not text: they count in :func:`most_prompt_tokens`.
+    Images and sounds are not text: they count in :func:`most_prompt_tokens`.
     """
     total = sum(_json_bytes(item) for item in extra if item is not None)
     for message in messages:
@@ -100,7 +101,8 @@ def most_prompt_tokens(messages: Messages, size: int, *, tools: bool) -> int:
     """An upper bound on the prompt's tokens, with no tokenizer: a token covers a byte or more.
 
     Holds for text with every byte-level BPE vocabulary, plus what chat templates add. An image
-    counts with more than any provider known to us charges for one.
+    counts with more than any provider known to us charges for one, sound as in
+    :func:`most_audio_tokens`.
 
     Args:
         messages: the conversation.
@@ -109,11 +111,27 @@ def most_prompt_tokens(messages: Messages, size: int, *, tools: bool) -> int:
     """
     template = _TOKENS_PER_MESSAGE * len(messages) + _TOKENS_PER_REQUEST
     images = _TOKENS_PER_IMAGE * sum(map(_images, messages))
-    return size + template + images + (_TOKENS_FOR_TOOLS if tools else 0)
+    sounds = most_audio_tokens(messages)
+    return size + template + images + sounds + (_TOKENS_FOR_TOOLS if tools else 0)
+
+
+def most_audio_tokens(messages: Messages) -> int:
+    """An upper bound on the tokens of all sounds in the prompt, by how long they can play."""
+    parts = (part for message in messages for part in _parts(message.get("content")))
+    return sum(
+        most_sound_tokens(part.get("input_audio"))
+        for part in parts
+        if part.get("type") == "input_audio"
+    )
 
 
 def worst_usage(
-    candidate: Candidate, prompt_tokens: int, max_output_tokens: int | None, n: int = 1
+    candidate: Candidate,
+    prompt_tokens: int,
+    max_output_tokens: int | None,
+    n: int = 1,
+    *,
+    audio_tokens: int = 0,
 ) -> Usage:
     """The most that a call can consume when its output is bounded, all of the dearest kinds.
 
@@ -122,30 +140,39 @@ def worst_usage(
         prompt_tokens: upper bound on the tokens that are sent, see :func:`most_prompt_tokens`.
         max_output_tokens: the caller's bound per choice; ``None`` for the candidate's.
         n: number of choices asked for.
+        audio_tokens: upper bound on those of the prompt that are of sound.
     """
     prompt = prompt_tokens + candidate.hidden_prompt_tokens
     completion = (max_output_tokens or candidate.max_output_tokens) * n
     rates = rates_at(candidate.price, prompt)
     dearest = max(("prompt", "cached", "cache_write"), key=rates.__getitem__)
+    sound = min(audio_tokens, prompt) if rates["audio"] > rates[dearest] else 0
+    rest = prompt - sound
     return Usage(
         prompt,
         completion,
         estimated=True,
-        cached_tokens=prompt if dearest == "cached" else 0,
-        cache_write_tokens=prompt if dearest == "cache_write" else 0,
+        cached_tokens=rest if dearest == "cached" else 0,
+        cache_write_tokens=rest if dearest == "cache_write" else 0,
         reasoning_tokens=completion if rates["reasoning"] > rates["completion"] else 0,
+        audio_tokens=sound,
     )
 
 
 def worst_case_nano(
-    candidate: Candidate, prompt_tokens: int, max_output_tokens: int | None, n: int = 1
+    candidate: Candidate,
+    prompt_tokens: int,
+    max_output_tokens: int | None,
+    n: int = 1,
+    *,
+    audio_tokens: int = 0,
 ) -> int:
     """The most that a call can cost, in nano-dollars; arguments as for :func:`worst_usage`.
 
     A provider that reports a higher cost, or counts more tokens than were bounded, is recorded
     in full when the call is settled.
     """
-    usage = worst_usage(candidate, prompt_tokens, max_output_tokens, n)
+    usage = worst_usage(candidate, prompt_tokens, max_output_tokens, n, audio_tokens=audio_tokens)
     return charge_nano(candidate.price, usage)
 
 
@@ -154,7 +181,7 @@ def _texts(message: Message) -> Iterator[str]:
     if isinstance(content, str):
         yield content
     for part in _parts(content):
-        if part.get("type") != "image_url":
+        if part.get("type") not in ("image_url", "input_audio"):
             yield json.dumps(part, ensure_ascii=False, default=str)
 
 

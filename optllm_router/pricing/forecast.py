@@ -13,6 +13,8 @@ _PRIOR_WEIGHT = 4.0
 """How many observed calls the prior trends are worth."""
 _PRIOR_BYTES = 400.0
 """Prompt size, in bytes, around which the prior trends are held."""
+_SOUND_SHARE = 0.2
+"""Of the bound on a sound's tokens, what is expected: OpenAI counts 10 where it allows 50."""
 _PRIOR_TOKENS = 1000.0
 """How many tokens of no special kind are taken to have come before the first call."""
 
@@ -56,35 +58,30 @@ class _Rates:
             for above in levels
         ]
         self._prompt_tokens = self._completion_tokens = _PRIOR_TOKENS
-        self._of_prompt = dict.fromkeys(("cached", "cache_write", "audio"), 0.0)
+        self._of_prompt = dict.fromkeys(("cached", "cache_write"), 0.0)
         self._reasoning = 0.0
-        self._blended = [self._blend(above, rates) for above, rates in self._exact]
+        self._blended = [(above, self._blend(rates)) for above, rates in self._exact]
 
     def learn(self, usage: Usage) -> None:
-        self._prompt_tokens += usage.prompt_tokens
+        self._prompt_tokens += usage.prompt_tokens - usage.audio_tokens
         self._completion_tokens += usage.completion_tokens
         self._of_prompt["cached"] += usage.cached_tokens
         self._of_prompt["cache_write"] += usage.cache_write_tokens
-        self._of_prompt["audio"] += usage.audio_tokens
         self._reasoning += usage.reasoning_tokens
-        self._blended = [self._blend(above, rates) for above, rates in self._exact]
+        self._blended = [(above, self._blend(rates)) for above, rates in self._exact]
 
-    def at(self, prompt_tokens: float) -> tuple[float, float]:
-        """For a prompt of so many tokens."""
-        return next(
-            (prompt, completion)
-            for above, prompt, completion in self._blended
-            if prompt_tokens > above
-        )
+    def at(self, prompt_tokens: float) -> tuple[float, float, float]:
+        """For a prompt of so many tokens: prompt, completion, and sound in the prompt."""
+        return next(rates for above, rates in self._blended if prompt_tokens > above)
 
-    def _blend(self, above: float, rates: Mapping[str, float]) -> tuple[float, float, float]:
+    def _blend(self, rates: Mapping[str, float]) -> tuple[float, float, float]:
         prompt = rates["prompt"] + sum(
             (rates[kind] - rates["prompt"]) * tokens / self._prompt_tokens
             for kind, tokens in self._of_prompt.items()
         )
         reasoning = self._reasoning / self._completion_tokens
         completion = rates["completion"] + (rates["reasoning"] - rates["completion"]) * reasoning
-        return above, max(0.0, prompt), completion
+        return max(0.0, prompt), completion, rates["audio"]
 
 
 class CostForecast:
@@ -93,7 +90,7 @@ class CostForecast:
     Prompt and completion tokens each follow a line in the prompt's size in bytes. Before
     any history a token is four bytes and an answer has 200 tokens. Who knows more about the
     answers passes their expected tokens. The share of cached tokens, and of the other kinds
-    with a rate of their own, is that of the history.
+    with a rate of their own, is that of the history. Sound comes on top, by how long it plays.
     """
 
     def __init__(self, candidates: Sequence[Candidate]) -> None:
@@ -107,7 +104,7 @@ class CostForecast:
     def learn(self, candidate: int, prompt_bytes: int, usage: Usage) -> None:
         """Learn what one answered call consumed."""
         with self._lock:
-            self._prompt[candidate].learn(prompt_bytes, usage.prompt_tokens)
+            self._prompt[candidate].learn(prompt_bytes, usage.prompt_tokens - usage.audio_tokens)
             self._completion[candidate].learn(prompt_bytes, usage.completion_tokens)
             self._rates[candidate].learn(usage)
             self._learnt[candidate] += 1
@@ -148,12 +145,14 @@ class CostForecast:
         bound = call.max_output_tokens or self._candidates[j].max_output_tokens
         prompt = self._prompt[j].at(call.prompt_bytes)
         completion = min(completion_tokens, bound) * call.choices
+        sound = _SOUND_SHARE * call.most_audio_tokens
         rates = self._rates[j]
-        per_prompt, per_completion = rates.at(prompt)
-        return (rates.request + per_prompt * prompt + per_completion * completion) * 1e-9
+        per_prompt, per_completion, per_sound = rates.at(prompt + sound)
+        tokens = per_prompt * prompt + per_sound * sound + per_completion * completion
+        return (rates.request + tokens) * 1e-9
 
     def _variance(self, j: int) -> float:
-        per_prompt, per_completion = self._rates[j].at(0.0)
+        per_prompt, per_completion, _ = self._rates[j].at(0.0)
         return (
             per_prompt**2 * self._prompt[j].variance
             + per_completion**2 * self._completion[j].variance

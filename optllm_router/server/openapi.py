@@ -57,10 +57,23 @@ _IMAGE = _object(
     ("url",),
     additionalProperties=False,
 )
+_SOUND = _object(
+    {
+        "data": {
+            "type": "string",
+            "pattern": "^[A-Za-z0-9+/]{4,}={0,2}$",
+            "description": "base64 of WAV with plain samples, or of MP3",
+        },
+        "format": {"enum": ["wav", "mp3"]},
+    },
+    ("data", "format"),
+    additionalProperties=False,
+)
 _PART = {
     "oneOf": [
         _tagged("text", _TEXT),
         _tagged("image_url", _IMAGE, additionalProperties=False),
+        _tagged("input_audio", _SOUND, additionalProperties=False),
     ]
 }
 _TOOL_CALL = {
@@ -166,6 +179,7 @@ _INPUT_PART = {
     "anyOf": [
         _object({"type": {"enum": ["input_text", "output_text"]}, "text": _TEXT}, ("type", "text")),
         _object({"type": {"const": "input_image"}, "image_url": _TEXT}, ("type", "image_url")),
+        _tagged("input_audio", _SOUND, additionalProperties=False),
     ]
 }
 _INPUT_ITEM = {

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from optllm_router._types import Usage
 from optllm_router.simulation.replies import Reply, count_tokens
 from optllm_router.simulation.requests import ChatRequest
 from optllm_router.simulation.schemas import instance
@@ -100,9 +101,11 @@ def answer(request: ChatRequest, reply: Reply) -> Answer:
     return Answer(said.text, (), said.completion_tokens, "length" if cut else "stop")
 
 
-def prompt_tokens(request: ChatRequest, reply: Reply) -> int:
+def prompt_usage(request: ChatRequest, reply: Reply) -> Usage:
     """What is billed for the prompt."""
-    return reply.prompt_tokens + _ATTACHMENT_TOKENS * request.attachments
+    sound = _ATTACHMENT_TOKENS * request.sounds
+    images = _ATTACHMENT_TOKENS * request.images
+    return Usage(reply.prompt_tokens + images + sound, 0, audio_tokens=sound)
 
 
 def logprobs(text: str, top: int) -> dict[str, Any]:

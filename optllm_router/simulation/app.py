@@ -14,8 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from optllm_router._types import Usage
-from optllm_router.simulation.answers import answer, prompt_tokens
+from optllm_router.simulation.answers import answer, prompt_usage
 from optllm_router.simulation.delivery import Delivery
 from optllm_router.simulation.faults import Fault, FaultPlayer, Faults
 from optllm_router.simulation.models import EMBEDDING_MODEL
@@ -88,14 +87,15 @@ class Provider:
         if fault == "huge":
             one = replace(one, text="x" * _HUGE_CHARACTERS)
         answers = [one] * request.choices
-        usage = Usage(prompt_tokens(request, reply), one.tokens * request.choices)
+        asked = prompt_usage(request, reply)
+        usage = replace(asked, completion_tokens=one.tokens * request.choices)
         if not request.stream:
             # Counted before sending: the work is done and billed, whether or not it arrives.
             self._tally.answered(request.model, usage)
             return await delivery.whole(completion(request, answers, usage), fault=fault)
         await delivery.events(
             list(events(request, answers, usage, self._chunk_tokens)),
-            self._tally.metered(request.model, usage.prompt_tokens),
+            self._tally.metered(request.model, asked),
             seconds=self._chunk_seconds,
             fault=fault,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,8 @@ class ChatRequest:
         model: who is asked.
         prompt: text of the last user turn.
         context: text of all other messages, tools and schemas: it costs tokens.
-        attachments: images and sounds, which nobody here looks at; they cost tokens, too.
+        images: how many; nobody here looks at them, but they cost tokens.
+        sounds: as ``images``.
         max_tokens: bound on each answer, >= 1, or None.
         stream: whether events are wanted.
         include_usage: whether the stream ends with a usage block.
@@ -72,7 +74,8 @@ class ChatRequest:
     model: str
     prompt: str
     context: str
-    attachments: int = 0
+    images: int = 0
+    sounds: int = 0
     max_tokens: int | None = None
     stream: bool = False
     include_usage: bool = False
@@ -116,7 +119,7 @@ def parse_chat(body: bytes) -> ChatRequest:
         value = fields.get(name)
         if value is not None and value not in harmless:
             raise _unsupported(name, value)
-    prompt, context, attachments, is_asked = _conversation(fields.get("messages"))
+    prompt, context, attached, is_asked = _conversation(fields.get("messages"))
     schema = _schema(fields.get("response_format"))
     tools = read_tools(fields.get("tools"), fields.get("tool_choice"))
     if tools is None:
@@ -130,7 +133,8 @@ def parse_chat(body: bytes) -> ChatRequest:
         model=_model(fields),
         prompt=prompt,
         context="\n".join([context, *rules]),
-        attachments=attachments,
+        images=attached["image_url"],
+        sounds=attached["input_audio"],
         max_tokens=_max_tokens(fields),
         stream=bool(fields.get("stream")),
         include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
@@ -185,50 +189,53 @@ def _model(fields: Mapping[str, Any]) -> str:
     return model
 
 
-def _conversation(messages: Any) -> tuple[str, str, int, bool]:
-    """The prompt, all other text, the number of attachments, and whether the user spoke last."""
+def _conversation(messages: Any) -> tuple[str, str, Counter[str], bool]:
+    """The prompt, all other text, what is attached by kind, and whether the user spoke last."""
     if not isinstance(messages, list) or not messages:
         raise ChatError(
             400, "'messages' must be a list with at least one message.", param="messages"
         )
-    texts, attachments = [], 0
+    texts: list[str] = []
+    attached: Counter[str] = Counter()
     for message in messages:
-        text, attached = _content(message)
+        text, kinds = _content(message)
         texts.append(text)
-        attachments += attached
+        attached.update(kinds)
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
     if not users:
         raise ChatError(400, "'messages' has no message with role 'user'.", param="messages")
     prompt = texts.pop(users[-1])
-    return prompt, "\n".join(texts), attachments, users[-1] == len(messages) - 1
+    return prompt, "\n".join(texts), attached, users[-1] == len(messages) - 1
 
 
-def _content(message: Any) -> tuple[str, int]:
-    """The text of a message, and how much is attached to it."""
+def _content(message: Any) -> tuple[str, list[str]]:
+    """The text of a message, and the kind of each thing attached to it."""
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise ChatError(400, "Every message must be an object with a 'role'.", param="messages")
     content = message.get("content")
     if content is None and message.get("tool_calls"):
-        return json.dumps(message["tool_calls"]), 0
+        return json.dumps(message["tool_calls"]), []
     if isinstance(content, str):
-        return content, 0
+        return content, []
     parts = content if isinstance(content, list) else [content]
-    attached = sum(_is_attachment(part) for part in parts)
+    kinds = [_attachment(part) for part in parts]
     texts = [
         part.get("text") if isinstance(part, dict) else None
-        for part in parts
-        if not _is_attachment(part)
+        for part, kind in zip(parts, kinds, strict=True)
+        if kind is None
     ]
     if not all(isinstance(text, str) for text in texts):
         raise ChatError(
             400, "Content must be text, images or sounds in their usual form.", param="messages"
         )
-    return "".join(map(str, texts)), attached
+    return "".join(map(str, texts)), [kind for kind in kinds if kind is not None]
 
 
-def _is_attachment(part: Any) -> bool:
+def _attachment(part: Any) -> str | None:
+    """``image_url`` or ``input_audio``; ``None`` for what is not attached."""
     kind = part.get("type") if isinstance(part, dict) else None
-    return kind in ("image_url", "input_audio") and isinstance(part.get(kind), dict)
+    is_known = kind in ("image_url", "input_audio") and isinstance(part.get(kind), dict)
+    return kind if is_known else None
 
 
 def _max_tokens(fields: Mapping[str, Any]) -> int | None:

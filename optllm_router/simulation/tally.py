@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
 from optllm_router._types import Usage
 
@@ -27,19 +28,23 @@ class Tally:
         with self._lock:
             self._served[model].append(usage)
 
-    def metered(self, model: str, prompt_tokens: int) -> Callable[[int], None]:
+    def metered(self, model: str, asked: Usage) -> Callable[[int], None]:
         """Count a call whose answer is still being made.
+
+        Args:
+            model: who makes it.
+            asked: what the prompt is billed as.
 
         Returns:
             What to tell the completion tokens made so far, again and again.
         """
-        self.answered(model, Usage(prompt_tokens, 0))
+        self.answered(model, asked)
         usages = self._served[model]
         place = len(usages) - 1
 
         def generated(completion_tokens: int) -> None:
             with self._lock:
-                usages[place] = Usage(prompt_tokens, completion_tokens)
+                usages[place] = replace(asked, completion_tokens=completion_tokens)
 
         return generated
 

@@ -134,11 +134,12 @@ def _envelope(model: str, kind: str) -> dict[str, Any]:
     return {"id": identifier, "object": kind, "created": int(time.time()), "model": model}
 
 
-def _usage(usage: Usage) -> dict[str, int]:
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"audio_tokens": usage.audio_tokens},
     }
 
 
