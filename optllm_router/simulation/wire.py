@@ -135,12 +135,14 @@ def _envelope(model: str, kind: str) -> dict[str, Any]:
 
 
 def _usage(usage: Usage) -> dict[str, Any]:
-    return {
+    block: dict[str, Any] = {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"audio_tokens": usage.audio_tokens},
     }
+    if usage.audio_tokens:
+        block["prompt_tokens_details"] = {"audio_tokens": usage.audio_tokens}
+    return block
 
 
 def embedding_usage(request: EmbeddingRequest) -> Usage:
