@@ -191,8 +191,16 @@ class Runtime:
         if not self._checked:
             await asyncio.to_thread(self.check)
 
-    def decide(self, query: Query, model: str, policy: Policy | None) -> Future[Decision]:
+    def decide(
+        self, query: Query, model: str, policy: Policy | None, *, wake: bool = True
+    ) -> Future[Decision]:
         """Decide, together with what else is waiting; a named model is pinned.
+
+        Args:
+            query: what is asked.
+            model: a candidate's name, or ``auto``.
+            policy: instead of the client's own.
+            wake: as for :meth:`Batcher.submit`.
 
         Raises:
             StoreError: this process is a forked copy.
@@ -202,10 +210,26 @@ class Runtime:
             self.router.check(query)  # here, as an error in a batch goes to all who are in it
             partner = self._conversations.partner(query.call.messages, query.conversation)
             undecided = _Undecided(replace(query, partner=partner), policy)
-            return self._batcher.submit(undecided, line=query.scopes)
+            return self._batcher.submit(undecided, line=query.scopes, wake=wake)
         done: Future[Decision] = Future()
         done.set_result(self.router.pin(query, model))
         return done
+
+    async def adecide(self, query: Query, model: str, policy: Policy | None) -> Decision:
+        """As :meth:`decide`: here if it is done in no time, else without blocking the event loop.
+
+        Those that ask in the same round of the event loop are decided together.
+        """
+        wake = not self.ledger.can_glance(query.scopes)
+        deciding = self.decide(query, model, policy, wake=wake)
+        try:
+            if not (wake or deciding.done()):
+                await asyncio.sleep(0)
+                self._batcher.help()
+        except asyncio.CancelledError:
+            deciding.cancel()
+            raise
+        return deciding.result() if deciding.done() else await asyncio.wrap_future(deciding)
 
     def means(self, scopes: tuple[str, ...] = ()) -> Means:
         """What there is to spend now on calls of these scopes."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +70,7 @@ class Session:
         """
         self.runtime.check()
         with self.runtime.under_way(), _span(prepared) as span:
-            decision = self._decide(prepared).result()
+            decision = self._decide(prepared)
             tell_decision(span, decision)
             answer = self.runtime.answer(decision, prepared.query)
             tell_cost(span, answer.candidate, answer.usage, answer.cost_nano)
@@ -82,7 +80,7 @@ class Session:
         """As :meth:`complete`, without blocking the event loop."""
         await self.runtime.acheck()
         with self.runtime.under_way(), _span(prepared) as span:
-            decision = await asyncio.wrap_future(self._decide(prepared))
+            decision = await self._adecide(prepared)
             tell_decision(span, decision)
             answer = await self.runtime.aanswer(decision, prepared.query)
             tell_cost(span, answer.candidate, answer.usage, answer.cost_nano)
@@ -92,7 +90,7 @@ class Session:
         """Decide and wait for the first chunk of the answer."""
         self.runtime.check()
         with self.runtime.under_way(), _span(prepared) as span:
-            decision = self._decide(prepared).result()
+            decision = self._decide(prepared)
             tell_decision(span, decision)
             return self.runtime.stream(decision, prepared.query)
 
@@ -100,7 +98,7 @@ class Session:
         """As :meth:`stream`, without blocking the event loop."""
         await self.runtime.acheck()
         with self.runtime.under_way(), _span(prepared) as span:
-            decision = await asyncio.wrap_future(self._decide(prepared))
+            decision = await self._adecide(prepared)
             tell_decision(span, decision)
             return await self.runtime.astream(decision, prepared.query)
 
@@ -111,10 +109,16 @@ class Session:
                     f"model {model!r} is for {one.operation}, not for {operation}; name another"
                 )
 
-    def _decide(self, prepared: Prepared) -> Future[Decision]:
+    def _decide(self, prepared: Prepared) -> Decision:
         if prepared.query.call.operation == "embedding":
-            return _done(_named(prepared.model))
-        return self.runtime.decide(prepared.query, prepared.model, prepared.options.policy)
+            return _named(prepared.model)
+        deciding = self.runtime.decide(prepared.query, prepared.model, prepared.options.policy)
+        return deciding.result()
+
+    async def _adecide(self, prepared: Prepared) -> Decision:
+        if prepared.query.call.operation == "embedding":
+            return _named(prepared.model)
+        return await self.runtime.adecide(prepared.query, prepared.model, prepared.options.policy)
 
 
 def _span(prepared: Prepared) -> AbstractContextManager[Any]:
@@ -134,9 +138,3 @@ def _named(candidate: str) -> Decision:
         price=0.0,
         reason="the model for embeddings",
     )
-
-
-def _done(decision: Decision) -> Future[Decision]:
-    done: Future[Decision] = Future()
-    done.set_result(decision)
-    return done

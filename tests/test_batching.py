@@ -181,3 +181,67 @@ def test_overload_is_openai_s_503():
     assert isinstance(error, openai.InternalServerError)
     assert isinstance(error, OverloadedError)
     assert (error.status_code, error.code) == (503, "overloaded")
+
+
+@pytest.fixture
+def instant(work):
+    """A batcher whose work takes no time."""
+    work.go.set()
+    batcher = Batcher(work)
+    yield batcher
+    batcher.close()
+
+
+def test_who_helps_works_in_its_own_thread():
+    workers = []
+    batcher = Batcher(lambda items: [workers.append(threading.current_thread()) for _ in items])
+    waiting = [batcher.submit(n, wake=False) for n in range(2)]
+    assert not any(one.done() for one in waiting)
+    batcher.help()
+    assert [one.result(0) for one in waiting] == [None, None]
+    assert set(workers) == {threading.current_thread()}
+    batcher.close()
+
+
+def test_many_are_not_worked_on_by_who_helps(work, instant):
+    waiting = [instant.submit(n, wake=False) for n in range(100)]
+    instant.help()
+    assert [one.result(10) for one in waiting] == [2 * n for n in range(100)]
+    assert work.batches == [list(range(100))]
+
+
+def test_what_arrives_while_one_helps_forms_the_next_batch(work, batcher):
+    first = batcher.submit(1, wake=False)
+    helper = threading.Thread(target=batcher.help)
+    helper.start()
+    work.entered.wait()
+    rest = [batcher.submit(2), batcher.submit(3, wake=False)]
+    batcher.help()  # somebody is at it
+    assert work.batches == [[1]]
+    work.go.set()
+    helper.join()
+    assert [first.result(10), *(one.result(10) for one in rest)] == [2, 4, 6]
+    assert work.batches == [[1], [2, 3]]
+
+
+def test_who_helps_does_not_cut_a_window_short():
+    batcher = Batcher(list, window_seconds=0.5)
+    waiting = batcher.submit(1, wake=False)
+    batcher.help()
+    assert not waiting.done()
+    assert waiting.result(10) == 1
+    batcher.close()
+
+
+def test_an_error_is_not_the_helpers(work, instant):
+    unlucky = instant.submit(-1, wake=False)
+    instant.help()
+    with pytest.raises(LookupError, match="unlucky"):
+        unlucky.result(0)
+    assert instant.submit(5).result(10) == 10
+
+
+def test_closing_finishes_what_nobody_helped_with(work, instant):
+    waiting = instant.submit(1, wake=False)
+    instant.close()
+    assert waiting.result(0) == 2

@@ -915,6 +915,46 @@ def test_sync_and_async_signatures_agree(sync, asynchronous):
     assert parameters(sync) == parameters(asynchronous)
 
 
+def test_coroutines_that_ask_at_once_are_decided_together(models, sqlite_url, monkeypatch):
+    batches = []
+
+    def counted(queries, *rest):
+        batches.append((len(queries), threading.current_thread()))
+        return decide(queries, *rest)
+
+    async def ask_at_once(client: AsyncOptLLM, calls: int, *, cancelled: int = 0) -> None:
+        batches.clear()
+        asking = [
+            asyncio.create_task(client.chat.completions.create(messages=HELLO))
+            for _ in range(calls)
+        ]
+        await asyncio.sleep(0)
+        for task in asking[:cancelled]:
+            task.cancel()
+        await asyncio.gather(*asking[cancelled:])
+
+    async def program() -> None:
+        nonlocal decide
+        async with AsyncOptLLM(models, budget="1 USD", store=sqlite_url, max_retries=0) as client:
+            router = client._session.runtime.router
+            decide = router.decide
+            await client.check()
+            client._runtime.means()  # what there is to spend is known, for a second
+            monkeypatch.setattr(router, "decide", counted)
+            await ask_at_once(client, 3)
+            assert batches == [(3, threading.main_thread())]
+            client._runtime.means()
+            await ask_at_once(client, 3, cancelled=2)
+            assert batches == [(1, threading.main_thread())]
+            client._runtime.means()
+            await ask_at_once(client, 20)
+            assert [number for number, _ in batches] == [20]
+            assert batches[0][1] is not threading.main_thread()
+
+    decide = None
+    litellm_clients.run(program())
+
+
 def test_the_async_client_does_the_same(models, sqlite_url):
     async def both():
         async with AsyncOptLLM(models, budget="1 USD", store=sqlite_url, seed=0) as client:

@@ -239,6 +239,11 @@ class Glances:
 
     def at(self, scopes: tuple[str, ...]) -> tuple[Balance, ...]:
         """The balances that apply to a call of these scopes, by name."""
+        fresh = self.known(scopes)
+        return self._read(scopes) if fresh is None else fresh
+
+    def known(self, scopes: tuple[str, ...]) -> tuple[Balance, ...] | None:
+        """The same, unless they have to be read again."""
         now, then = self._clock(), time.monotonic() - _FRESH_SECONDS
         with self._lock:
             kept = [self._balances.get(name) for name in self._names.get(scopes, ("",))]
@@ -250,7 +255,7 @@ class Glances:
             if read >= then and balance.window_start <= now
             if balance.next_window is None or now < balance.next_window
         ]
-        return tuple(fresh) if len(fresh) == len(kept) else self._read(scopes)
+        return tuple(fresh) if len(fresh) == len(kept) else None
 
     def move(self, account: Account, by: Moved) -> None:
         """Something was committed."""

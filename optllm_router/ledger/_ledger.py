@@ -177,6 +177,10 @@ class Ledger:
         """
         return self._glances.at(scopes_of_call(scopes))
 
+    def can_glance(self, scopes: Iterable[str] = ()) -> bool:
+        """Whether :meth:`glance` needs no look at the database."""
+        return self._glances.known(scopes_of_call(scopes)) is not None
+
     def verify(self) -> list[str]:
         """Recompute every balance from the reservations; one sentence per difference."""
         nothing = (0, 0, 0, 0, 0)

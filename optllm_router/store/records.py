@@ -94,11 +94,7 @@ class Records:
             "reason": decision.reason,
             "scopes": json.dumps(sorted(scopes)),
         }
-
-        def work(connection: Connection) -> None:
-            connection.execute(_KEEP_DECISION, row)
-
-        return self._database.submit(work, urgent=False)
+        return self._database.submit_to(_write, _Row(_KEEP_DECISION, row), urgent=False)
 
     def add_outcome(
         self, outcome: Outcome, *, attempt: int, prompt_bytes: int, choices: int = 1
@@ -125,11 +121,7 @@ class Records:
             "reported_nano": usage.reported_nano if usage else None,
             "first_token_seconds": outcome.first_token_seconds,
         }
-
-        def work(connection: Connection) -> None:
-            connection.execute(_KEEP_OUTCOME, row)
-
-        return self._database.submit(work, urgent=False)
+        return self._database.submit_to(_write, _Row(_KEEP_OUTCOME, row), urgent=False)
 
     def add_feedback(
         self, decision_id: str, score: float, scopes: Collection[str] = ()
@@ -157,7 +149,7 @@ class Records:
             graded = (decision_id, answered.query, answered.candidate, score)
             return LabelledAnswer(*graded, replaces=before)
 
-        return self._database.submit(work)
+        return self._database.submit_to(_write, work)
 
     def labelled(self, limit: int) -> list[LabelledAnswer]:
         """The most recent graded answers, oldest first."""
@@ -223,6 +215,26 @@ class Records:
             )
             for row in reversed(rows)
         ]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row to keep, and how."""
+
+    statement: TextClause
+    values: dict[str, Any]
+
+
+def _write(
+    connection: Connection, items: Sequence[_Row | Callable[[Connection], Any]]
+) -> list[Any]:
+    """Keep rows, a statement for all of a table, and then scores, which may be of these answers."""
+    rows = [item for item in items if isinstance(item, _Row)]
+    for statement in (_KEEP_DECISION, _KEEP_OUTCOME):
+        many = [row.values for row in rows if row.statement is statement]
+        if many:
+            connection.execute(statement, many)
+    return [None if isinstance(item, _Row) else item(connection) for item in items]
 
 
 def _keep(table: Table) -> TextClause:

@@ -11,9 +11,9 @@ cannot be used (locked, full, gone): every caller of the group is told.
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -25,8 +25,9 @@ from sqlalchemy.exc import DBAPIError
 from optllm_router.store.faults import explained
 
 _MOST_PER_COMMIT = 256
-_LINGER_SECONDS = 0.005
-"""So long a write that nobody waits for waits for company: the lock is left to other processes."""
+_LINGER_SECONDS = 0.05
+"""So long a write that nobody waits for waits for company: a commit is as dear as 20 writes, and
+the lock is left to other processes meanwhile."""
 _TRIES = 3
 """How often a group is written whose connection breaks."""
 
@@ -50,10 +51,6 @@ class Write:
     urgent: bool = True
 
 
-_NOW = Write(lambda connection, items: (), None, Future())
-"""Put into the queue to say that somebody waits for what is there."""
-
-
 class Writer:
     """The thread that writes.
 
@@ -65,16 +62,24 @@ class Writer:
     def __init__(self, engine: Engine, name: str) -> None:
         self._engine = engine
         self._name = name
-        self._waiting: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._waiting: deque[Write] = deque()
+        self._changed = threading.Condition()
+        self._hurried = False
+        self._finishing = False
         self._put, self._finished = 0, 0
         self._progress = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="optllm-store", daemon=True)
         self._thread.start()
 
     def put(self, write: Write) -> None:
-        """Write it soon. One caller at a time."""
-        self._put += 1
-        self._waiting.put(write)
+        """Write it soon."""
+        with self._changed:
+            self._put += 1
+            self._waiting.append(write)
+            self._hurried = self._hurried or write.urgent
+            # Who lingers sleeps through: being woken for each write costs more than the write.
+            if write.urgent or len(self._waiting) in (1, _MOST_PER_COMMIT):
+                self._changed.notify()
 
     @property
     def unwritten(self) -> int:
@@ -85,50 +90,40 @@ class Writer:
         """Wait until everything that was put so far is written, or has failed."""
         if threading.current_thread() is self._thread:
             return  # it would wait for itself
-        goal = self._put
-        if self._finished < goal:
-            self._waiting.put(_NOW)
+        with self._changed:
+            goal = self._put
+            self._hurried = bool(self._waiting)
+            self._changed.notify()
         with self._progress:
             self._progress.wait_for(lambda: self._finished >= goal)
 
     def finish(self) -> None:
         """Write what is waiting, and end. Nothing may be :meth:`put` afterwards."""
-        self._waiting.put(None)
+        with self._changed:
+            self._finishing = True
+            self._changed.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        last = False
-        while not last:
-            group, last = self._gather()
-            if group:
-                self._commit(group)
-                with self._progress:
-                    self._finished += len(group)
-                    self._progress.notify_all()
-                time.sleep(0)  # let who was answered run: a next write may share the next commit
+        while group := self._gather():
+            self._commit(group)
+            with self._progress:
+                self._finished += len(group)
+                self._progress.notify_all()
+            time.sleep(0)  # let who was answered run: a next write may share the next commit
 
-    def _gather(self) -> tuple[list[Write], bool]:
-        """Wait for a write, and take what else is there; True when these are the last ones."""
-        group: list[Write] = []
-        until = 0.0
-        while len(group) < _MOST_PER_COMMIT:
-            try:
-                write = self._waiting.get(timeout=self._patience(until) if group else None)
-            except queue.Empty:
-                break
-            if write is None:
-                return group, True
-            if write is _NOW or write.urgent:
-                until = 0.0
-            elif not group:
-                until = time.monotonic() + _LINGER_SECONDS
-            if write is not _NOW:
-                group.append(write)
-        return group, False
+    def _gather(self) -> list[Write]:
+        """Wait for a write, and for company; empty when there will be no more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._finishing)
+            self._changed.wait_for(self._is_time, _LINGER_SECONDS)
+            several = min(len(self._waiting), _MOST_PER_COMMIT)
+            group = [self._waiting.popleft() for _ in range(several)]
+            self._hurried = self._hurried and bool(self._waiting)
+            return group
 
-    def _patience(self, until: float) -> float:
-        """Seconds to wait for company."""
-        return max(0.0, until - time.monotonic()) if until else 0.0
+    def _is_time(self) -> bool:
+        return self._hurried or self._finishing or len(self._waiting) >= _MOST_PER_COMMIT
 
     def _commit(self, group: list[Write]) -> None:
         try:
