@@ -11,6 +11,10 @@ before every send, and closed exactly once after it, whatever happens in between
        │ └── cancelled ─────────── Close: settle in full ──► (the cancellation goes on)
      Close: settle ─► Answer
 
+A request may be hedged: when no answer has come after a while, the next candidate is asked beside
+the first (:class:`Race`). Each send goes through the drawing above, and the slower one ends as if
+cancelled, or late, with its cost.
+
 A stream is opened instead of sent, and lives until its last chunk was handed on or its reader
 left. Up to the first token a fault is as above, and invisible; after it::
 
@@ -28,55 +32,32 @@ A stream that ends without the provider's count is settled at ours, of what was 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
-from optllm_router._errors import (
-    AllCandidatesFailedError,
-    BudgetExceededError,
-    OptLLMError,
-    ProviderError,
-    ProviderRateLimitedError,
-    ProviderRejectedError,
-)
-from optllm_router._health import Ticket
-from optllm_router._money import format_usd
+from optllm_router._errors import ProviderError
 from optllm_router._sending import Sending, Tape
 from optllm_router._steps import (
     AbandonedError,
     Answer,
     Chunks,
-    Close,
     Count,
     Hand,
     HangUp,
     Open,
     Opened,
     Paid,
-    Pause,
+    Race,
     Receive,
     Request,
-    Reserve,
     Send,
     Step,
-    Wait,
 )
-from optllm_router._types import Call, Candidate, Chunk, Completion, Usage
-from optllm_router.ledger import Refusal, Reservation
-
-_PATIENCE_SECONDS = 0.25
-_LOOK_AROUND_SECONDS = 0.05
-"""How long to wait for room at one candidate before the others are looked at again."""
-_LONG_WAIT_SECONDS = 8.0
-_BYTES_PER_TOKEN = 4
-"""Of ordinary prompts, to know what a call takes of a limit before it has told."""
+from optllm_router._turns import Turns
+from optllm_router._types import Chunk, Completion, Usage
 
 T = TypeVar("T")
-P = TypeVar("P", bound=Paid)
 
 Flow: TypeAlias = Generator[Step, Any, Answer]
 StreamFlow: TypeAlias = Generator[Step | Hand, Any, Paid]
@@ -90,7 +71,17 @@ def request_flow(request: Request) -> Flow:
         ProviderError: the only candidate tried failed, or all refused the request itself.
         AllCandidatesFailedError: several candidates failed.
     """
-    return (yield from _first_that_answers(request, _whole_answer))
+    turns = Turns(request)
+    asked = partial(_whole_answer, turns)
+    answer: Answer | None = None
+    if request.hedge_after_seconds is not None and request.decision.fallbacks:
+        seconds = request.hedge_after_seconds
+        answer = yield Race(turns.take(asked), turns.take_beside(asked), seconds)
+    if answer is None:
+        answer = yield from turns.take(asked)
+    if answer is None:
+        raise turns.failure()
+    return answer
 
 
 def stream_flow(request: Request) -> StreamFlow:
@@ -107,146 +98,14 @@ def stream_flow(request: Request) -> StreamFlow:
         resumed = resumed or sending.handed
         return result
 
-    return (yield from _first_that_answers(request, answered))
+    turns = Turns(request)
+    paid = yield from turns.take(answered)
+    if paid is None:
+        raise turns.failure()
+    return paid
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """When a candidate is to be asked.
-
-    Attributes:
-        candidate: who.
-        tries: how often it was asked before.
-        not_before: on the request's clock.
-        last_resort: all others failed or have no room: wait for it, and ask it even in a cooldown.
-    """
-
-    candidate: Candidate
-    tries: int = 0
-    not_before: float = -math.inf
-    last_resort: bool = False
-
-
-def _first_that_answers(
-    request: Request,
-    answered: Callable[[Sending], Generator[Any, Any, P | ProviderError]],
-) -> Generator[Any, Any, P]:
-    """Take turns, best candidate first, until one answers, all have failed or time is over."""
-    deadline = request.clock() + request.call.timeout_seconds
-    names = (request.decision.candidate, *request.decision.fallbacks)
-    turns = deque(_Turn(request.candidates[name]) for name in names)
-    causes: list[ProviderError] = []
-    refusal: tuple[Reservation, Refusal] | None = None
-    sends = 0
-    while turns and not (causes and request.clock() >= deadline):
-        turn = turns.popleft()
-        sending = Sending(request, turn.candidate, sends)
-        reservation = sending.reservation
-        if refusal is not None and reservation.amount_nano >= refusal[0].amount_nano:
-            continue
-        ticket = yield from _enter(request, turn)
-        if isinstance(ticket, float):
-            if not turn.last_resort:
-                turns.append(replace(turn, last_resort=True))
-            elif request.clock() + ticket >= deadline:
-                causes.append(_no_room(turn.candidate, request.call))
-            else:
-                yield Wait(min(ticket, _LOOK_AROUND_SECONDS) if turns else ticket)
-                turns.append(turn)
-            continue
-        before = request.clock()
-        refused = yield from _reserve(reservation, ticket, request.patient)
-        if request.patient:  # money that comes back late is no fault of the call's
-            deadline += request.clock() - before
-        if refused is not None:
-            refusal = (reservation, refused)
-            continue
-        sends += 1
-        sending.begin(deadline)
-        result = yield from _ticketed(answered(sending), ticket)
-        if not isinstance(result, ProviderError):
-            return result
-        causes.append(result)
-        _schedule_retry(request, turns, turn, result, deadline)
-    raise _failure(causes, refusal)
-
-
-def _enter(request: Request, turn: _Turn) -> Generator[Step, Any, Ticket | float]:
-    """Get a ticket for a turn, or the seconds after which there may be one."""
-    early = turn.not_before - request.clock()
-    if early > 0:
-        yield Wait(early)
-    call = request.call
-    bound = call.max_output_tokens or turn.candidate.max_output_tokens
-    tokens = call.prompt_bytes // _BYTES_PER_TOKEN + bound * call.choices
-    return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
-
-
-def _ticketed(
-    answer: Generator[Any, Any, P | ProviderError], ticket: Ticket
-) -> Generator[Any, Any, P | ProviderError]:
-    try:
-        result = yield from answer
-    except BaseException as error:
-        ticket.leave(error)
-        raise
-    if isinstance(result, ProviderError):
-        ticket.leave(result)
-    else:
-        ticket.leave(None, result.usage.prompt_tokens + result.usage.completion_tokens)
-    return result
-
-
-def _schedule_retry(
-    request: Request, turns: deque[_Turn], turn: _Turn, error: ProviderError, deadline: float
-) -> None:
-    """Give a candidate another turn after a fault that cost nothing, if there is time for it.
-
-    It is the next one, unless the provider wants to be left alone for long: then others are
-    asked first.
-    """
-    wait = request.retries.wait(error, turn.tries + 1, request.max_retries)
-    if wait is None or request.clock() + wait >= deadline:
-        return
-    again = replace(turn, tries=turn.tries + 1, not_before=request.clock() + wait)
-    if wait > _LONG_WAIT_SECONDS:
-        turns.append(again)
-    else:
-        turns.appendleft(again)
-
-
-def _reserve(
-    reservation: Reservation, ticket: Ticket, patient: bool
-) -> Generator[Step, Any, Refusal | None]:
-    """Set money aside for who has a ticket; gives that back where there is none."""
-    try:
-        refused = yield from _reserve_patiently(reservation, patient)
-    except BaseException:
-        ticket.withdraw()
-        raise
-    if refused is not None:
-        ticket.withdraw()
-    return refused
-
-
-def _reserve_patiently(
-    reservation: Reservation, patient: bool
-) -> Generator[Step, Any, Refusal | None]:
-    while True:
-        try:
-            refused: Refusal | None = yield Reserve(reservation)
-        except BaseException:
-            # The write may be under way: writes are done in order, so this one comes after it.
-            yield Close(reservation.id, "release")
-            raise
-        if refused is None or not patient:
-            return refused
-        if refused.needed_nano > refused.left_nano + refused.reserved_nano:
-            return refused
-        yield Pause(_PATIENCE_SECONDS)
-
-
-def _whole_answer(sending: Sending) -> Generator[Step, Any, Answer | ProviderError]:
+def _whole_answer(turns: Turns, sending: Sending) -> Generator[Step, Any, Answer | ProviderError]:
     try:
         result: Completion | ProviderError = yield Send(sending.candidate, sending.call)
     except BaseException as error:
@@ -257,6 +116,10 @@ def _whole_answer(sending: Sending) -> Generator[Step, Any, Answer | ProviderErr
         return result
     # A provider that did not count is taken to have charged the most it can have.
     paid = sending.paid(result.usage or sending.most)
+    if turns.are_over:  # another was faster, and this answer is nobody's
+        yield sending.settled(paid, AbandonedError())
+        raise AbandonedError
+    turns.are_over = True
     yield sending.settled(paid)
     return Answer(**vars(paid), completion=result)
 
@@ -329,50 +192,6 @@ def _counted(sending: Sending, tape: Tape) -> Generator[Step, Any, Usage]:
         min(counted.completion_tokens, most.completion_tokens),
         estimated=True,
     )
-
-
-def _no_room(candidate: Candidate, call: Call) -> ProviderRateLimitedError:
-    return ProviderRateLimitedError(
-        f"model {candidate.name!r} was not asked: its limits leave no room for this call within "
-        f"{call.timeout_seconds:g} s; raise them, or the timeout",
-        candidate=candidate.name,
-    )
-
-
-def _failure(
-    causes: Sequence[ProviderError], refusal: tuple[Reservation, Refusal] | None
-) -> OptLLMError:
-    tried = {cause.candidate: cause for cause in causes}
-    if causes and all(isinstance(cause, ProviderRejectedError) for cause in causes):
-        return causes[0]
-    if len(tried) == 1:
-        return causes[-1]
-    if tried:
-        each = "; ".join(map(str, tried.values()))
-        return AllCandidatesFailedError(
-            f"all {len(tried)} candidates that were tried failed: {each}", causes=causes
-        )
-    if refusal is None:
-        raise AssertionError("a decision names at least one candidate")
-    _, refused = refusal
-    return BudgetExceededError(
-        f"budget {refused.budget!r} has {format_usd(refused.left_nano)} left, and the call could "
-        f"cost {format_usd(refused.needed_nano)}; nothing was sent. Raise the budget"
-        f"{_next_window(refused)} or lower max_tokens",
-        budget=refused.budget,
-        needed_nano=refused.needed_nano,
-        left_nano=refused.left_nano,
-        scope=refused.scope,
-        window=refused.window,
-        next_window=refused.next_window,
-    )
-
-
-def _next_window(refused: Refusal) -> str:
-    if refused.next_window is None:
-        return ""
-    start = datetime.fromtimestamp(refused.next_window, tz=timezone.utc)
-    return f", wait for its next window ({start:%Y-%m-%d %H:%M} UTC)"
 
 
 def run(flow: Generator[Step, Any, T], perform: Callable[[Step], Any]) -> T:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,7 @@ from optllm_router._errors import (
 from optllm_router._flow import arun, request_flow, run, stream_flow
 from optllm_router._health import Gate
 from optllm_router._money import Budget, usd_from_nano
+from optllm_router._racing import arace, race
 from optllm_router._steps import (
     Answer,
     Close,
@@ -37,6 +39,7 @@ from optllm_router._steps import (
     Opened,
     Paid,
     Pause,
+    Race,
     Receive,
     Request,
     Reserve,
@@ -178,6 +181,22 @@ class Runtime:
             with self._idle:
                 self._requests -= 1
                 self._idle.notify_all()
+
+    def _start(self, work: Callable[[], None]) -> None:
+        """Begin a part of a request on a thread of its own: :meth:`close` waits for it, too."""
+        with self._idle:
+            self._requests += 1
+
+        def counted() -> None:
+            try:
+                work()
+            finally:
+                with self._idle:
+                    self._requests -= 1
+                    self._idle.notify_all()
+
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(counted,), name="optllm-hedge").start()
 
     def check(self) -> None:
         """Find out, once and before anything is sent, whether all candidates can be called."""
@@ -381,6 +400,7 @@ class Runtime:
             bounded=any(balance.hard for balance in balances),
             likely_nano=self.router.likely_nano(query) if soft else {},
             max_retries=self.settings.max_retries if retries is None else retries,
+            hedge_after_seconds=None if patient else self.settings.hedge_after_seconds,
         )
 
     def _recovery_is_due(self) -> bool:
@@ -415,6 +435,8 @@ class Runtime:
                 time.sleep(seconds)
             case Wait(seconds):
                 time.sleep(seconds)
+            case Race():
+                return race(step, partial(self._perform, text), self._start)
             case _:
                 return self._settle(text, step)
 
@@ -446,6 +468,9 @@ class Runtime:
                 await asyncio.sleep(seconds)
             case Wait(seconds):
                 await asyncio.sleep(seconds)
+            case Race():
+                perform, settle = partial(self._aperform, text), partial(self._settle, text)
+                return await arace(step, perform, settle)
 
     def _settle(self, text: str, step: Step) -> Any:
         """Carry out a last step of a stream, from any thread, waiting for nothing."""

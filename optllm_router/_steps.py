@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from optllm_router._health import Gate
 from optllm_router._retries import Retries
@@ -126,7 +126,25 @@ class Wait:
     seconds: float
 
 
-Step: TypeAlias = Reserve | Send | Open | Receive | HangUp | Count | Close | Pause | Wait
+@dataclass(frozen=True)
+class Race:
+    """Carry out a flow, and another beside it if the first takes long.
+
+    Only one of them is advanced at any time. The result is the first result that is not ``None``;
+    the slower flow is then cancelled, or abandoned at its next step where it cannot be.
+
+    Attributes:
+        first: to carry out.
+        second: to carry out when the first has not ended after some time.
+        after_seconds: that time.
+    """
+
+    first: Generator[Step, Any, Answer | None]
+    second: Generator[Step, Any, Answer | None]
+    after_seconds: float
+
+
+Step: TypeAlias = Reserve | Send | Open | Receive | HangUp | Count | Close | Pause | Wait | Race
 
 
 @dataclass(frozen=True)
@@ -191,6 +209,8 @@ class Request:
             the most that the call can cost.
         max_retries: how often a candidate is asked again after a fault that cost nothing.
         retries: after how long.
+        hedge_after_seconds: without an answer, after which the next candidate is asked, too;
+            ``None`` for never.
         clock: seconds, from any start, that never go back.
     """
 
@@ -204,4 +224,5 @@ class Request:
     likely_nano: Mapping[str, int] = field(default_factory=dict)
     max_retries: int = 0
     retries: Retries = field(default_factory=Retries)
+    hedge_after_seconds: float | None = None
     clock: Callable[[], float] = time.monotonic

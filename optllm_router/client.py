@@ -60,6 +60,7 @@ class _Client:
         max_retries: int | None = None,
         timeout_seconds: float | None = None,
         batch_window_ms: float | None = None,
+        hedge_after_seconds: float | None = None,
         on_threshold: Callable[[Crossing], object] | None = None,
         cache: Mapping[str, Any] | None = None,
         seed: int | None = None,
@@ -80,6 +81,8 @@ class _Client:
             max_retries: repetitions of a call that a provider could not serve, 2 by default.
             timeout_seconds: for a whole answer, 600 by default.
             batch_window_ms: how long a request waits for company, 0 by default.
+            hedge_after_seconds: without an answer, after which the next candidate is asked, too;
+                the first answer wins, and both are paid. Never by default, and not for streams.
             on_threshold: called when a budget has spent one of its ``thresholds`` (50, 80, 95 and
                 100 %), in a thread of its own, and once among all processes of a store.
             cache: where answers are kept to be given again for nothing, like
@@ -103,6 +106,7 @@ class _Client:
             max_retries=max_retries,
             timeout_seconds=timeout_seconds,
             batch_window_ms=batch_window_ms,
+            hedge_after_seconds=hedge_after_seconds,
             on_threshold=on_threshold,
             cache=cache,
             seed=seed,

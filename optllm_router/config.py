@@ -64,6 +64,8 @@ class Settings:
         max_retries: repetitions of a call that a provider could not serve.
         timeout_seconds: how long a provider may take for a whole answer.
         batch_window_ms: how long a request waits for company before it is decided.
+        hedge_after_seconds: without an answer, after which the next candidate is asked, too, and
+            the first answer wins; ``None`` for never. Streams are not hedged.
         on_threshold: called when a budget has spent one of its ``thresholds``, with what was
             crossed; in a thread of its own, and once among all processes.
         cache: where answers are kept to be given again; ``None`` for nowhere.
@@ -80,6 +82,7 @@ class Settings:
     max_retries: int = 2
     timeout_seconds: float = 600.0
     batch_window_ms: float = 0.0
+    hedge_after_seconds: float | None = None
     on_threshold: Callable[[Crossing], object] | None = dataclasses.field(default=None, repr=False)
     cache: CacheSettings | None = None
     seed: int | None = None
@@ -94,6 +97,8 @@ class Settings:
         _at_least("max_retries", self.max_retries, 0, Integral)
         _at_least("explore", self.explore, 0)
         _at_least("batch_window_ms", self.batch_window_ms, 0)
+        if self.hedge_after_seconds is not None:
+            _at_least("hedge_after_seconds", self.hedge_after_seconds, 0)
         _at_least("timeout_seconds", self.timeout_seconds, 0)
         if self.on_threshold is not None and not callable(self.on_threshold):
             raise ConfigurationError(f"on_threshold {self.on_threshold!r} must be a function")

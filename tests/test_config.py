@@ -225,6 +225,7 @@ def test_settings_from_plain_values():
         *[("explore", value) for value in (-1, float("nan"), float("inf"), "much", True)],
         *[("max_retries", value) for value in (-1, 1.5, "two", True)],
         *[("timeout_seconds", value) for value in (0, -1, float("nan"), float("inf"), "1m", [1])],
+        *[("hedge_after_seconds", value) for value in (-1, float("inf"), "1", True)],
         *[("batch_window_ms", value) for value in (-1, float("nan"), "1", True)],
         *[("seed", value) for value in (-1, 1.5, "x", True)],
         *[("budget", value) for value in (-1, "lots", True, float("nan"))],

@@ -1,0 +1,265 @@
+"""Whose turn it is: a request's candidates, best first, until one answers or all have failed.
+
+One flow takes the turns. A second may take one beside it, when the first waits for an answer for
+long (hedging): both share these turns, and only the first to come to an answer has it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any, TypeAlias, TypeVar
+
+from optllm_router._errors import (
+    AllCandidatesFailedError,
+    BudgetExceededError,
+    OptLLMError,
+    ProviderError,
+    ProviderRateLimitedError,
+    ProviderRejectedError,
+)
+from optllm_router._health import Ticket
+from optllm_router._money import format_usd
+from optllm_router._sending import Sending
+from optllm_router._steps import Close, Paid, Pause, Request, Reserve, Step, Wait
+from optllm_router._types import Call, Candidate
+from optllm_router.ledger import Refusal, Reservation
+
+_PATIENCE_SECONDS = 0.25
+_LOOK_AROUND_SECONDS = 0.05
+"""How long to wait for room at one candidate before the others are looked at again."""
+_LONG_WAIT_SECONDS = 8.0
+_BYTES_PER_TOKEN = 4
+"""Of ordinary prompts, to know what a call takes of a limit before it has told."""
+
+P = TypeVar("P", bound=Paid)
+Answered: TypeAlias = Callable[[Sending], Generator[Any, Any, P | ProviderError]]
+"""How a candidate is asked, once money is set aside for it."""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """When a candidate is to be asked.
+
+    Attributes:
+        candidate: who.
+        tries: how often it was asked before.
+        not_before: on the request's clock.
+        last_resort: all others failed or have no room: wait for it, and ask it even in a cooldown.
+    """
+
+    candidate: Candidate
+    tries: int = 0
+    not_before: float = -math.inf
+    last_resort: bool = False
+
+
+class Turns:
+    """The turns of one request, and what became of them.
+
+    Args:
+        request: what is asked, and of whom.
+
+    Attributes:
+        are_over: whether one of the candidates has answered.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.are_over = False
+        self._request = request
+        self._deadline = request.clock() + request.call.timeout_seconds
+        names = (request.decision.candidate, *request.decision.fallbacks)
+        self._waiting = deque(_Turn(request.candidates[name]) for name in names)
+        self._causes: list[ProviderError] = []
+        self._refusal: tuple[Reservation, Refusal] | None = None
+        self._sends = 0
+
+    def take(self, answered: Answered[P]) -> Generator[Any, Any, P | None]:
+        """Take turns until a candidate answers; ``None`` when all failed, or time is over."""
+        clock = self._request.clock
+        while self._waiting and not (self._causes and clock() >= self._deadline):
+            turn = self._waiting.popleft()
+            sending = self._sending(turn)
+            reservation = sending.reservation
+            if self._refusal and reservation.amount_nano >= self._refusal[0].amount_nano:
+                continue
+            ticket = yield from _enter(self._request, turn)
+            if isinstance(ticket, float):
+                yield from self._wait_for_room(turn, ticket)
+                continue
+            before = clock()
+            refused = yield from _reserve(reservation, ticket, self._request.patient)
+            if self._request.patient:  # money that comes back late is no fault of the call's
+                self._deadline += clock() - before
+            if refused is not None:
+                self._refusal = (reservation, refused)
+                continue
+            result = yield from self._ask(turn, sending, ticket, answered)
+            if result is not None:
+                return result
+        return None
+
+    def take_beside(self, answered: Answered[P]) -> Generator[Any, Any, P | None]:
+        """Take one turn, if that candidate has room now and the money for it is there.
+
+        Else the turn is left to :meth:`take`, whose own call may fail and give money back.
+        """
+        if not self._waiting:
+            return None
+        turn = self._waiting.popleft()
+        sending = self._sending(turn)
+        ticket = yield from _enter(self._request, turn)
+        if isinstance(ticket, float) or (
+            (yield from _reserve(sending.reservation, ticket, patient=False)) is not None
+        ):
+            self._waiting.appendleft(turn)
+            return None
+        return (yield from self._ask(turn, sending, ticket, answered))
+
+    def failure(self) -> OptLLMError:
+        """Why there is no answer."""
+        causes = self._causes
+        tried = {cause.candidate: cause for cause in causes}
+        if causes and all(isinstance(cause, ProviderRejectedError) for cause in causes):
+            return causes[0]
+        if len(tried) == 1:
+            return causes[-1]
+        if tried:
+            each = "; ".join(map(str, tried.values()))
+            return AllCandidatesFailedError(
+                f"all {len(tried)} candidates that were tried failed: {each}", causes=causes
+            )
+        if self._refusal is None:
+            raise AssertionError("a decision names at least one candidate")
+        return _too_dear(self._refusal[1])
+
+    def _sending(self, turn: _Turn) -> Sending:
+        sending = Sending(self._request, turn.candidate, self._sends)
+        self._sends += 1
+        return sending
+
+    def _wait_for_room(self, turn: _Turn, seconds: float) -> Generator[Step, Any, None]:
+        request = self._request
+        if not turn.last_resort:
+            self._waiting.append(replace(turn, last_resort=True))
+        elif request.clock() + seconds >= self._deadline:
+            self._causes.append(_no_room(turn.candidate, request.call))
+        else:
+            yield Wait(min(seconds, _LOOK_AROUND_SECONDS) if self._waiting else seconds)
+            self._waiting.append(turn)
+
+    def _ask(
+        self, turn: _Turn, sending: Sending, ticket: Ticket, answered: Answered[P]
+    ) -> Generator[Any, Any, P | None]:
+        sending.begin(self._deadline)
+        result = yield from _ticketed(answered(sending), ticket)
+        if not isinstance(result, ProviderError):
+            return result
+        self._causes.append(result)
+        self._schedule_retry(turn, result)
+        return None
+
+    def _schedule_retry(self, turn: _Turn, error: ProviderError) -> None:
+        """Give a candidate another turn after a fault that cost nothing, if there is time for it.
+
+        It is the next one, unless the provider wants to be left alone for long: then others are
+        asked first.
+        """
+        request = self._request
+        wait = request.retries.wait(error, turn.tries + 1, request.max_retries)
+        if wait is None or request.clock() + wait >= self._deadline:
+            return
+        again = replace(turn, tries=turn.tries + 1, not_before=request.clock() + wait)
+        if wait > _LONG_WAIT_SECONDS:
+            self._waiting.append(again)
+        else:
+            self._waiting.appendleft(again)
+
+
+def _enter(request: Request, turn: _Turn) -> Generator[Step, Any, Ticket | float]:
+    """Get a ticket for a turn, or the seconds after which there may be one."""
+    early = turn.not_before - request.clock()
+    if early > 0:
+        yield Wait(early)
+    call = request.call
+    bound = call.max_output_tokens or turn.candidate.max_output_tokens
+    tokens = call.prompt_bytes // _BYTES_PER_TOKEN + bound * call.choices
+    return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
+
+
+def _ticketed(
+    answer: Generator[Any, Any, P | ProviderError], ticket: Ticket
+) -> Generator[Any, Any, P | ProviderError]:
+    try:
+        result = yield from answer
+    except BaseException as error:
+        ticket.leave(error)
+        raise
+    if isinstance(result, ProviderError):
+        ticket.leave(result)
+    else:
+        ticket.leave(None, result.usage.prompt_tokens + result.usage.completion_tokens)
+    return result
+
+
+def _reserve(
+    reservation: Reservation, ticket: Ticket, patient: bool
+) -> Generator[Step, Any, Refusal | None]:
+    """Set money aside for who has a ticket; gives that back where there is none."""
+    try:
+        refused = yield from _reserve_patiently(reservation, patient)
+    except BaseException:
+        ticket.withdraw()
+        raise
+    if refused is not None:
+        ticket.withdraw()
+    return refused
+
+
+def _reserve_patiently(
+    reservation: Reservation, patient: bool
+) -> Generator[Step, Any, Refusal | None]:
+    while True:
+        try:
+            refused: Refusal | None = yield Reserve(reservation)
+        except BaseException:
+            # The write may be under way: writes are done in order, so this one comes after it.
+            yield Close(reservation.id, "release")
+            raise
+        if refused is None or not patient:
+            return refused
+        if refused.needed_nano > refused.left_nano + refused.reserved_nano:
+            return refused
+        yield Pause(_PATIENCE_SECONDS)
+
+
+def _no_room(candidate: Candidate, call: Call) -> ProviderRateLimitedError:
+    return ProviderRateLimitedError(
+        f"model {candidate.name!r} was not asked: its limits leave no room for this call within "
+        f"{call.timeout_seconds:g} s; raise them, or the timeout",
+        candidate=candidate.name,
+    )
+
+
+def _too_dear(refused: Refusal) -> BudgetExceededError:
+    return BudgetExceededError(
+        f"budget {refused.budget!r} has {format_usd(refused.left_nano)} left, and the call could "
+        f"cost {format_usd(refused.needed_nano)}; nothing was sent. Raise the budget"
+        f"{_next_window(refused)} or lower max_tokens",
+        budget=refused.budget,
+        needed_nano=refused.needed_nano,
+        left_nano=refused.left_nano,
+        scope=refused.scope,
+        window=refused.window,
+        next_window=refused.next_window,
+    )
+
+
+def _next_window(refused: Refusal) -> str:
+    if refused.next_window is None:
+        return ""
+    start = datetime.fromtimestamp(refused.next_window, tz=timezone.utc)
+    return f", wait for its next window ({start:%Y-%m-%d %H:%M} UTC)"
