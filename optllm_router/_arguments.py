@@ -100,9 +100,10 @@ def checked_choices(n: Any) -> int:
 
 def checked_seconds(timeout: Any) -> float | None:
     """A time limit; of an ``httpx.Timeout`` the one on reading. ``None`` where there is none."""
-    httpx = sys.modules.get("httpx")  # who has made one has imported it; we need not
-    if httpx is not None and isinstance(timeout, httpx.Timeout):
-        timeout = timeout.read
+    if "httpx" in sys.modules:  # who has made one has imported it; we need not
+        import httpx  # waits where another thread is still at it
+
+        timeout = timeout.read if isinstance(timeout, httpx.Timeout) else timeout
     if timeout is None:
         return None
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)

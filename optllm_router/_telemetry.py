@@ -27,10 +27,11 @@ _OPERATIONS = {"chat": "chat", "embedding": "embeddings"}
 @contextlib.contextmanager
 def request_span(operation: str, model: str) -> Iterator[Span | None]:
     """The span of a request, current while the block lasts; ``None`` where nobody traces."""
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
+    if "opentelemetry.trace" not in sys.modules:
         yield None
         return
+    from opentelemetry import trace  # waits where a thread is still importing it
+
     name = _OPERATIONS[operation]
     attributes = {"gen_ai.operation.name": name, "gen_ai.request.model": model}
     # What an exception says may quote a prompt: its name is enough.
@@ -49,9 +50,10 @@ def request_span(operation: str, model: str) -> Iterator[Span | None]:
 
 def attempt_span(candidate: Candidate, call: Call) -> Span | None:
     """The span of one call to a provider, to be ended by :func:`end_attempt`."""
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
+    if "opentelemetry.trace" not in sys.modules:
         return None
+    from opentelemetry import trace
+
     name = _OPERATIONS[call.operation]
     provider, _, model = candidate.model.rpartition("/")
     attributes: dict[str, Any] = {

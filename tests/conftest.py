@@ -15,6 +15,16 @@ from optllm_router.simulation import SimulationServer
 POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="torture for minutes instead of seconds")
+
+
+@pytest.fixture
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether to take minutes; also False when this folder's options were not loaded."""
+    return bool(request.config.getoption("--long", default=False))
+
+
 @pytest.fixture
 def server():
     """A provider that runs for one test, so that its calls can be counted and made to fail."""

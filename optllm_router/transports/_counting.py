@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Container
 from typing import Any
 
 from optllm_router._types import Call, Candidate, Usage
@@ -30,8 +31,9 @@ def count_usage(candidate: Candidate, call: Call, answered: str) -> Usage:
         call: what was asked. A prompt that is more than text counts with its upper bound.
         answered: what was delivered.
     """
-    litellm = sys.modules.get("litellm")
-    known = litellm.model_cost if litellm else ()
+    known: Container[str] = ()
+    if "litellm" in sys.modules:
+        known = importlib.import_module("litellm").model_cost  # waits where a thread is still at it
     if candidate.model not in known and candidate.model.rpartition("/")[2] not in known:
         size = len(answered.encode("utf-8", "surrogatepass"))
         return Usage(call.most_prompt_tokens + candidate.hidden_prompt_tokens, size, estimated=True)

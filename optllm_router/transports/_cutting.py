@@ -130,9 +130,10 @@ def _cut(thread: int) -> bool:
 
 def _connection(frame: FrameType | None) -> socket.socket | None:
     """The socket of the innermost network stream on a stack, unless calls share it."""
-    httpcore = sys.modules.get("httpcore")
+    import httpcore
+
     found = None
-    while httpcore is not None and frame is not None:
+    while frame is not None:
         if frame.f_globals.get("__name__", "").startswith("httpcore."):
             owner = frame.f_locals.get("self")
             if isinstance(owner, httpcore.HTTP2Connection):
