@@ -26,12 +26,15 @@ left. Up to the first token a fault is as above, and invisible; after it::
                ├── fault, maybe billed  Close: settle in full ─► (raised to the reader)
                └── the reader left ──── HangUp, Close: settle
 
-A stream that ends without the provider's count is settled at ours, of what was delivered.
+A stream that ends without the provider's count is settled at ours, of what was delivered; of one
+that its reader left, with what may have been made meanwhile. What a model may have thought unseen,
+nobody can count: then, the stream is settled in full.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
@@ -136,7 +139,7 @@ def _streamed_answer(
     if isinstance(opened, ProviderError):
         yield sending.failed(opened)
         return opened
-    tape = Tape()
+    tape = Tape(sending.call.choices)
     item: Chunk | ProviderError | None = opened.first
     try:
         while isinstance(item, Chunk):
@@ -146,7 +149,10 @@ def _streamed_answer(
             if tape.answers or not resumed:
                 sending.handed = True
                 yield Hand(sending.candidate, item)
+            asked = sending.seconds
             item = yield Receive(opened.rest)
+            if tape.answers:
+                tape.waited_seconds += sending.seconds - asked
     except BaseException as error:
         yield from _hung_up(sending, opened.rest, tape, error)
         raise
@@ -172,24 +178,32 @@ def _hung_up(
     try:
         yield HangUp(rest)
     finally:
-        usage = tape.usage or (yield from _counted(sending, tape))
+        usage = tape.usage or (yield from _counted(sending, tape, left=True))
         yield sending.settled(sending.paid(usage), None if tape.answers else error)
 
 
-def _counted(sending: Sending, tape: Tape) -> Generator[Step, Any, Usage]:
-    """Our count of what was delivered, never more than what was set aside.
+def _counted(sending: Sending, tape: Tape, *, left: bool = False) -> Generator[Step, Any, Usage]:
+    """Our count of what was made, never more than what was set aside.
 
     Who is cancelled meanwhile, maybe once more, is not counted for: all of it may be owed.
+
+    Args:
+        sending: of a stream without the provider's count.
+        tape: what was delivered.
+        left: whether its reader left, and the provider may have made more.
     """
+    most = sending.most
+    delivered = sending.delivered_share(tape) if left else 1.0
+    if delivered == 0 or (sending.candidate.reasons and not tape.thinks_aloud):
+        return most
     try:
         counted: Usage = yield Count(sending.candidate, sending.call, tape.text)
     except BaseException as error:
         yield sending.failed(error)
         raise
-    most = sending.most
     return Usage(
         min(counted.prompt_tokens, most.prompt_tokens),
-        min(counted.completion_tokens, most.completion_tokens),
+        min(math.ceil(counted.completion_tokens / delivered), most.completion_tokens),
         estimated=True,
     )
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from optllm_router._errors import ProviderError
+from optllm_router._money import MAX_NANO
 from optllm_router._steps import Attempt, Close, Paid, Request
 from optllm_router._types import Call, Candidate, Chunk, Outcome, Usage
 from optllm_router.ledger import Reservation
 from optllm_router.pricing import charge_nano, worst_usage
 
+_log = logging.getLogger("optllm_router")
+
 _GRACE_SECONDS = 120.0
 """How much longer than its time limit a call's reservation is held for a living process."""
 _INSTANT = 0.001
+_NOTICE_SECONDS = 1.0
+"""Until a provider is taken to have noticed that the reader of a stream has gone."""
 
 
 class Sending:
@@ -57,14 +63,34 @@ class Sending:
         """Since sending."""
         return self._clock() - self._sent_at
 
+    def delivered_share(self, tape: Tape) -> float:
+        """The part of what was made that its reader, who leaves now, was handed: 0..1.
+
+        A model goes on while its reader does something else, and until it hears that nobody
+        listens any more: as fast as its tokens came while they were waited for. 0 is unknown.
+        """
+        if tape.is_whole:
+            return 1.0
+        if self.first_token_seconds is None:
+            return 0.0
+        making = self.seconds - self.first_token_seconds + _NOTICE_SECONDS
+        return tape.waited_seconds / making
+
     @property
     def most(self) -> Usage:
         """The most that it can consume."""
         return _most(self.candidate, self.call)
 
     def paid(self, usage: Usage) -> Paid:
-        """What it took, now that its usage is known."""
+        """What it took, now that its usage is known.
+
+        A usage whose cost no ledger can hold is not believed: then it took all that it can have.
+        """
         cost = charge_nano(self.candidate.price, usage)
+        if not 0 <= cost <= MAX_NANO:
+            _log.error("model %r was settled in full: it counted %s", self.candidate.name, usage)
+            usage = self.most
+            cost = charge_nano(self.candidate.price, usage)
         return Paid(
             self.decision, self.candidate, usage, cost, self.seconds, self.first_token_seconds
         )
@@ -106,16 +132,30 @@ class Sending:
 class Tape:
     """What a stream has delivered.
 
+    Args:
+        choices: how many answers it has.
+
     Attributes:
         answers: True from the first token on: from here on there is no way back.
+        thinks_aloud: whether there was reasoning in it.
+        waited_seconds: for chunks, from the first token on.
         usage: what the provider counted, once it has said so; ``None`` again when more of the
             answer came after that, of which it said nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choices: int) -> None:
         self.answers = False
+        self.thinks_aloud = False
+        self.waited_seconds = 0.0
         self.usage: Usage | None = None
+        self._choices = choices
+        self._finished: set[Any] = set()
         self._pieces: list[str] = []
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every choice has come to its end."""
+        return len(self._finished) >= self._choices
 
     @property
     def text(self) -> str:
@@ -126,10 +166,14 @@ class Tape:
         """Take a chunk in."""
         self.usage = chunk.usage or self.usage
         for choice in chunk.body.get("choices") or ():
-            pieces = list(_generated(choice.get("delta") or {}))
+            delta = choice.get("delta") or {}
+            pieces = list(_generated(delta))
             self._pieces += pieces
+            self.thinks_aloud = self.thinks_aloud or bool(_reasoning(delta))
             if pieces:
                 self.usage = chunk.usage
+            if choice.get("finish_reason"):
+                self._finished.add(choice.get("index", 0))
             if pieces or choice.get("finish_reason"):
                 self.answers = True
 
@@ -139,10 +183,14 @@ def _generated(delta: Mapping[str, Any]) -> Iterator[str]:
     calls = [*(delta.get("tool_calls") or ()), {"function": delta.get("function_call")}]
     made = [call.get("function") or call.get("custom") or {} for call in calls]
     texts = [delta.get("content"), delta.get("refusal")]
-    # Two names of the same text, which OpenRouter and vLLM send; some send both.
-    texts.append(delta.get("reasoning_content") or delta.get("reasoning"))
+    texts.append(_reasoning(delta))
     texts += [call.get(part) for call in made for part in ("name", "arguments", "input")]
     return (text for text in texts if text)
+
+
+def _reasoning(delta: Mapping[str, Any]) -> Any:
+    """Two names of the same text, which OpenRouter and vLLM send; some send both."""
+    return delta.get("reasoning_content") or delta.get("reasoning")
 
 
 def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:

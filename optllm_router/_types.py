@@ -124,6 +124,7 @@ class Candidate:
         context_tokens: the most that prompt and answer may have together; ``None`` when unknown.
         unable: what it is known not to be able to do; all else is taken to work.
         tags: where and under which terms it runs (``region:eu``, ``no-training``), as configured.
+        reasons: whether it may think before it answers, which is billed and need not be shown.
         limits: what it may be asked for.
         transport: how to reach it, ``litellm`` or ``httpx``.
     """
@@ -139,6 +140,7 @@ class Candidate:
     context_tokens: int | None = None
     unable: frozenset[Capability] = frozenset()
     tags: frozenset[str] = frozenset()
+    reasons: bool = False
     limits: RateLimits = RateLimits()
     transport: str = "litellm"
 

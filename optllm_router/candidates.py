@@ -130,6 +130,7 @@ def _abilities(
         "hidden_prompt_tokens": _whole(name, "hidden_prompt_tokens", ours, least=0) or 0,
         "context_tokens": context or facts.context_tokens,
         "unable": _unable(name, info, ours, facts),
+        "reasons": bool(info.get("supports_reasoning", facts.reasons)),
         "tags": frozenset(tags),
         "transport": _transport(name, ours),
     }

@@ -584,8 +584,8 @@ def test_a_stream_that_works():
     assert all(step.candidate.name == "dear" for step in steps if isinstance(step, Hand))
     close = steps[-1]
     assert (close.cost_nano, close.estimated) == (10_000, False)
-    assert close.attempt.outcome.first_token_seconds == paid.first_token_seconds == 1
-    assert close.attempt.outcome.latency_seconds == paid.latency_seconds == 2
+    assert close.attempt.outcome.first_token_seconds == paid.first_token_seconds == 2
+    assert close.attempt.outcome.latency_seconds == paid.latency_seconds == 9
     assert isinstance(paid, Paid)
     assert (paid.candidate.name, paid.cost_nano, paid.usage) == ("dear", 10_000, USAGE)
 
@@ -653,19 +653,94 @@ def test_a_fault_after_the_count_changes_nothing_about_it():
 
 @pytest.mark.parametrize("kind", [AbandonedError, *CANCELLATIONS])
 @pytest.mark.parametrize("where", ["hand", "receive"])
-def test_a_reader_who_leaves_pays_for_what_was_delivered(kind, where):
+def test_a_reader_who_leaves_at_once_pays_for_all_that_may_have_been_made(kind, where):
+    """How fast the model is, nobody knows yet."""
     left = kind()
-    results = [None, opened(HI), *([None] if where == "receive" else []), left, None, COUNT, None]
-    steps, error = play(stream(), results)
-    assert summary(steps)[-4:] == [
-        {"hand": "hand 'Hi'"}.get(where, where),
-        "hangup",
-        "count",
-        "settle",
-    ]
-    assert (steps[-1].cost_nano, steps[-1].estimated) == (6_000, True)
+    results = [None, opened(HI), *([None] if where == "receive" else []), left, None, None]
+    steps, error = play(stream(clock=Clock()), results)
+    before = {"hand": "hand 'Hi'"}.get(where, where)
+    assert summary(steps)[-3:] == [before, "hangup", "settle"]
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (worst("dear"), True)
     assert steps[-1].attempt.outcome.status == "ok"
     assert error is left
+
+
+@pytest.mark.parametrize(
+    ("waited", "held", "tokens"),
+    [(8, 0, 3), (8, 7, 4), (8, 15, 6), (1, 0, 4), (1, 100, 50), (0, 0, 50)],
+)
+def test_a_reader_who_leaves_pays_for_what_was_made_meanwhile(waited, held, tokens):
+    """As many tokens per second as before, also in the second in which the provider notices."""
+    clock = Clock()
+    closed = []
+
+    def perform(step):
+        if isinstance(step, Receive):
+            clock.now += waited
+        if isinstance(step, Close):
+            closed.append(step)
+        return {Open: opened(HI), Receive: HO, Count: COUNT}.get(type(step))
+
+    steps = stream(clock=clock)
+    assert text_of(advance(steps, perform).chunk) == "Hi"
+    assert text_of(advance(steps, perform).chunk) == " ho"
+    clock.now += held
+    with pytest.raises(AbandonedError):
+        advance(steps, perform, AbandonedError())
+    usage = closed[0].attempt.outcome.usage
+    prompt = COUNT.prompt_tokens if waited else 20
+    assert usage == Usage(prompt, tokens, estimated=True)
+
+
+def test_a_reader_who_leaves_an_answer_that_is_whole_pays_for_what_was_delivered():
+    """It leaves on the reason of the end, as many do, and never sees the provider's count."""
+    results = [None, opened(HI), None, STOP, AbandonedError(), None, COUNT, None]
+    steps, _ = play(stream(clock=Clock()), results)
+    assert summary(steps)[-3:] == ["hangup", "count", "settle"]
+    assert steps[-1].attempt.outcome.usage == COUNT
+
+
+THOUGHT = Chunk({"choices": [{"index": 0, "delta": {"reasoning_content": "Hm"}}]})
+
+
+@pytest.mark.parametrize("shown", [False, True])
+@pytest.mark.parametrize("end", ["reads on", "leaves", "is told"])
+def test_what_is_thought_unseen_is_paid_in_full(monkeypatch, shown, end):
+    monkeypatch.setitem(CANDIDATES, "dear", replace(CANDIDATES["dear"], reasons=True))
+    how = {
+        "reads on": [None, None],
+        "leaves": [AbandonedError(), None],
+        "is told": [None, fault(maybe_billed=False)],
+    }
+    counted = [COUNT] if shown else []
+    chunks = [None, STOP] if end == "leaves" else []
+    begun = [None, opened(THOUGHT if shown else HI), *chunks]
+    steps, _ = play(stream(clock=Clock()), [*begun, *how[end], *counted, None])
+    assert steps[-1].cost_nano == (6_000 if shown else worst("dear"))
+    assert steps[-1].estimated
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_usage_that_no_ledger_can_hold_is_settled_in_full(streamed, caplog):
+    absurd = Usage(3, 10**14)
+    if streamed:
+        results = [None, opened(HI), None, Chunk({"choices": []}, absurd), None, None, None]
+        steps, paid = play(stream(), results)
+    else:
+        steps, paid = play(flow(), [None, completion(absurd), None])
+    assert (steps[-1].how, steps[-1].cost_nano, steps[-1].estimated) == (
+        "settle",
+        worst("dear"),
+        True,
+    )
+    assert paid.cost_nano == worst("dear")
+    assert "settled in full" in caplog.text
+
+
+def test_a_cost_over_what_was_set_aside_that_a_provider_reports_is_believed():
+    reported = replace(USAGE, reported_nano=10 * worst("dear"))
+    steps, _ = play(flow(), [None, completion(reported), None])
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (10 * worst("dear"), False)
 
 
 def test_a_reader_who_leaves_after_the_count_pays_to_the_token():
@@ -679,16 +754,16 @@ def test_a_count_that_more_text_followed_is_not_the_whole_bill():
     """Some servers count the prompt in the first chunk, and the answer only in the last."""
     early = Chunk(ROLE.body, Usage(3, 1))
     left = AbandonedError()
-    steps, _ = play(stream(), [None, opened(early), None, HI, left, None, COUNT, None])
-    assert summary(steps)[-3:] == ["hangup", "count", "settle"]
-    assert (steps[-1].cost_nano, steps[-1].estimated) == (6_000, True)
+    steps, _ = play(stream(), [None, opened(early), None, HI, left, None, None])
+    assert summary(steps)[-2:] == ["hangup", "settle"]
+    assert (steps[-1].cost_nano, steps[-1].estimated) == (worst("dear"), True)
 
 
 @pytest.mark.parametrize("end", ["leaves", "reads on", "is told"])
 @pytest.mark.parametrize("kind", CANCELLATIONS)
 def test_who_is_cancelled_while_we_count_leaves_no_money_set_aside(kind, end):
     how = {
-        "leaves": [AbandonedError(), None],
+        "leaves": [None, STOP, AbandonedError(), None],
         "reads on": [None, None],
         "is told": [None, fault(maybe_billed=False)],
     }
@@ -700,8 +775,8 @@ def test_who_is_cancelled_while_we_count_leaves_no_money_set_aside(kind, end):
 
 def test_money_is_settled_though_hanging_up_fails():
     stuck = OSError("stuck")
-    steps, error = play(stream(), [None, opened(HI), AbandonedError(), stuck, COUNT, None])
-    assert summary(steps)[-3:] == ["hangup", "count", "settle"]
+    steps, error = play(stream(), [None, opened(HI), AbandonedError(), stuck, None])
+    assert summary(steps)[-2:] == ["hangup", "settle"]
     assert error is stuck
 
 

@@ -252,7 +252,7 @@ def test_a_closed_stream_is_closed_at_the_provider_and_settled(start, twin):
         assert stream.paid is None
 
     twin.run(read, runtime)
-    assert spent(runtime) == COUNTED
+    assert COUNTED < spent(runtime) <= MOST
 
 
 def test_a_stream_that_is_left_unread_is_settled(start, twin):
@@ -263,7 +263,7 @@ def test_a_stream_that_is_left_unread_is_settled(start, twin):
         assert [one async for one in stream] == []
 
     twin.run(read, runtime)
-    assert spent(runtime) == (QUERY.call.most_prompt_tokens) * NANO
+    assert spent(runtime) == MOST
 
 
 def test_a_stream_that_nobody_has_any_more_is_ended(start, twin):
@@ -277,7 +277,7 @@ def test_a_stream_that_nobody_has_any_more_is_ended(start, twin):
     twin.run(read, runtime)
     gc.collect()
     eventually(lambda: not runtime._streams)
-    assert spent(runtime) == COUNTED
+    assert COUNTED < spent(runtime) <= MOST
     eventually(lambda: script.closed == 1)
 
 
@@ -289,7 +289,7 @@ def test_a_stream_in_a_cycle_is_ended_by_the_collector(start):
     del stream
     gc.collect()
     eventually(lambda: not runtime._streams)
-    assert spent(runtime) == COUNTED
+    assert COUNTED < spent(runtime) <= MOST
 
 
 def test_a_cancelled_reader_has_its_stream_settled(start):
@@ -313,7 +313,7 @@ def test_a_cancelled_reader_has_its_stream_settled(start):
         assert [one async for one in stream] == []
 
     asyncio.run(cancelled())
-    assert spent(runtime) == COUNTED
+    assert COUNTED < spent(runtime) <= MOST
 
 
 def test_a_reader_who_is_cancelled_before_the_first_chunk_pays_in_full(start):
@@ -348,7 +348,7 @@ def test_a_stream_closed_by_another_thread_ends_after_the_chunk_it_waits_for(sta
         come.set()
         assert text_of(reading.result(10)) == "One two"
     assert script.closed == 1
-    assert spent(runtime) == COUNTED + len(" two") * NANO
+    assert COUNTED + len(" two") * NANO < spent(runtime) <= MOST
 
 
 def test_a_task_that_closes_a_stream_another_one_reads(start):
@@ -370,7 +370,7 @@ def test_a_task_that_closes_a_stream_another_one_reads(start):
         assert [one async for one in stream] == []
 
     asyncio.run(both())
-    assert spent(runtime) == COUNTED + len(" two") * NANO
+    assert COUNTED + len(" two") * NANO < spent(runtime) <= MOST
 
 
 def test_closing_a_client_ends_its_streams_and_tells_their_readers(start, twin):
@@ -386,7 +386,7 @@ def test_closing_a_client_ends_its_streams_and_tells_their_readers(start, twin):
 
     twin.run(read, runtime)
     again = Runtime(runtime.settings, Script())
-    assert spent(again) == COUNTED
+    assert COUNTED < spent(again) <= MOST
     again.close()
     assert script.closed == 1
 
@@ -457,7 +457,7 @@ def test_a_stream_that_is_open_when_the_interpreter_exits_is_settled(start, stor
         [sys.executable, "-c", program, store_url, here], capture_output=True, timeout=60
     )
     runtime = start(Script())
-    assert spent(runtime) == COUNTED
+    assert COUNTED < spent(runtime) <= MOST
 
 
 def test_a_first_chunk_is_handed_on_at_once(start):

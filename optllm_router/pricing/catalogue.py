@@ -50,6 +50,7 @@ class ModelFacts:
         mode: what it is for, ``chat`` or ``embedding`` for instance; ``None`` when unknown.
         context_tokens: the longest prompt that it takes; ``None`` when unknown.
         unable: what it cannot do; all else may work.
+        reasons: whether it may think before it answers.
     """
 
     price: Price | None
@@ -57,6 +58,7 @@ class ModelFacts:
     mode: str | None = None
     context_tokens: int | None = None
     unable: frozenset[Capability] = frozenset()
+    reasons: bool = False
 
 
 class PriceCatalogue:
@@ -98,7 +100,8 @@ class PriceCatalogue:
             price = None
         bound = _whole(entry.get("max_output_tokens", entry.get("max_tokens")))
         context = _whole(entry.get("max_input_tokens"))
-        return ModelFacts(price, bound, entry.get("mode"), context, _unable(entry))
+        reasons = entry.get("supports_reasoning") is True
+        return ModelFacts(price, bound, entry.get("mode"), context, _unable(entry), reasons)
 
     def require_price(self, model: str) -> Price:
         """The price of a model.
