@@ -8,6 +8,8 @@ text, or at its opening zero, reaches into the next.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,12 +35,21 @@ class TextBytes:
     """The UTF-8 bytes of n texts, one after the other.
 
     Attributes:
-        codes: shape (total,), the bytes, every text in its frame of zeros.
-        bounds: shape (n + 1,); text i is ``codes[bounds[i] : bounds[i + 1]]``.
+        raw: the bytes, every text in its frame of zeros.
+        bounds: shape (n + 1,); text i is ``raw[bounds[i] : bounds[i + 1]]``.
     """
 
-    codes: NDArray[np.uint8]
+    raw: bytes
     bounds: IntArray
+
+    @cached_property
+    def codes(self) -> NDArray[np.uint8]:
+        """The bytes as numbers, shape (total,)."""
+        return np.frombuffer(self.raw, dtype=np.uint8)
+
+    def mapped(self, table: bytes) -> NDArray[np.uint8]:
+        """What a table of 256 bytes makes of each byte, shape (total,)."""
+        return np.frombuffer(self.raw.translate(table), dtype=np.uint8)
 
 
 def encode(texts: Sequence[str]) -> TextBytes:
@@ -50,10 +61,9 @@ def encode(texts: Sequence[str]) -> TextBytes:
         ([0, 97, 98, 0, 0, 0, 0, 0], [0, 5, 8])
     """
     parts = [_bounded(text.encode("utf-8", "replace")) for text in texts]
-    codes = np.frombuffer(b"".join(b"\0%b\0\0" % part for part in parts), dtype=np.uint8)
-    bounds = np.zeros(len(parts) + 1, dtype=np.int64)
-    np.cumsum([len(part) + N_FRAME for part in parts], out=bounds[1:])
-    return TextBytes(codes, bounds)
+    raw = b"".join(b"\0%b\0\0" % part for part in parts)
+    bounds = np.array([0, *accumulate(len(part) + N_FRAME for part in parts)], dtype=np.int64)
+    return TextBytes(raw, bounds)
 
 
 def _bounded(part: bytes) -> bytes:
@@ -64,17 +74,17 @@ def _bounded(part: bytes) -> bytes:
     return part[:half] + part[-half:]
 
 
-def _table(convert: dict[str, str], other: str) -> NDArray[np.uint8]:
-    """A lookup table over the 256 bytes: see the two tables below."""
-    table = np.arange(256, dtype=np.uint8)
+def _table(convert: dict[str, str], other: str) -> bytes:
+    """A table for ``bytes.translate``: see the two below."""
+    table = bytearray(range(256))
     for code in range(1, 128):
         character = chr(code)
         for kind, replacement in convert.items():
             if getattr(character, kind)():
                 table[code] = ord(replacement or character.lower())
     if other:
-        table[128:] = ord(other)
-    return table
+        table[128:] = other.encode() * 128
+    return bytes(table)
 
 
 LOWER = _table({"isupper": "", "isspace": " "}, other="")
@@ -83,5 +93,8 @@ LOWER = _table({"isupper": "", "isspace": " "}, other="")
 CLASS = _table({"isalpha": "a", "isdigit": "0", "isspace": " "}, other="u")
 """Byte to its class: letter, digit, blank, beyond ASCII; punctuation stands for itself."""
 
-IN_WORD = np.isin(CLASS, np.frombuffer(b"a0u", dtype=np.uint8))
+CLASSES = np.frombuffer(CLASS, dtype=np.uint8)
+"""The class of each of the 256 bytes, as numbers."""
+
+IN_WORD = np.isin(CLASSES, np.frombuffer(b"a0u", dtype=np.uint8))
 """Whether a byte belongs to a word (letters, digits, anything beyond ASCII)."""

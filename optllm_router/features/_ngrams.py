@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optllm_router.features._bytes import CLASS, EDGE, IN_WORD, LOWER, N_CLOSING
+from optllm_router.features._bytes import CLASS, CLASSES, EDGE, IN_WORD, LOWER, N_CLOSING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,12 +31,16 @@ N_BUCKETS = 1 << HASH_BITS
 _MIX = np.uint32(0x9E3779B1)
 _SHIFT = np.uint32(32 - HASH_BITS)
 _SIZES = (2, 3, 4)
-_FACTORS = _MIX * np.array([2 * size + 1 for size in _SIZES], dtype=np.uint32)
-_TERMS = _MIX * np.array(_SIZES, dtype=np.uint32)
+_SURPLUS = np.array([[8 * (_SIZES[-1] - size)] for size in _SIZES], dtype=np.uint32)
+"""Bits by which an n-gram is shorter than the longest one."""
+_FACTORS = _MIX * np.array([[2 * size + 1] for size in _SIZES], dtype=np.uint32)
+_TERMS = _MIX * np.array([[size] for size in _SIZES], dtype=np.uint32)
 """An n-gram g of size s has the hash ``((2 s + 1) g + s) _MIX``."""
 _MASKED = np.uint32(0x5BD1E995)
 _BLANK = ord(" ")
-_DIGIT = ord("0")
+_IN_WORD = IN_WORD.tobytes()
+_IS_DIGIT = (CLASSES == ord("0")).tobytes()
+"""For ``bytes.translate``: 1 where a byte belongs to a word, or is a digit."""
 _N_PLACES = 64
 _PLACES = np.array([pow(0x01000193, i + 1, 1 << 32) for i in range(_N_PLACES)], dtype=np.uint32)
 
@@ -65,79 +69,67 @@ class Bags:
 
 def characters(text: TextBytes) -> Bags:
     """Bags of character n-grams."""
-    return _ngrams(LOWER[text.codes], text.bounds)
+    return _ngrams(text.raw.translate(LOWER), text.bounds)
 
 
 def shapes(text: TextBytes) -> Bags:
     """Bags of shape n-grams."""
-    classes = CLASS[text.codes]
-    changes = np.ones(len(classes), dtype=bool)
-    np.not_equal(classes[1:], classes[:-1], out=changes[1:])
-    changes |= text.codes == EDGE
-    return _ngrams(classes[changes], _running(changes)[text.bounds])
+    classes = text.mapped(CLASS)
+    kept = classes == EDGE
+    kept[1:] |= classes[1:] != classes[:-1]
+    places = kept.nonzero()[0]
+    return _ngrams(classes.take(places).tobytes(), places.searchsorted(text.bounds))
 
 
 def words(text: TextBytes) -> Bags:
     """Bags of words and of pairs of neighbouring words."""
-    codes = LOWER[text.codes]
-    in_word = IN_WORD[codes]
-    first = in_word.copy()
-    first[1:] &= ~in_word[:-1]
-    single = ~in_word & (codes != _BLANK)
-    hashes = _MIX * codes
-    hashes[first] = _word_hashes(codes, in_word, first)
-    starts = first | single
-    tokens = hashes[starts]
-    pairs = tokens * np.uint32(31)
-    pairs[:-1] += tokens[1:] * np.uint32(17)
-    buckets = np.stack([_bucket(tokens), _bucket(pairs)], axis=1).ravel()
-    return Bags(buckets, 2 * _running(starts)[text.bounds])
+    codes, in_word = text.mapped(LOWER), text.mapped(_IN_WORD).view(np.bool_)
+    starts = np.ones(len(codes), dtype=np.bool_)
+    np.logical_and(in_word[1:], in_word[:-1], out=starts[1:])
+    np.logical_not(starts[1:], out=starts[1:])
+    places = starts.nonzero()[0]
+    first = codes.take(places)
+    hashes = np.where(in_word.take(places), _word_hashes(text, codes, starts, places), first * _MIX)
+    said = first != _BLANK
+    tokens = hashes[said]
+    buckets = np.empty((2, len(tokens)), dtype=np.uint32)
+    buckets[0] = tokens
+    buckets[1] = tokens * np.uint32(31)
+    buckets[1, :-1] += tokens[1:] * np.uint32(17)
+    buckets *= _MIX
+    buckets >>= _SHIFT
+    return Bags(_by_text(buckets), 2 * places[said].searchsorted(text.bounds))
 
 
 def _word_hashes(
-    codes: NDArray[np.uint8], in_word: NDArray[np.bool_], first: NDArray[np.bool_]
+    text: TextBytes, codes: NDArray[np.uint8], starts: NDArray[np.bool_], places: IntArray
 ) -> NDArray[np.uint32]:
-    """One hash per word: bytes weighted by their place in the word, summed modulo 2**32."""
-    starts = np.flatnonzero(first)
-    last = in_word.copy()
-    last[:-1] &= ~in_word[1:]
-    ends = np.flatnonzero(last) + 1
-    lengths = ends - starts
-    inside = np.flatnonzero(in_word)
-    place = inside - np.repeat(starts, lengths)
-    letters = codes[inside]
-    values = (letters + np.uint32(1)) * _PLACES[place % _N_PLACES]
-    offsets = np.cumsum(lengths) - lengths
-    if len(starts) == 0:
-        return np.zeros(0, dtype=np.uint32)
-    hashes = np.add.reduceat(values, offsets, dtype=np.uint32)
-    masked = np.logical_or.reduceat(CLASS[letters] == _DIGIT, offsets)
-    return np.where(masked, _MASKED, hashes)
+    """One hash for each stretch of bytes that begins at ``places``, where ``starts`` is set.
+
+    Bytes weighted by their place in the word, summed modulo 2**32; all words with digits are one.
+    """
+    index = np.arange(len(codes))
+    within = index - np.maximum.accumulate(index * starts)
+    within &= _N_PLACES - 1
+    values = _PLACES.take(within)
+    values *= codes + np.uint32(1)
+    hashes = np.add.reduceat(values, places, dtype=np.uint32)
+    hashes[np.logical_or.reduceat(text.mapped(_IS_DIGIT).view(np.bool_), places)] = _MASKED
+    return hashes
 
 
-def _ngrams(codes: NDArray[np.uint8], bounds: IntArray) -> Bags:
-    n = len(codes)
-    wide = np.zeros(n + 3, dtype=np.uint32)
-    wide[:n] = codes
-    hashes = np.empty((n, len(_SIZES)), dtype=np.uint32)
-    gram = wide[:n]
-    for column, size in enumerate(_SIZES):
-        gram = (gram << np.uint32(8)) | wide[size - 1 : size - 1 + n]
-        hashes[:, column] = gram
+def _ngrams(raw: bytes, bounds: IntArray) -> Bags:
+    n = len(raw)
+    longest = np.ndarray(n, ">u4", raw + bytes(_SIZES[-1] - 1), strides=(1,)).astype(np.uint32)
+    hashes = longest >> _SURPLUS
     hashes *= _FACTORS
     hashes += _TERMS
     hashes >>= _SHIFT
     for closing in range(1, N_CLOSING + 1):
-        hashes[bounds[1:] - closing] = 0  # these n-grams reach into the next text
-    return Bags(hashes.view(np.int32).ravel(), 3 * bounds)
+        hashes[:, bounds[1:] - closing] = 0  # these n-grams reach into the next text
+    return Bags(_by_text(hashes), len(_SIZES) * bounds)
 
 
-def _bucket(hashes: NDArray[np.uint32]) -> NDArray[np.int32]:
-    return np.asarray((hashes * _MIX) >> _SHIFT, dtype=np.int32)
-
-
-def _running(flags: NDArray[np.bool_]) -> IntArray:
-    """How many flags are set before each position, and in all: shape (len(flags) + 1,)."""
-    counts = np.zeros(len(flags) + 1, dtype=np.int64)
-    np.cumsum(flags, out=counts[1:])
-    return counts
+def _by_text(hashes: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Hashes of several kinds, shape (kinds, n), byte by byte as one array."""
+    return hashes.ravel("F").view(np.int32)

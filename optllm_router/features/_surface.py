@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from optllm_router.features._bytes import CLASS, EDGE, IN_WORD, N_CLOSING, N_FRAME
+from optllm_router.features._bytes import CLASSES, EDGE, IN_WORD, N_CLOSING, N_FRAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,11 +32,11 @@ def _membership() -> NDArray[np.float32]:
     """Shape (256, m): which byte counts towards which statistic; the shares come first."""
     codes = np.arange(256)
     groups = [
-        CLASS == _DIGIT,
+        CLASSES == _DIGIT,
         (codes >= ord("A")) & (codes <= ord("Z")),
-        CLASS == _LETTER,
-        CLASS == _BEYOND_ASCII,
-        CLASS == _BLANK,
+        CLASSES == _LETTER,
+        CLASSES == _BEYOND_ASCII,
+        CLASSES == _BLANK,
         np.isin(codes, [ord(c) for c in _STRUCTURAL]),
         codes == ord("\n"),
         *(codes == ord(c) for c in _COUNTED),
@@ -46,12 +46,12 @@ def _membership() -> NDArray[np.float32]:
 
 _MEMBERSHIP = _membership()
 _N_SHARES = 6
-_IS_DIGIT = CLASS == _DIGIT
-_IS_LETTER = CLASS == _LETTER
+_IS_DIGIT = CLASSES == _DIGIT
+_IS_LETTER = CLASSES == _LETTER
 _IS_UPPER = _MEMBERSHIP[:, 1] > 0
 _IS_SMALL = _IS_LETTER & ~_IS_UPPER
 _IN_LINE = ~np.isin(np.arange(256), [ord("\n"), EDGE])
-_IN_TOKEN = (CLASS != _BLANK) & (np.arange(256) != EDGE)
+_IN_TOKEN = (CLASSES != _BLANK) & (np.arange(256) != EDGE)
 _KIND_OF_BYTE = (
     np.select([_IS_SMALL, _IS_UPPER, _IS_DIGIT, _IN_TOKEN], list(b"aA0."), _BLANK)
     .astype(np.uint8)
