@@ -352,22 +352,36 @@ def explore(
     if doubt == 0 and uniform == 0:
         return choice.allocation, np.ones(len(batch))
     n, k = batch.p.shape
-    able = np.ones((n, k), dtype=np.bool_) if batch.able is None else batch.able
     draws, shares = choice.allocation[None, :], np.full(n, uniform)
     if doubt > 0:
-        worth = np.where(able, batch.p - choice.price * batch.cost, -np.inf)
-        noise = rng.standard_normal((_DRAWS, n, k)) * (doubt * batch.std)
-        draws = np.argmax(worth + noise, axis=2)
+        worth = batch.p - choice.price * batch.cost
+        if batch.able is not None:
+            worth = np.where(batch.able, worth, -np.inf)
+        noise = rng.standard_normal((_DRAWS, n, k))
+        noise *= doubt * batch.std
+        noise += worth
+        draws = noise.argmax(axis=2)
     if batch.loyalty is not None:
         settled = batch.loyalty.any(axis=1)
         draws = np.where(settled, choice.allocation, draws)
         shares[settled] = 0.0
-    among = able.sum(axis=1)
-    ables_first = np.argsort(~able, axis=1, kind="stable")
-    any_one = ables_first[np.arange(n), rng.integers(among)]
-    allocation = np.where(rng.random(n) < shares, any_one, draws[0])
-    agreement = (draws == allocation).mean(axis=0)
+    allocation, among = draws[0], np.full(n, k) if batch.able is None else batch.able.sum(axis=1)
+    blind = (rng.random(n) < shares).nonzero()[0]
+    if len(blind):
+        allocation = allocation.copy()
+        allocation[blind] = _any_one(batch, blind, rng)
+    agreement = np.add.reduce(draws == allocation, axis=0) / len(draws)
     return allocation, shares / among + (1.0 - shares) * agreement
+
+
+def _any_one(batch: Forecast, queries: IntArray, rng: np.random.Generator) -> IntArray:
+    """For each of some queries one of the candidates that can serve it, drawn uniformly."""
+    if batch.able is None:
+        return rng.integers(batch.p.shape[1], size=len(queries))
+    able = batch.able[queries]
+    ables_first = np.argsort(~able, axis=1, kind="stable")
+    drawn = ables_first[np.arange(len(queries)), rng.integers(able.sum(axis=1))]
+    return np.asarray(drawn, dtype=np.int64)
 
 
 def match_best_allocation(

@@ -428,13 +428,19 @@ class Router:
 
     def _loyal(self, forecast: Forecast, queries: Sequence[Query], now: float) -> Forecast:
         """With what staying is worth: no change of voice, and a prompt that is read already."""
+        partners = {
+            i: query.partner
+            for i, query in enumerate(queries)
+            if query.partner is not None and query.partner.candidate in self.names
+        }
+        if not partners:
+            return forecast
         loyalty, cost = np.zeros_like(forecast.p), forecast.cost.copy()
-        for i, query in enumerate(queries):
-            if query.partner is not None and query.partner.candidate in self.names:
-                j = self.names.index(query.partner.candidate)
-                loyalty[i, j] = _LOYALTY
-                cost[i, j] = self._cost_of_staying(j, cost[i, j], query.partner, now)
-        return replace(forecast, cost=cost, loyalty=loyalty) if loyalty.any() else forecast
+        for i, partner in partners.items():
+            j = self.names.index(partner.candidate)
+            loyalty[i, j] = _LOYALTY
+            cost[i, j] = self._cost_of_staying(j, cost[i, j], partner, now)
+        return replace(forecast, cost=cost, loyalty=loyalty)
 
     def _cost_of_staying(self, j: int, usd: float, partner: Partner, now: float) -> float:
         """The expected cost, less the discount on what the provider has in its cache."""

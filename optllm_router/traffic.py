@@ -139,9 +139,9 @@ class Traffic:
 
     def _remember(self, batch: Forecast) -> None:
         """The newest queries take the places of the oldest."""
-        places = np.arange(self._decided, self._decided + len(batch))[-_SAMPLE:] % _SAMPLE
-        for kept, new in zip(self._sample, (batch.p, batch.std, batch.cost), strict=True):
-            kept[places] = new[-_SAMPLE:]
+        for i in range(len(batch))[-_SAMPLE:]:
+            place = (self._decided + i) % _SAMPLE
+            self._sample[:, place] = batch.p[i], batch.std[i], batch.cost[i]
         self._decided += len(batch)
 
     def _outlook(self, policy: Policy) -> Outlook:

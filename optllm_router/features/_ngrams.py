@@ -12,7 +12,6 @@ byte (Weinberger et al., 2009, "Feature hashing for large scale multitask learni
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +38,7 @@ _TERMS = _MIX * np.array([[size] for size in _SIZES], dtype=np.uint32)
 _MASKED = np.uint32(0x5BD1E995)
 _BLANK = ord(" ")
 _IN_WORD = IN_WORD.tobytes()
-_IS_DIGIT = (CLASSES == ord("0")).tobytes()
+_IS_DIGIT = np.equal(CLASSES, ord("0")).tobytes()
 """For ``bytes.translate``: 1 where a byte belongs to a word, or is a digit."""
 _N_PLACES = 64
 _PLACES = np.array([pow(0x01000193, i + 1, 1 << 32) for i in range(_N_PLACES)], dtype=np.uint32)
@@ -56,15 +55,6 @@ class Bags:
 
     buckets: NDArray[np.int32]
     bounds: IntArray
-
-    @cached_property
-    def counted(self) -> tuple[NDArray[np.int32], IntArray]:
-        """The buckets of a single text in ascending order, and how often each one occurs."""
-        ordered = np.sort(self.buckets)
-        new = np.ones(len(ordered) + 1, dtype=bool)
-        np.not_equal(ordered[1:], ordered[:-1], out=new[1:-1])
-        edges = new.nonzero()[0]
-        return ordered.take(edges[:-1]), edges[1:] - edges[:-1]
 
 
 def characters(text: TextBytes) -> Bags:

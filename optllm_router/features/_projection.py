@@ -25,6 +25,9 @@ _MAX_KNOWN = 20_000
 
 _POWER_ITERATIONS = 3
 
+LEAST_SQUARE = float(np.float32(1e-9))
+"""Of the norm of a bag."""
+
 
 class Projection:
     """TF-IDF and truncated SVD over hashed buckets (latent semantic analysis).
@@ -65,29 +68,10 @@ class Projection:
 
     def transform(self, bags: Bags) -> NDArray[np.float32]:
         """Project n bags: shape (n, n_dims), float32, norm at most about 1."""
-        if len(bags.bounds) == 2:
-            sums = self._sums_of_one(bags)
-        else:
-            counts = _counts(self.rows_[bags.buckets], bags.bounds, len(self.table_))
-            sums = counts @ self.table_
-        norms = np.sqrt(np.maximum(sums[:, -1:], 1e-9))
+        counts = _counts(self.rows_[bags.buckets], bags.bounds, len(self.table_))
+        sums = counts @ self.table_
+        norms = np.sqrt(np.maximum(sums[:, -1:], LEAST_SQUARE))
         return np.asarray(sums[:, :-1] / norms, dtype=np.float32)
-
-    def _sums_of_one(self, bags: Bags) -> NDArray[np.float32]:
-        """Weighted sum of the table's rows for one bag, shape (1, n_dims + 1).
-
-        Bit for bit what the sparse product says of it, without a sparse array's overhead: known
-        buckets are in the order of their rows, and sums over rows are taken in that order.
-        """
-        buckets, counts = bags.counted
-        rows = self.rows_.take(buckets)
-        known = rows.nonzero()[0]
-        weights = np.empty((1 + len(known), 1), dtype=np.float32)
-        weights[1:, 0] = counts.take(known)
-        weights[0] = len(bags.buckets) - weights[1:].sum()
-        np.sqrt(weights, out=weights)
-        rows = np.concatenate([[0], rows.take(known)])
-        return np.add.reduce(self.table_.take(rows, axis=0) * weights, axis=0, keepdims=True)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything learnt: the known buckets in ascending order, and their rows."""

@@ -7,6 +7,7 @@ tell code from prose, multiple choice from open questions, templates from senten
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ import numpy as np
 from optllm_router.features._bytes import CLASSES, EDGE, IN_WORD, N_CLOSING, N_FRAME
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from optllm_router._types import FloatArray, IntArray
@@ -28,7 +31,7 @@ _SHORT, _LONG = 3, 9
 """Tokens of at most, and of at least, so many bytes count as short, and as long."""
 
 
-def _membership() -> NDArray[np.float32]:
+def _membership() -> FloatArray:
     """Shape (256, m): which byte counts towards which statistic; the shares come first."""
     codes = np.arange(256)
     groups = [
@@ -41,14 +44,16 @@ def _membership() -> NDArray[np.float32]:
         codes == ord("\n"),
         *(codes == ord(c) for c in _COUNTED),
     ]
-    return np.stack(groups, axis=1).astype(np.float32)
+    return np.stack(groups, axis=1).astype(np.float64)
 
 
-_MEMBERSHIP = _membership()
+_MEMBERSHIP, _groups = np.unique(_membership(), axis=0, return_inverse=True)
+_GROUP_OF_BYTE = _groups.astype(np.uint8).tobytes()
+"""Bytes that count towards the same statistics are one group: shape (groups, m)."""
 _N_SHARES = 6
 _IS_DIGIT = CLASSES == _DIGIT
 _IS_LETTER = CLASSES == _LETTER
-_IS_UPPER = _MEMBERSHIP[:, 1] > 0
+_IS_UPPER = _membership()[:, 1] > 0
 _IS_SMALL = _IS_LETTER & ~_IS_UPPER
 _IN_LINE = ~np.isin(np.arange(256), [ord("\n"), EDGE])
 _IN_TOKEN = (CLASSES != _BLANK) & (np.arange(256) != EDGE)
@@ -60,6 +65,10 @@ _KIND_OF_BYTE = (
 _WORD_OF_BYTE = np.where(IN_WORD, ord("w"), _BLANK).astype(np.uint8).tobytes()
 _DIGIT_OF_BYTE = np.where(_IS_DIGIT, _DIGIT, _BLANK).astype(np.uint8).tobytes()
 """For ``bytes.translate``: what matters of each byte when tokens, words and numbers are told."""
+_IS_LOG = np.repeat(
+    [False, True, False, True, False], [_N_SHARES, 3 + _MEMBERSHIP.shape[1] - _N_SHARES, 7, 9, 5]
+)
+"""Which statistics are logarithms: counts and lengths."""
 
 
 class _Runs(NamedTuple):
@@ -85,37 +94,48 @@ def _of_one(text: TextBytes) -> FloatArray:
     """The statistics of a single text, shape (m,), in Python: a hundred small numpy calls cost
     five times as much.
     """
-    body = text.codes[1:-N_CLOSING].tobytes()
-    kinds, counts = body.translate(_KIND_OF_BYTE), _byte_counts(text)[:, 0]
+    body = text.raw[1:-N_CLOSING]
+    kinds = body.translate(_KIND_OF_BYTE)
+    histogram = np.bincount(text.mapped(_GROUP_OF_BYTE), minlength=len(_MEMBERSHIP))
+    counts = (histogram @ _MEMBERSHIP).tolist()
     size = max(len(body), 1)
     n_words = len(body.translate(_WORD_OF_BYTE).split())
     n_numbers = len(body.translate(_DIGIT_OF_BYTE).split())
-    tokens = [(len(t), t.count(b"0"), t.count(b"a"), t.count(b"A"), t) for t in kinds.split()]
-    of_kind = [
-        sum(1 for _, digits, small, upper, _ in tokens if digits and small + upper),
-        sum(1 for length, digits, *_ in tokens if digits == length),
-        sum(1 for *_, small, upper, _ in tokens if upper > 1 and not small),
-        sum(1 for *_, token in tokens if token.startswith(b"A")),
-        sum(1 for length, *_ in tokens if length <= _SHORT),
-        sum(1 for length, *_ in tokens if length >= _LONG),
-    ]
+    tokens = [_told(token) for token in kinds.split()]
+    lengths, *of_kind = zip(*tokens, strict=True) if tokens else [()] * 7
+    n_of_kind = [sum(kind) for kind in of_kind]
     lines = [len(line) for line in body.split(b"\n") if line] or [0]
     _, spread, longest = _moments_of_one(lines)
-    tokens_moments = _moments_of_one([length for length, *_ in tokens])
-    n_camel = kinds.count(b"aA")
-    parts: list[Any] = [
-        counts[:_N_SHARES] / size,
-        np.log1p([size, n_words, n_numbers, *counts[_N_SHARES:].tolist()]),
-        [size / max(n_words, 1)],
-        [n / max(len(tokens), 1) for n in of_kind],
-        np.log1p([of_kind[0], n_camel, *tokens_moments, lines[0], lines[-1], longest, spread]),
-        [kinds[:1] == b"A", kinds[:1] == b"0", IN_WORD[text.codes[-N_CLOSING - 1]]],
-        [kinds[-1:] == b"0", body[-1:] == b"?"],
+    statistics = [
+        *(count / size for count in counts[:_N_SHARES]),
+        *(size, n_words, n_numbers, *counts[_N_SHARES:]),
+        size / max(n_words, 1),
+        *(n / max(len(tokens), 1) for n in n_of_kind),
+        *(n_of_kind[0], kinds.count(b"aA"), *_moments_of_one(lengths)),
+        *(lines[0], lines[-1], longest, spread),
+        *(kinds[:1] == b"A", kinds[:1] == b"0", IN_WORD.item(text.raw[-N_CLOSING - 1])),
+        *(kinds[-1:] == b"0", body[-1:] == b"?"),
     ]
-    return np.asarray(np.concatenate(parts), dtype=np.float64)
+    array = np.array(statistics, dtype=np.float64)
+    return np.log1p(array, out=array, where=_IS_LOG)
 
 
-def _moments_of_one(lengths: list[int]) -> tuple[float, float, int]:
+@lru_cache(maxsize=1_024)
+def _told(token: bytes) -> tuple[int, ...]:
+    """The length of a token, and whether it is of each kind; few patterns make most texts."""
+    length, small, upper, digits = len(token), *(token.count(kind) for kind in (b"a", b"A", b"0"))
+    return (
+        length,
+        digits > 0 and small + upper > 0,
+        digits == length,
+        upper > 1 and not small,
+        token.startswith(b"A"),
+        length <= _SHORT,
+        length >= _LONG,
+    )
+
+
+def _moments_of_one(lengths: Sequence[int]) -> tuple[float, float, int]:
     """Mean, standard deviation and maximum; zeros of nothing."""
     n = max(len(lengths), 1)
     mean = sum(lengths) / n
@@ -137,10 +157,11 @@ def _of_many(text: TextBytes) -> FloatArray:
 
 def _byte_counts(text: TextBytes) -> FloatArray:
     """How many bytes belong to each group, shape (groups, n)."""
-    n = len(text.bounds) - 1
-    rows = np.repeat(np.arange(n, dtype=np.int64) * 256, np.diff(text.bounds))
-    histogram = np.bincount(rows + text.codes, minlength=256 * n).reshape(n, 256)
-    return np.asarray((histogram.astype(np.float32) @ _MEMBERSHIP).T, dtype=np.float64)
+    n, n_groups = len(text.bounds) - 1, len(_MEMBERSHIP)
+    rows = np.repeat(np.arange(n, dtype=np.int64) * n_groups, np.diff(text.bounds))
+    groups = rows + text.mapped(_GROUP_OF_BYTE)
+    histogram = np.bincount(groups, minlength=n_groups * n).reshape(n, n_groups)
+    return np.asarray((histogram @ _MEMBERSHIP).T, dtype=np.float64)
 
 
 def _tokens(text: TextBytes) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from optllm_router._types import IntArray
     from optllm_router.features._bytes import TextBytes
     from optllm_router.features._ngrams import Bags
 
@@ -26,12 +28,46 @@ VIEWS = {
 }
 """How each view of a text makes bags of it."""
 
+STRIDE = 1 + _ngrams.N_BUCKETS
+FIRST_PLACES = STRIDE * np.arange(len(VIEWS), dtype=np.int32)
+"""See :class:`Counted`."""
+
 _CHUNK_TEXTS = 2_000
 _CHUNK_BYTES = 1_000_000
 """Read at once, at most: bounds memory, and keeps intermediate arrays in the caches."""
 
 
-class Reading(NamedTuple):
+class Counted(NamedTuple):
+    """The bags of a single text, all views as one, so that they are looked up at once.
+
+    Bucket b of the v-th view has place ``v * STRIDE + 1 + b``. Place ``v * STRIDE`` occurs once in
+    every text: where a featurizer notes the buckets that it does not know.
+
+    Attributes:
+        places: shape (m,), int32, in ascending order.
+        counts: shape (m,), how often each one occurs.
+        sizes: shape (views,), how many n-grams each view has.
+    """
+
+    places: NDArray[np.int32]
+    counts: IntArray
+    sizes: IntArray
+
+    @classmethod
+    def of(cls, bags: Sequence[Bags]) -> Counted:
+        """Count what is in the bags of a single text."""
+        parts = [bag.buckets + np.int32(v * STRIDE + 1) for v, bag in enumerate(bags)]
+        places = np.concatenate([*parts, FIRST_PLACES])
+        places.sort()
+        new = np.ones(len(places) + 1, dtype=bool)
+        np.not_equal(places[1:], places[:-1], out=new[1:-1])
+        edges = new.nonzero()[0]
+        sizes = np.array([len(part) for part in parts])
+        return cls(places.take(edges[:-1]), edges[1:] - edges[:-1], sizes)
+
+
+@dataclass(frozen=True)
+class Reading:
     """What is seen of n texts, whatever was learnt from others.
 
     Attributes:
@@ -47,6 +83,11 @@ class Reading(NamedTuple):
         """Read encoded texts."""
         bags = {name: view(text) for name, view in VIEWS.items()}
         return cls(bags, surface(text).astype(np.float32))
+
+    @cached_property
+    def counted(self) -> Counted:
+        """The bags of a single text as one."""
+        return Counted.of(list(self.bags.values()))
 
 
 class Texts(tuple[str, ...]):

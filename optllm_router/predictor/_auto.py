@@ -24,7 +24,7 @@ from optllm_router._types import Prediction
 from optllm_router.predictor._base import base_rates
 from optllm_router.predictor._forest import Forest, average
 from optllm_router.predictor._pruning import Caution
-from optllm_router.predictor._trees import walk
+from optllm_router.predictor._walking import walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,7 +88,7 @@ class Auto:
         common, rest = _split(said.p - self.base_)
         p = self.base_ + self.difficulty_ * common + self.difference_ * rest
         factor = max(self.difficulty_, self.difference_)
-        return Prediction(np.clip(p, 0.0, 1.0), factor * said.std)
+        return Prediction(np.minimum(np.maximum(p, 0.0), 1.0), factor * said.std)
 
     def _choose(
         self, x: Features, scores: FloatArray, base: FloatArray

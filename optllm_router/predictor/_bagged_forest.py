@@ -16,7 +16,8 @@ import numpy as np
 
 from optllm_router._types import Prediction
 from optllm_router.predictor._forest import impute
-from optllm_router.predictor._trees import Trees, flatten, leaf_outputs, outputs, walk
+from optllm_router.predictor._trees import Trees, flatten, leaf_outputs, outputs
+from optllm_router.predictor._walking import Walker
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,11 +70,12 @@ class BaggedForest:
         self.weights_ = weights / weights.sum(axis=0)
         self.trees_ = flatten(fitted)
         self.values_ = leaf_outputs(fitted)
+        self._walker = Walker(self.trees_)
         return self
 
     def predict(self, x: Features) -> Prediction:
         """Weighted mean and weighted standard deviation over the forests."""
-        leaves = walk(self.trees_, x)
+        leaves = self._walker.leaves(x)
         n, k = len(x), self.values_.shape[1]
         p, std = np.empty((n, k)), np.empty((n, k))
         for start in range(0, n, _CHUNK_ROWS):
@@ -97,4 +99,5 @@ class BaggedForest:
         self.weights_ = arrays["weights"]
         self.n_bootstraps = len(self.weights_)
         self.n_trees = len(self.trees_.roots) // self.n_bootstraps
+        self._walker = Walker(self.trees_)
         return self

@@ -15,9 +15,12 @@ import numpy as np
 from optllm_router._types import Prediction
 from optllm_router.features import coarse_features
 from optllm_router.predictor._pruning import Caution, node_values, tally
-from optllm_router.predictor._trees import Trees, collapse, grow, join, walk
+from optllm_router.predictor._trees import Trees, collapse, grow, join
+from optllm_router.predictor._walking import Walker, walk
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from optllm_router._types import FloatArray, IntArray
@@ -72,6 +75,7 @@ class Forest:
         while self.values_.nbytes > _MAX_VALUE_BYTES:
             tolerance *= 2.0
             self.trees_, self.values_ = collapse(self.trees_, self.values_, tolerance)
+        self._walker = Walker(self.trees_)
         del self.seen_
         return self
 
@@ -81,7 +85,7 @@ class Forest:
 
     def predict(self, x: Features) -> Prediction:
         """Mean and standard deviation over the trees."""
-        return average(walk(self.trees_, x), self.values_)
+        return average(self._walker.leaves(x), self.values_)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What prediction needs, as arrays by name."""
@@ -91,6 +95,7 @@ class Forest:
         """Become the forest that ``arrays`` came from."""
         self.trees_ = Trees.restored(arrays)
         self.values_ = arrays["values"].astype(np.float32)
+        self._walker = Walker(self.trees_)
         return self
 
 
@@ -99,14 +104,30 @@ def average(leaves: IntArray, values: NDArray[np.float32]) -> Prediction:
     n, n_trees = leaves.shape
     p = np.empty((n, values.shape[1]))
     std = np.empty_like(p)
-    step = max(_CHUNK_CELLS // (n_trees * values.shape[1]), 1)
-    for start in range(0, n, step):
-        said = values.take(leaves[start : start + step], axis=0)
-        mean = said.mean(axis=1)
+    for rows, said in _said(leaves, values):
+        mean = np.add.reduce(said, axis=1) / np.float32(n_trees)
         square = np.einsum("ntk,ntk->nk", said, said) / n_trees
-        p[start : start + step] = mean
-        std[start : start + step] = np.sqrt(np.maximum(square - mean**2, 0.0))
+        p[rows] = mean
+        std[rows] = np.sqrt(np.maximum(square - mean**2, 0.0))
     return Prediction(p, std)
+
+
+def mean(leaves: IntArray, values: NDArray[np.float32]) -> FloatArray:
+    """Mean over the trees of what the leaves (n, trees) say: shape (n, k)."""
+    means = np.empty((len(leaves), values.shape[1]))
+    for rows, said in _said(leaves, values):
+        means[rows] = np.add.reduce(said, axis=1) / np.float32(leaves.shape[1])
+    return means
+
+
+def _said(
+    leaves: IntArray, values: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """What each leaf says, shape (rows, trees, k), for a few rows of ``leaves`` at a time."""
+    step = max(_CHUNK_CELLS // (leaves.shape[1] * values.shape[1]), 1)
+    for start in range(0, len(leaves), step):
+        rows = slice(start, start + step)
+        yield rows, values.take(leaves[rows], axis=0)
 
 
 def impute(scores: FloatArray, base: FloatArray) -> FloatArray:

@@ -18,9 +18,10 @@ import numpy as np
 
 from optllm_router._errors import InvalidDataError
 from optllm_router.features import TextFeaturizer
-from optllm_router.predictor._forest import average
+from optllm_router.predictor._forest import mean
 from optllm_router.predictor._pruning import tally
-from optllm_router.predictor._trees import Trees, collapse, grow, walk
+from optllm_router.predictor._trees import Trees, collapse, grow
+from optllm_router.predictor._walking import Walker, walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -169,7 +170,8 @@ class LengthPredictor:
         if self.belief_:
             left_over = excess.beyond(self.line_.at(sizes))
             trees, values = _grow(x, left_over, n_trees=_TREES, seed=self.seed)
-            self._trees, self._values = collapse(trees, values, _TOLERANCE)
+            trees, self._values = collapse(trees, values, _TOLERANCE)
+            self._walker = Walker(trees)
 
     def _tried(self, x: Features, sizes: FloatArray, excess: _Excess, *, sloped: bool) -> _Trial:
         """Cross-validates the trees, on top of a line if ``sloped``.
@@ -185,8 +187,8 @@ class LengthPredictor:
             known, unknown = np.flatnonzero(~test), np.flatnonzero(test)
             line = _Line.fitted(sizes[known], excess.select(known)) if sloped else _FLAT
             seen = excess.select(known).beyond(line.at(sizes[known]))
-            grown = _grow(x[known], seen, n_trees=_TREES_PER_FOLD, seed=self.seed)
-            said[unknown] = _said(*grown, x[unknown])
+            trees, values = _grow(x[known], seen, n_trees=_TREES_PER_FOLD, seed=self.seed)
+            said[unknown] = mean(walk(trees, x[unknown]), values)
             left_over[unknown] = excess.select(unknown).beyond(line.at(sizes[unknown])).values
         weights = excess.counts
         noise = float((weights * left_over**2).sum() / weights.sum())
@@ -200,7 +202,7 @@ class LengthPredictor:
         share = 1.0 + np.tile(self.line_.at(_sizes(texts))[:, None], self.n_candidates)
         if self.belief_:
             x = self._featurizer.transform(texts)
-            share += self.belief_ * _said(self._trees, self._values, x)
+            share += self.belief_ * mean(self._walker.leaves(x), self._values)
         return typical * np.maximum(share, _LEAST_SHARE)
 
     def _checked(self, tokens: FloatArray, n_texts: int) -> FloatArray:
@@ -330,7 +332,3 @@ def _grow(
 
 def _sizes(texts: Sequence[str]) -> FloatArray:
     return np.array([len(text.encode("utf-8", "replace")) for text in texts], dtype=np.float64)
-
-
-def _said(trees: Trees, values: NDArray[np.float32], x: Features) -> FloatArray:
-    return average(walk(trees, x), values).p

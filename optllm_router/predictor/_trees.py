@@ -1,9 +1,8 @@
-"""Extremely randomised trees, flattened for fast prediction.
+"""Extremely randomised trees, flattened.
 
 scikit-learn grows the trees (Geurts et al., 2006, "Extremely randomized trees"); what their leaves
 say is computed elsewhere, from labels that may be partial. All trees are kept in a few flat
-arrays with siblings side by side, so that one numpy step moves every query down every tree by one
-level. scikit-learn's own prediction costs milliseconds of overhead for a single query.
+arrays with siblings side by side, for :mod:`._walking`.
 """
 
 from __future__ import annotations
@@ -20,18 +19,8 @@ if TYPE_CHECKING:
     from optllm_router._types import FloatArray, IntArray
     from optllm_router.predictor._base import Arrays
 
-_CHUNK_PATHS = 1 << 18
-"""Pairs of query and tree that are walked at once; keeps the working set in the caches."""
-
 _MAX_ROWS = 5_000
 """Rows that one group of trees is grown on at most."""
-
-_STEPS_BETWEEN_SIEVES = 6
-"""Levels after which paths that have reached their leaf are set aside: most are short."""
-
-
-_FEW_PATHS = 12
-"""So many paths are sooner walked one by one than a level of all of them by numpy."""
 
 
 class Trees(NamedTuple):
@@ -184,45 +173,6 @@ def leaf_outputs(fitted: Sequence[Any]) -> NDArray[np.float32]:
         tree.value[_breadth_first(tree.children_left, tree.children_right), :, 0] for tree in fitted
     ]
     return np.concatenate(values).astype(np.float32)
-
-
-def walk(trees: Trees, x: NDArray[np.float32]) -> IntArray:
-    """The leaf that each of n queries reaches in each of T trees: shape (n, T)."""
-    leaves = np.empty((len(x), len(trees.roots)), dtype=np.int64)
-    n_rows = max(_CHUNK_PATHS // max(len(trees.roots), 1), 1)
-    for start in range(0, len(x), n_rows):
-        leaves[start : start + n_rows] = _walk(trees, x[start : start + n_rows])
-    return leaves
-
-
-def _walk(trees: Trees, x: NDArray[np.float32]) -> IntArray:
-    n, n_features = x.shape
-    values = np.ascontiguousarray(x).ravel()
-    rows = np.repeat(np.arange(n) * n_features, len(trees.roots))
-    nodes = np.tile(trees.roots, n)
-    leaves = nodes.copy()
-    paths = np.arange(len(nodes))
-    for step in range(trees.depth):
-        right = values.take(rows + trees.feature.take(nodes)) > trees.threshold.take(nodes)
-        nodes = trees.child.take(nodes) + right
-        if step % _STEPS_BETWEEN_SIEVES == _STEPS_BETWEEN_SIEVES - 1:
-            leaves[paths] = nodes
-            moving = np.flatnonzero(trees.child.take(nodes) != nodes)
-            nodes, rows, paths = nodes[moving], rows[moving], paths[moving]
-            if len(paths) <= _FEW_PATHS:
-                few = zip(rows.tolist(), nodes.tolist(), strict=True)
-                nodes = np.array([_descend(trees, values, *one) for one in few], dtype=np.int64)
-                break
-    leaves[paths] = nodes
-    return np.asarray(leaves.reshape(n, len(trees.roots)))
-
-
-def _descend(trees: Trees, values: NDArray[np.float32], row: int, node: int) -> int:
-    """The leaf below a node for the query whose features begin at ``values[row]``."""
-    while (left := trees.child.item(node)) != node:
-        right = values.item(row + trees.feature.item(node)) > trees.threshold.item(node)
-        node = left + right
-    return node
 
 
 def _breadth_first(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:

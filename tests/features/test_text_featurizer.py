@@ -146,13 +146,18 @@ def test_projected_bags_are_near_when_their_texts_share_fragments():
         assert similarity[first, first + 1] > others.max() + 0.2
 
 
-@pytest.mark.parametrize("view", [characters, words, shapes])
-@given(texts=st.lists(st.text(max_size=60), min_size=2, max_size=6))
-def test_a_bag_is_projected_alike_alone_and_among_others(view, texts):
-    projection = Projection(4).fit(view(encode([*TRAINING, *texts[:1]])))
-    together = projection.transform(view(encode(texts)))
-    alone = np.concatenate([projection.transform(view(encode([text]))) for text in texts])
+@given(texts=st.lists(SURFACES, min_size=2, max_size=6))
+def test_a_text_is_featurised_alike_alone_and_among_others(texts):
+    featurizer = TextFeaturizer().fit([*TRAINING, *texts[:1]])
+    together = featurizer.transform([*texts, *TRAINING])
+    alone = np.concatenate([featurizer.transform([text]) for text in [*texts, *TRAINING]])
     np.testing.assert_array_equal(alone, together)
+
+
+def test_a_featurizer_forgets_what_it_was_fitted_on_before():
+    fresh, used = TextFeaturizer().fit(TRAINING), TextFeaturizer().fit(["something else"] * 3)
+    for asked in (["Connection closed"], TRAINING):
+        np.testing.assert_array_equal(used.fit(TRAINING).transform(asked), fresh.transform(asked))
 
 
 def test_texts_are_read_once_for_all_featurizers(featurizer):

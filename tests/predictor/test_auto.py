@@ -7,7 +7,7 @@ from optllm_router.predictor import _forest
 from optllm_router.predictor._auto import CAUTIONS, Auto, _Factor, _factors, _noise
 from optllm_router.predictor._base import base_rates
 from optllm_router.predictor._forest import Forest, average, impute
-from optllm_router.predictor._trees import walk
+from optllm_router.predictor._walking import walk
 
 
 def fitted(x, scores, seed=0):

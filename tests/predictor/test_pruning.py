@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import betaln
 
 from optllm_router.predictor._pruning import Caution, node_values, tally
-from optllm_router.predictor._trees import grow, walk
+from optllm_router.predictor._trees import grow
+from optllm_router.predictor._walking import walk
 
 BASE = np.array([0.4, 0.7])
 

@@ -11,8 +11,8 @@ from optllm_router.predictor._trees import (
     grow,
     join,
     leaf_outputs,
-    walk,
 )
+from optllm_router.predictor._walking import walk
 
 
 def data(n=200, k=3, seed=0):
@@ -40,30 +40,6 @@ def test_thresholds_split_float32_features_as_float64_ones_do():
     expected = forest.predict(at_thresholds)
     values = leaf_outputs([estimator.tree_ for estimator in forest.estimators_])
     np.testing.assert_allclose(values[walk(trees, at_thresholds)].mean(axis=1), expected, atol=1e-6)
-
-
-def test_walk_ends_in_leaves_of_the_right_tree():
-    x, targets = data()
-    trees = grow(x, targets, n_trees=7, seed=0)
-    leaves = walk(trees, x)
-    assert leaves.shape == (200, 7)
-    assert (trees.child[leaves] == leaves).all()
-    assert (leaves >= trees.roots).all()
-    assert (leaves[:, :-1] < trees.roots[1:]).all()
-
-
-def test_one_row_walks_like_many():
-    x, targets = data(2_000)
-    trees = grow(x, targets, n_trees=40, seed=0)
-    assert trees.depth > 15  # deep enough that few paths are left near the end
-    together = walk(trees, x[:100])
-    alone = np.concatenate([walk(trees, row[None]) for row in x[:100]])
-    np.testing.assert_array_equal(alone, together)
-
-
-def test_walk_of_no_rows():
-    x, targets = data()
-    assert walk(grow(x, targets, n_trees=3, seed=0), x[:0]).shape == (0, 3)
 
 
 def test_joined_trees_walk_like_their_parts():
