@@ -57,6 +57,8 @@ class TextFeaturizer:
 
     Args:
         seed: of the randomised SVD and of the sample it is learnt from.
+        coarse: keep the leading directions of each view only, a quarter of the others' work; see
+            :func:`coarse_features`.
 
     Attributes:
         projections_: what was learnt, by the name of the view.
@@ -68,8 +70,9 @@ class TextFeaturizer:
         (True, 'float32')
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, *, coarse: bool = False) -> None:
         self.seed = seed
+        self.coarse = coarse
 
     def fit(self, texts: Sequence[str]) -> TextFeaturizer:
         """Learn the projections from texts; labels are not needed."""
@@ -78,8 +81,8 @@ class TextFeaturizer:
         enough = 1 + int(np.searchsorted(sizes, _FIT_BYTES))
         encoded = encode([texts[i] for i in np.sort(order[:enough])])
         self.projections_ = {
-            name: Projection(directions.kept, self.seed).fit(VIEWS[name](encoded))
-            for name, directions in _DIRECTIONS.items()
+            name: projection.fit(VIEWS[name](encoded))
+            for name, projection in self._unfitted().items()
         }
         self._rows = _rows(self.projections_.values())
         return self
@@ -137,13 +140,17 @@ class TextFeaturizer:
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> TextFeaturizer:
         """Become the featurizer that ``arrays`` came from; KeyError when one is missing."""
         self.projections_ = {
-            name: Projection(directions.kept, self.seed).restore(
-                arrays[f"{name}.known"], arrays[f"{name}.table"]
-            )
-            for name, directions in _DIRECTIONS.items()
+            name: projection.restore(arrays[f"{name}.known"], arrays[f"{name}.table"])
+            for name, projection in self._unfitted().items()
         }
         self._rows = _rows(self.projections_.values())
         return self
+
+    def _unfitted(self) -> dict[str, Projection]:
+        return {
+            name: Projection(directions.coarse if self.coarse else directions.kept, self.seed)
+            for name, directions in _DIRECTIONS.items()
+        }
 
 
 def _rows(projections: Iterable[Projection]) -> NDArray[np.int16]:

@@ -160,7 +160,7 @@ class LengthPredictor:
             self._seen[candidate] += tokens
 
     def _fit_trees(self, texts: Sequence[str], excess: _Excess) -> None:
-        self._featurizer = TextFeaturizer(self.seed).fit(texts)
+        self._featurizer = TextFeaturizer(self.seed, coarse=True).fit(texts)
         x, sizes = self._featurizer.transform(texts), _sizes(texts)
         trials = [self._tried(x, sizes, excess, sloped=sloped) for sloped in (False, True)]
         sloped = trials[1].error < trials[0].error
