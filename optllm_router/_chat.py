@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from optllm_router._arguments import (
     check_names,
@@ -22,7 +22,10 @@ from optllm_router._steps import Answer
 from optllm_router.router import Query
 
 if TYPE_CHECKING:
+    from openai import BaseModel
     from openai.types.chat import ChatCompletion
+
+    M = TypeVar("M", bound=BaseModel)
 
 _MOST_BYTES = 20_000_000
 
@@ -91,6 +94,8 @@ def prepare(
         streamed=stream,
         required_tags=options.require_tags,
         conversation=_conversation(options),
+        max_retries=options.max_retries,
+        scopes=options.scopes,
     )
     size = query.call.prompt_bytes
     if size > _MOST_BYTES:
@@ -98,8 +103,6 @@ def prepare(
             f"the messages have {size} bytes; at most {_MOST_BYTES} are taken"
         )
     include_usage = bool((stream_options or {}).get("include_usage"))
-    call = replace(query.call, max_retries=options.max_retries)
-    query = replace(query, call=call, scopes=options.scopes)
     return Prepared(query, model, options, stream, include_usage)
 
 
@@ -109,6 +112,18 @@ def completion_body(answer: Answer) -> dict[str, Any]:
     body.update(id=answer.decision.id, object="chat.completion")
     body.setdefault("model", answer.candidate.model)
     return body
+
+
+def as_openai(kind: type[M], body: Mapping[str, Any]) -> M:
+    """What openai's client makes of a body: all values as they came, whether or not they fit.
+
+    openai goes through them one by one, in Python; where all fit, pydantic does the same in a
+    twentieth of the time.
+    """
+    try:
+        return kind.model_validate(body, strict=True)
+    except ValueError:
+        return kind.model_construct(**body)
 
 
 def _conversation(options: Options) -> str | None:
@@ -122,7 +137,7 @@ def chat_completion(answer: Answer) -> ChatCompletion:
     """The answer as OpenAI's type, with ``optllm`` telling how it was made."""
     from openai.types.chat import ChatCompletion
 
-    completion = ChatCompletion.model_construct(**completion_body(answer))
+    completion = as_openai(ChatCompletion, completion_body(answer))
     provider_id = str(answer.completion.body.get("id") or "")
     completion.optllm = routing_info(answer, provider_id)  # type: ignore[attr-defined]
     completion._request_id = answer.decision.id

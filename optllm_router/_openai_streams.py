@@ -13,6 +13,7 @@ import httpx
 from openai import AsyncStream, Stream
 from openai.types.chat import ChatCompletionChunk
 
+from optllm_router._chat import as_openai
 from optllm_router._chunks import AsyncChatChunks, ChatChunks
 from optllm_router._routing import RoutingInfo, routing_headers, routing_info
 from optllm_router._steps import Paid
@@ -103,7 +104,7 @@ class ChatStream(Stream[ChatCompletionChunk]):
         return _made(self._chunks.answer.paid)
 
     def __next__(self) -> ChatCompletionChunk:
-        return ChatCompletionChunk.model_construct(**next(self._chunks))
+        return as_openai(ChatCompletionChunk, next(self._chunks))
 
     def __iter__(self) -> Iterator[ChatCompletionChunk]:
         return self
@@ -122,7 +123,7 @@ class AsyncChatStream(AsyncStream[ChatCompletionChunk]):
         return _made(self._chunks.answer.paid)
 
     async def __anext__(self) -> ChatCompletionChunk:
-        return ChatCompletionChunk.model_construct(**await anext(self._chunks))
+        return as_openai(ChatCompletionChunk, await anext(self._chunks))
 
     def __aiter__(self) -> AsyncIterator[ChatCompletionChunk]:
         return self

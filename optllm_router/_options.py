@@ -112,6 +112,8 @@ def narrowed_by_call(options: Options, given: Any, timeout: Any) -> Options:
     Raises:
         InvalidRequestError: names the option that is wrong.
     """
+    if given is None and timeout is None:
+        return options
     own = replace(read_call_options(given), timeout_seconds=checked_seconds(timeout))
     return options.narrowed(own)
 

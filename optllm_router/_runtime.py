@@ -519,6 +519,8 @@ def _messages_of(answer: Answer) -> list[Message]:
 
 def _per_choice(usage: Usage, choices: int) -> Usage:
     """Usage of a call as it would be with one choice: forecasts are of one answer."""
+    if choices == 1:
+        return usage
     return replace(
         usage,
         completion_tokens=round(usage.completion_tokens / choices),

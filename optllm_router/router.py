@@ -86,6 +86,8 @@ class Query:
         streamed: bool = False,
         required_tags: Iterable[str] = (),
         conversation: str | None = None,
+        max_retries: int | None = None,
+        scopes: tuple[str, ...] = (),
     ) -> Query:
         """Measure a conversation.
 
@@ -98,6 +100,9 @@ class Query:
             streamed: whether the answer is wanted as it is made.
             required_tags: what a candidate's tags must include.
             conversation: the caller's name of the conversation, where it gives one.
+            max_retries: repetitions of a call that a provider could not serve; ``None`` for
+                the client's setting.
+            scopes: what the call belongs to.
         """
         parameters = parameters or {}
         tools = [parameters.get(name) for name in ("tools", "functions")]
@@ -116,8 +121,9 @@ class Query:
             most_audio_tokens=most_audio_tokens(messages),
             needs=needs(messages, parameters, streamed=streamed),
             required_tags=frozenset(required_tags),
+            max_retries=max_retries,
         )
-        return cls(query_text(messages), call, conversation)
+        return cls(query_text(messages), call, conversation, scopes=scopes)
 
 
 @dataclass(frozen=True)

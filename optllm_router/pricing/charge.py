@@ -48,9 +48,12 @@ def rates_at(price: Price, prompt_tokens: float) -> dict[str, Decimal]:
     >>> {kind: int(rate) for kind, rate in rates_at(price, 10).items()}
     {'prompt': 2, 'cached': 1, 'cache_write': 2, 'audio': 2, 'completion': 8, 'reasoning': 8}
     """
-    held = [_rates(price)]
-    held += [_rates(tier) for tier in price.tiers if prompt_tokens > tier.above_tokens]
-    return {kind: max(rates[kind] for rates in held) for kind in held[0]}
+    rates = _rates(price)
+    for tier in price.tiers:
+        if prompt_tokens > tier.above_tokens:
+            dear = _rates(tier)
+            rates = {kind: max(rate, dear[kind]) for kind, rate in rates.items()}
+    return rates
 
 
 def _rates(rates: Rates) -> dict[str, Decimal]:

@@ -34,17 +34,25 @@ from optllm_router.transports._usage import read_usage
 from optllm_router.transports._waiting import retry_after_seconds
 
 _import_lock = threading.Lock()
+_litellm: Any = None
 
 
 def load_litellm() -> Any:
-    """Import litellm with network look-ups, telemetry and console noise off."""
+    """litellm, imported with network look-ups, telemetry and console noise off."""
+    return _litellm or _import_litellm()
+
+
+def _import_litellm() -> Any:
+    global _litellm
     with _import_lock:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         litellm: Any = importlib.import_module("litellm")
         litellm.disable_hf_tokenizer_download = True
         litellm.suppress_debug_info = True
         litellm.telemetry = False
+        # Once only: it makes every logger of the program forget what it is to log.
         logging.getLogger("LiteLLM").setLevel(logging.ERROR)
+        _litellm = litellm
         return litellm
 
 
