@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard
 
 from optllm_router._errors import InvalidRequestError
-from optllm_router._nearest import nearest
+from optllm_router._nearest import nearest, quoted
 
 _MOST_CHOICES = 128
 _UNBOUNDED = ("cache_control", "audio")
@@ -57,8 +56,8 @@ def check_names(given: Mapping[str, Any]) -> None:
             near = nearest(name, ARGUMENTS, most=2)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; leave it out"
             raise InvalidRequestError(
-                f"argument {name!r} is not taken: only those are that cannot change who answers "
-                f"or what is billed{hint}"
+                f"argument {quoted(name)} is not taken: only those are that cannot change who "
+                f"answers or what is billed{hint}"
             )
 
 
@@ -83,9 +82,9 @@ def take_bound(given: dict[str, Any]) -> int | None:
     ]
     for bound in bounds:
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
-            raise InvalidRequestError(f"max_tokens {bound!r} must be a whole number")
+            raise InvalidRequestError(f"max_tokens {quoted(bound)} must be a whole number")
         if bound is not None and bound < 1:
-            raise InvalidRequestError(f"max_tokens {bound!r} must be 1 or more")
+            raise InvalidRequestError(f"max_tokens {quoted(bound)} must be 1 or more")
     return bounds[0] if bounds[0] is not None else bounds[1]
 
 
@@ -94,7 +93,7 @@ def checked_choices(n: Any) -> int:
     if n is None:
         return 1
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_CHOICES:
-        raise InvalidRequestError(f"n {n!r} must be a whole number from 1 to {_MOST_CHOICES}")
+        raise InvalidRequestError(f"n {quoted(n)} must be a whole number from 1 to {_MOST_CHOICES}")
     return n
 
 
@@ -108,7 +107,9 @@ def checked_seconds(timeout: Any) -> float | None:
         return None
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not number or not 0 < timeout < math.inf:
-        raise InvalidRequestError(f"timeout {timeout!r} must be a finite number of seconds over 0")
+        raise InvalidRequestError(
+            f"timeout {quoted(timeout)} must be a finite number of seconds over 0"
+        )
     return float(timeout)
 
 
@@ -125,8 +126,9 @@ def take_switches(given: dict[str, Any]) -> Any:
             raise InvalidRequestError(f"extra_body sets {name}; pass {name}= where it is checked")
         if name not in _SWITCHES:
             raise InvalidRequestError(
-                f"extra_body sets {name!r}, which may change who answers or what the call costs; "
-                "leave it out (sampling of the model's own server belongs in its litellm_params)"
+                f"extra_body sets {quoted(name)}, which may change who answers or what the call "
+                "costs; leave it out (sampling of the model's own server belongs in its "
+                "litellm_params)"
             )
         if not _is_switch(value):
             raise InvalidRequestError(f"extra_body[{name!r}] may hold numbers and booleans only")
@@ -169,8 +171,8 @@ def check_json(where: str, value: Any) -> None:
 def _shown(value: Any) -> str:
     """A value that is wrong, cut short; of a mapping its keys only: values may be secrets."""
     if isinstance(value, Mapping):
-        return reprlib.repr(list(value))
-    return reprlib.repr(value) if isinstance(value, (str, int, float)) else type(value).__name__
+        return quoted(list(value))
+    return quoted(value) if isinstance(value, (str, int, float)) else type(value).__name__
 
 
 def _not_given(value: Any) -> bool:

@@ -16,6 +16,7 @@ from optllm_router._arguments import (
 )
 from optllm_router._errors import InvalidRequestError
 from optllm_router._messages import checked_messages
+from optllm_router._nearest import quoted
 from optllm_router._options import Options, call_policy, narrowed_by_call
 from optllm_router._routing import routing_info
 from optllm_router._steps import Answer
@@ -72,7 +73,7 @@ def prepare(
     check_names(given)
     if not isinstance(model, str) or not model:
         raise InvalidRequestError(
-            f"model {model!r} must be 'auto', 'auto:POLICY' or a configured model's name"
+            f"model {quoted(model)} must be 'auto', 'auto:POLICY' or a configured model's name"
         )
     checked = checked_messages(messages)
     bound = take_bound(given)
@@ -93,7 +94,7 @@ def prepare(
         timeout_seconds=options.timeout_seconds or default_timeout,
         streamed=stream,
         required_tags=options.require_tags,
-        conversation=_conversation(options),
+        conversation=options.conversation,
         max_retries=options.max_retries,
         scopes=options.scopes,
     )
@@ -124,13 +125,6 @@ def as_openai(kind: type[M], body: Mapping[str, Any]) -> M:
         return kind.model_validate(body, strict=True)
     except ValueError:
         return kind.model_construct(**body)
-
-
-def _conversation(options: Options) -> str | None:
-    """A conversation's name, which is that of another one for another tenant or user."""
-    if options.conversation is None:
-        return None
-    return "\n".join([*options.scopes, options.conversation])
 
 
 def chat_completion(answer: Answer) -> ChatCompletion:

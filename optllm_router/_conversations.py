@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,14 +56,20 @@ class Conversations:
         self._partners: OrderedDict[bytes, Partner] = OrderedDict()
         self._lock = threading.Lock()
 
-    def partner(self, messages: Messages, name: str | None = None) -> Partner | None:
+    def partner(
+        self, messages: Messages, name: str | None = None, scopes: Sequence[str] = ()
+    ) -> Partner | None:
         """Who answered last in a conversation; ``None`` where nobody did or it is forgotten.
 
         Args:
             messages: all turns so far.
             name: what the caller calls the conversation; it is then known by that alone.
+            scopes: whose it is: what another tenant or user says or names is another conversation.
         """
-        key = self._named(name) if name is not None else self._until_last_answer(messages)
+        if name is not None:
+            key: bytes | None = self._named(name, scopes)
+        else:
+            key = self._until_last_answer(messages, scopes)
         if key is None:
             return None
         with self._lock:
@@ -77,12 +83,13 @@ class Conversations:
         answers: Sequence[Message],
         partner: Partner,
         name: str | None = None,
+        scopes: Sequence[str] = (),
     ) -> None:
         """Remember who gave an answer; where there are several, the caller goes on with any."""
         if name is not None:
-            keys = [self._named(name)]
+            keys = [self._named(name, scopes)]
         else:
-            keys = [self._hash([*messages, answer]) for answer in answers]
+            keys = [self._said([*messages, answer], scopes) for answer in answers]
         with self._lock:
             for key in keys:
                 self._partners[key] = partner
@@ -90,21 +97,23 @@ class Conversations:
             while len(self._partners) > _KEPT:
                 self._partners.popitem(last=False)
 
-    def _until_last_answer(self, messages: Messages) -> bytes | None:
+    def _until_last_answer(self, messages: Messages, scopes: Sequence[str]) -> bytes | None:
         for last in range(len(messages) - 1, -1, -1):
             if messages[last].get("role") == "assistant":
-                return self._hash(messages[: last + 1])
+                return self._said(messages[: last + 1], scopes)
         return None
 
-    def _hash(self, messages: Messages) -> bytes:
-        digest = hashlib.blake2b(key=self._key, digest_size=16)
-        for message in messages:
-            digest.update(_said(message))
-        return digest.digest()
+    def _said(self, messages: Messages, scopes: Sequence[str]) -> bytes:
+        return self._hash([scopes], map(_said, messages))
 
-    def _named(self, name: str) -> bytes:
-        spelt = b"name" + name.encode("utf-8", "surrogatepass")
-        return hashlib.blake2b(spelt, key=self._key, digest_size=16).digest()
+    def _named(self, name: str, scopes: Sequence[str]) -> bytes:
+        return self._hash([scopes, name], ())
+
+    def _hash(self, whose: Sequence[Any], said: Iterable[bytes]) -> bytes:
+        digest = hashlib.blake2b(json.dumps(whose).encode(), key=self._key, digest_size=16)
+        for line in said:
+            digest.update(line)
+        return digest.digest()
 
 
 class Transcript:

@@ -15,6 +15,7 @@ from optllm_router._arguments import (
 )
 from optllm_router._chat import Prepared
 from optllm_router._errors import InvalidRequestError, UnknownModelError
+from optllm_router._nearest import quoted
 from optllm_router._options import Options, narrowed_by_call
 from optllm_router._steps import Answer
 from optllm_router._types import Call, Candidate
@@ -53,12 +54,12 @@ def prepare_embedding(
     given = given_arguments(arguments)
     for name in given:
         if name not in _ARGUMENTS:
-            raise InvalidRequestError(f"argument {name!r} is not taken; leave it out")
+            raise InvalidRequestError(f"argument {quoted(name)} is not taken; leave it out")
     candidate = _candidate(given.pop("model", "auto"), candidates)
     options = narrowed_by_call(options, take_switches(given), given.pop("timeout", None))
     if given.get("encoding_format", ENCODINGS[0]) not in ENCODINGS:
         raise InvalidRequestError(
-            f"encoding_format {given['encoding_format']!r} must be {' or '.join(ENCODINGS)}"
+            f"encoding_format {quoted(given['encoding_format'])} must be {' or '.join(ENCODINGS)}"
         )
     inputs = _inputs(given.get("input"))
     call = Call(
@@ -156,7 +157,9 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     dimensions, user = given.get("dimensions"), given.get("user")
     whole = isinstance(dimensions, int) and not isinstance(dimensions, bool)
     if dimensions is not None and not (whole and dimensions >= 1):
-        raise InvalidRequestError(f"dimensions {dimensions!r} must be a whole number, 1 or more")
+        raise InvalidRequestError(
+            f"dimensions {quoted(dimensions)} must be a whole number, 1 or more"
+        )
     if user is not None and not isinstance(user, str):
         raise InvalidRequestError(f"user must be text, not {type(user).__name__}")
     check_json("user", user)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from optllm_router._errors import InvalidRequestError
+from optllm_router._nearest import quoted
 from optllm_router._openai_errors import openai_errors
 from optllm_router._session import Session
 from optllm_router.router import checked_score
@@ -51,5 +52,5 @@ class AsyncFeedback:
 def _checked_id(id: Any) -> str:
     """An id as a database can look it up."""
     if not isinstance(id, str) or not id.isprintable():
-        raise InvalidRequestError(f"id {id!r} must be that of an answer")
+        raise InvalidRequestError(f"id {quoted(id)} must be that of an answer")
     return id

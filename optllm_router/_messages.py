@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from optllm_router._arguments import check_json, is_list, is_tool_call, refuse_unbounded
 from optllm_router._errors import InvalidRequestError
+from optllm_router._nearest import quoted
 from optllm_router._types import Messages
 from optllm_router.pricing import sound_fault
 
@@ -58,7 +59,9 @@ def _as_mapping(message: Any) -> Any:
 def _check_message(where: str, message: Any) -> None:
     role = message.get("role") if isinstance(message, Mapping) else None
     if role not in _ROLES:
-        raise InvalidRequestError(f"{where} has role {role!r}; use one of {', '.join(_ROLES)}")
+        raise InvalidRequestError(
+            f"{where} has role {quoted(role)}; use one of {', '.join(_ROLES)}"
+        )
     content = message.get("content")
     if content is None and role not in ("assistant", "function"):
         raise InvalidRequestError(f"{where} of role {role!r} has no content; give it text")
@@ -94,7 +97,7 @@ def _check_part(where: str, part: Any) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind not in _PARTS:
         raise InvalidRequestError(
-            f"{where} has a part of type {kind!r}, whose cost cannot be bounded yet; use "
+            f"{where} has a part of type {quoted(kind)}, whose cost cannot be bounded yet; use "
             f"{', '.join(_PARTS)}"
         )
     refuse_unbounded(where, part)
@@ -114,7 +117,7 @@ def _check_image(where: str, part: Mapping[str, Any]) -> None:
             f"{where} has a part whose image_url is not {{'url': 'https://...'}}"
         )
     for name in [*(part.keys() - {"type", "image_url"}), *(image.keys() - {"url", "detail"})]:
-        raise InvalidRequestError(f"{where} has an image with {name!r}; leave it out")
+        raise InvalidRequestError(f"{where} has an image with {quoted(name)}; leave it out")
     if image.get("detail") not in _DETAILS:
         raise InvalidRequestError(f"{where} has an image whose detail is none of low, high, auto")
     if not _is_image(image["url"]):
@@ -125,8 +128,8 @@ def _check_image(where: str, part: Mapping[str, Any]) -> None:
 
 
 def _check_sound(where: str, part: Mapping[str, Any]) -> None:
-    if further := part.keys() - {"type", "input_audio"}:
-        raise InvalidRequestError(f"{where} has a sound with {min(further)!r}; leave it out")
+    for name in part.keys() - {"type", "input_audio"}:
+        raise InvalidRequestError(f"{where} has a sound with {quoted(name)}; leave it out")
     if fault := sound_fault(part.get("input_audio")):
         raise InvalidRequestError(f"{where} has a part whose input_audio {fault}")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from optllm_router._arguments import checked_seconds
 from optllm_router._errors import ConfigurationError, InvalidRequestError
-from optllm_router._nearest import nearest
+from optllm_router._nearest import nearest, quoted
 from optllm_router._scopes import scopes_of_call
 from optllm_router.config import read_policy
 from optllm_router.policy import Policy
@@ -30,7 +30,7 @@ class Options:
         tags: what it is for: one scope ``tag:NAME`` each.
         conversation: names the conversation that the call is a turn of.
         require_tags: what a candidate's tags must include.
-        timeout_seconds: how long an answer may take.
+        timeout_seconds: how long an answer may take, all candidates and retries together.
         max_retries: repetitions of a call that a provider could not serve.
     """
 
@@ -89,14 +89,15 @@ def read_call_options(given: Any) -> Options:
         return Options()
     if not isinstance(given, Mapping):
         raise InvalidRequestError(
-            f"extra_body['optllm'] is {given!r}; it takes a mapping of {', '.join(_OF_A_CALL)}"
+            f"extra_body['optllm'] is {quoted(given)}; it takes a mapping of "
+            f"{', '.join(_OF_A_CALL)}"
         )
     for name in given:
         if name not in _OF_A_CALL:
             near = nearest(name, _OF_A_CALL, most=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_OF_A_CALL)}"
             raise InvalidRequestError(
-                f"extra_body['optllm'] sets {name!r}, which is unknown; {hint}"
+                f"extra_body['optllm'] sets {quoted(name)}, which is unknown; {hint}"
             )
     return read_options(**given)
 
@@ -137,7 +138,9 @@ def read_options(
     """
     whole = isinstance(max_retries, int) and not isinstance(max_retries, bool)
     if max_retries is not None and not (whole and max_retries >= 0):
-        raise InvalidRequestError(f"max_retries {max_retries!r} must be a whole number, 0 or more")
+        raise InvalidRequestError(
+            f"max_retries {quoted(max_retries)} must be a whole number, 0 or more"
+        )
     return Options(
         policy=None if policy is None else call_policy(policy),
         tenant=_name("tenant", tenant),

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optllm_router._errors import InvalidRequestError
+from optllm_router._nearest import quoted
 
 SAME = frozenset(
     (
@@ -211,8 +212,8 @@ def _add(messages: list[dict[str, Any]], where: str, item: Mapping[str, Any]) ->
         messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
     elif kind != "reasoning":
         raise InvalidRequestError(
-            f"{where} is of type {kind!r}, which only OpenAI's own tools and store know; send "
-            "messages, function calls and their outputs"
+            f"{where} is of type {quoted(kind)}, which only OpenAI's own tools and store know; "
+            "send messages, function calls and their outputs"
         )
 
 
@@ -240,7 +241,7 @@ def _part(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "input_audio":
         return {"type": "input_audio", "input_audio": part.get("input_audio")}
     raise InvalidRequestError(
-        f"{where} has a part of type {kind!r} whose cost cannot be bounded; use input_text, "
+        f"{where} has a part of type {quoted(kind)} whose cost cannot be bounded; use input_text, "
         "input_image with an image_url, or input_audio"
     )
 
@@ -263,7 +264,7 @@ def _tool(tool: Any) -> dict[str, Any]:
     kind = _mapping("tools", tool).get("type")
     if kind not in ("function", "custom"):
         raise InvalidRequestError(
-            f"tools has one of type {kind!r}, which its provider runs and bills apart; only "
+            f"tools has one of type {quoted(kind)}, which its provider runs and bills apart; only "
             "function and custom tools are taken"
         )
     return {"type": kind, kind: {name: value for name, value in tool.items() if name != "type"}}
@@ -280,7 +281,7 @@ def _wants_logprobs(given: Mapping[str, Any]) -> bool:
     for name in wanted:
         if name not in _INCLUDED:
             raise InvalidRequestError(
-                f"include has {name!r}; only {' and '.join(_INCLUDED)} are taken"
+                f"include has {quoted(name)}; only {' and '.join(_INCLUDED)} are taken"
             )
     return _INCLUDED[0] in wanted or "top_logprobs" in given
 

@@ -227,7 +227,9 @@ class Runtime:
         self._database.check_process()
         if model == "auto":
             self.router.check(query)  # here, as an error in a batch goes to all who are in it
-            partner = self._conversations.partner(query.call.messages, query.conversation)
+            partner = self._conversations.partner(
+                query.call.messages, query.conversation, query.scopes
+            )
             undecided = _Undecided(replace(query, partner=partner), policy)
             return self._batcher.submit(undecided, line=query.scopes, wake=wake)
         done: Future[Decision] = Future()
@@ -338,7 +340,9 @@ class Runtime:
     def _remember_partner(self, query: Query, paid: Paid, messages: Sequence[Message]) -> None:
         if query.call.operation == "chat":
             partner = Partner(paid.candidate.name, paid.usage.prompt_tokens, time.time())
-            self._conversations.answered(query.call.messages, messages, partner, query.conversation)
+            self._conversations.answered(
+                query.call.messages, messages, partner, query.conversation, query.scopes
+            )
 
     def _remember(self) -> None:
         self.router.remember_arrivals(self._records.arrivals(time.time() - _REMEMBERED_SECONDS))
@@ -388,8 +392,7 @@ class Runtime:
         kept.add_done_callback(partial(_log_if_lost, decision.id))
         scopes = query.scopes if cap is None else (*query.scopes, cap.scope)
         retries = query.call.max_retries
-        balances = self.ledger.glance(scopes)
-        soft = any(not balance.hard for balance in balances)
+        soft = any(not balance.hard for balance in self.ledger.glance(scopes))
         return Request(
             decision,
             query.call,
@@ -397,7 +400,7 @@ class Runtime:
             self._gates,
             scopes,
             patient,
-            bounded=any(balance.hard for balance in balances),
+            bounded=lambda: any(balance.hard for balance in self.ledger.glance(scopes)),
             likely_nano=self.router.likely_nano(query) if soft else {},
             max_retries=self.settings.max_retries if retries is None else retries,
             hedge_after_seconds=None if patient else self.settings.hedge_after_seconds,

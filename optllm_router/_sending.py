@@ -51,7 +51,7 @@ class Sending:
     def begin(self, deadline: float) -> None:
         """Start the watch, with what is left of the time for the answer."""
         self._sent_at = self._clock()
-        bound = self.candidate.max_output_tokens if self._bounded else None
+        bound = self.candidate.max_output_tokens if self._bounded() else None
         self.call = replace(
             self.call,
             max_output_tokens=self.call.max_output_tokens or bound,

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from optllm_router._command_options import json_option, opened, print_json, store_options
 from optllm_router._display import print_keys
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import Budget
 from optllm_router._scopes import EVERYTHING, scopes_of_call
-from optllm_router.config import Settings, load_store
 from optllm_router.server import Limits, ServerOptions
 
 if TYPE_CHECKING:
-    from optllm_router.store import AccessKey, Database
+    from optllm_router.store import AccessKey
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
 _LIFE = re.compile(r"(?P<count>[1-9]\d{0,5})\s*(?P<unit>[hdw])")
 _UNIT_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
 
 
-def _store_options(command: Any) -> Any:
-    config = click.option(
-        "--config", type=_FILE, help="A LiteLLM config.yaml with our settings under router:."
-    )
-    store = click.option(
-        "--store", help=f"Database URL.  [default: that of --config, or {Settings.store}]"
-    )
-    return config(store(command))
-
-
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@_store_options
+@store_options
 @click.option("--budget", help="The cap, like '5 USD per day'.")
 @click.option("--policy", help="What is wanted, like match_best or min_cost:0.9.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
@@ -109,7 +95,7 @@ def keys() -> None:
 
 
 @keys.command()
-@_store_options
+@store_options
 @click.option(
     "--scope",
     default="everything",
@@ -118,7 +104,7 @@ def keys() -> None:
 )
 @click.option("--budget", help="The cap of its scope, like '20 USD per month'.")
 @click.option("--expires", metavar="LIFE", help="When it stops working, like 12h, 90d or 4w.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def create(
     config: Path | None,
     store: str | None,
@@ -136,51 +122,42 @@ def create(
 
     scope, seconds = _scope(scope), _seconds(expires)
     cap = None if budget is None else _cap(budget, scope)
-    with _opened(config, store) as database:
+    with opened(config, store, may_create=True) as database:
         if cap is not None:
             Ledger(database).set_budget(cap)
         text, key = AccessKeys(database).create(scope, lives_seconds=seconds)
     if as_json:
-        _print_json({"key": text, **_as_dict(key)})
+        print_json({"key": text, **_as_dict(key)})
     else:
         click.echo(text)
         click.echo(f"id {key.id}, scope {key.scope}; it is not shown again", err=True)
 
 
 @keys.command(name="list")
-@_store_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@store_options
+@json_option
 def list_keys(config: Path | None, store: str | None, as_json: bool) -> None:
     """All keys that were ever made, without their secrets."""
     from optllm_router.store import AccessKeys
 
-    with _opened(config, store) as database:
+    with opened(config, store) as database:
         rows = [_as_dict(key) for key in AccessKeys(database).all()]
     if as_json:
-        _print_json({"keys": rows})
+        print_json({"keys": rows})
     else:
         print_keys(rows)
 
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
-@_store_options
+@store_options
 def revoke(key_id: str, config: Path | None, store: str | None) -> None:
     """Stop a key from working, within a second and for good."""
     from optllm_router.store import AccessKeys
 
-    with _opened(config, store) as database:
+    with opened(config, store) as database:
         key = AccessKeys(database).revoke(key_id)
     click.echo(f"key {key.id} of scope {key.scope} is revoked", err=True)
-
-
-@contextlib.contextmanager
-def _opened(config: Path | None, store: str | None) -> Iterator[Database]:
-    from optllm_router.store import Database
-
-    url = store or (load_store(config) if config else Settings.store)
-    with contextlib.closing(Database(url)) as database:
-        yield database
 
 
 def _scope(text: str) -> str:
@@ -209,7 +186,3 @@ def _seconds(life: str | None) -> float | None:
 
 def _as_dict(key: AccessKey) -> dict[str, Any]:
     return {**asdict(key), "works": key.works_at(time.time())}
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, allow_nan=False))

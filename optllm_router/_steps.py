@@ -204,7 +204,7 @@ class Request:
         scopes: what the call belongs to; every budget on one of these or on everything pays.
         patient: wait when money that other calls have set aside may come back, instead of
             turning to a cheaper candidate. For planned batches.
-        bounded: whether an answer must have a bound: a hard budget applies.
+        bounded: tells whether an answer must have a bound: a hard budget applies now.
         likely_nano: what soft budgets set aside, by candidate; those that are missing set aside
             the most that the call can cost.
         max_retries: how often a candidate is asked again after a fault that cost nothing.
@@ -220,7 +220,7 @@ class Request:
     gates: Mapping[str, Gate]
     scopes: tuple[str, ...]
     patient: bool = False
-    bounded: bool = True
+    bounded: Callable[[], bool] = lambda: True
     likely_nano: Mapping[str, int] = field(default_factory=dict)
     max_retries: int = 0
     retries: Retries = field(default_factory=Retries)

@@ -186,7 +186,7 @@ class Call:
         parameters: further arguments of the API (``temperature``, ``tools``, ...).
         max_output_tokens: bound on each choice, where the caller set one.
         choices: how many answers are asked for.
-        timeout_seconds: how long the answer may take, all tries together.
+        timeout_seconds: how long the answer may take, all candidates and retries together.
         prompt_bytes: size of the messages, tools and schemas.
         most_prompt_tokens: upper bound on their tokens.
         most_audio_tokens: upper bound on those of them that are of sound.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optllm_router._errors import ConfigurationError, UnknownModelError
-from optllm_router._nearest import nearest
+from optllm_router._nearest import nearest, quoted
 from optllm_router._types import Candidate, Capability, Price, RateLimits
 from optllm_router.pricing import ABILITIES, ModelFacts, PriceCatalogue, read_price
 
@@ -62,7 +62,7 @@ def unknown_model(name: str, candidates: Sequence[str]) -> UnknownModelError:
     near = nearest(name, ["auto", *candidates], most=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "the models are "
     listed = "" if near else ", ".join(map(repr, candidates)) + "; 'auto' chooses among them"
-    return UnknownModelError(f"model {name!r} is not configured: {hint}{listed}")
+    return UnknownModelError(f"model {quoted(name)} is not configured: {hint}{listed}")
 
 
 def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Candidate:
@@ -93,10 +93,14 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
     info.update(parameters)
     if "n" in parameters:
         raise ConfigurationError(f"model {name!r} sets n; set it per call, where it is budgeted")
+    price = _own_price(name, info, embeds)
+    if price is None:
+        price = catalogue.require_price(known_as)
+        _check_service(name, parameters)
     return Candidate(
         name=name,
         model=model,
-        price=_own_price(name, info, embeds) or catalogue.require_price(known_as),
+        price=price,
         max_output_tokens=0 if embeds else _output_bound(name, parameters, facts),
         parameters={key: value for key, value in parameters.items() if not _is_ours(key)},
         api_key=parameters.get("api_key"),
@@ -226,6 +230,17 @@ def mode_of_entry(entry: Any) -> Any:
     return _mode(info, PriceCatalogue.bundled().facts(known_as))
 
 
+def _check_service(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise for another service than the standard one, whose price was taken."""
+    tier = parameters.get("service_tier")
+    if tier not in (None, "auto", "default"):
+        raise ConfigurationError(
+            f"model {name!r} sets service_tier {quoted(tier)}, which is billed at other rates than "
+            "the standard ones; give input_cost_per_token and output_cost_per_token of that tier "
+            "in its litellm_params, or leave it out"
+        )
+
+
 def _own_price(name: str, info: Mapping[str, Any], embeds: bool) -> Price | None:
     if embeds:
         info = {"output_cost_per_token": 0, **info}
@@ -262,4 +277,4 @@ def no_others(given: Mapping[str, Any], known: Sequence[str], what: str) -> None
         if name not in known:
             near = nearest(name, known, most=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ConfigurationError(f"{what} {name!r} is unknown; {hint}")
+            raise ConfigurationError(f"{what} {quoted(name)} is unknown; {hint}")

@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = commands.main(args=arguments, prog_name="optllm", standalone_mode=False)
     except click.exceptions.Abort:
         _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:  # of a group alone, as `optllm keys`
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except OptLLMError as error:

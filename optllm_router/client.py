@@ -79,7 +79,8 @@ class _Client:
             expected_queries: queries expected per window of the budget, so that it lasts.
             explore: scale of exploration, 1 by default, 0 for never.
             max_retries: repetitions of a call that a provider could not serve, 2 by default.
-            timeout_seconds: for a whole answer, 600 by default.
+            timeout_seconds: for a whole answer, all candidates and retries together; 600 by
+                default.
             batch_window_ms: how long a request waits for company, 0 by default.
             hedge_after_seconds: without an answer, after which the next candidate is asked, too;
                 the first answer wins, and both are paid. Never by default, and not for streams.
@@ -153,7 +154,7 @@ class _Client:
         tenant cannot spend another's money. Closing a copy closes the client.
 
         Args:
-            timeout: seconds for a whole answer.
+            timeout: seconds for a whole answer, all candidates and retries together.
             max_retries: repetitions of a call that a provider could not serve.
             policy: as for the client.
             tenant: who pays: counts towards budgets for ``tenant:NAME``.

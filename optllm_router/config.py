@@ -32,6 +32,7 @@ from typing import Any
 
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
+from optllm_router._nearest import quoted
 from optllm_router._types import Candidate
 from optllm_router.candidates import CHAT_MODES, mode_of_entry, no_others, read_candidates
 from optllm_router.ledger import Crossing
@@ -62,7 +63,8 @@ class Settings:
             ``None`` to go by the traffic seen.
         explore: scale of exploration, 0 for never; see ``Router``.
         max_retries: repetitions of a call that a provider could not serve.
-        timeout_seconds: how long a provider may take for a whole answer.
+        timeout_seconds: how long a call may take for its whole answer, all candidates and retries
+            together.
         batch_window_ms: how long a request waits for company before it is decided.
         hedge_after_seconds: without an answer, after which the next candidate is asked, too, and
             the first answer wins; ``None`` for never. Streams are not hedged.
@@ -220,9 +222,9 @@ def read_policy(value: str | Policy) -> Policy:
     if isinstance(value, str):
         return _policy_named(value)
     if not callable(getattr(value, "look", None)):
-        raise ConfigurationError(f"policy {value!r} is neither a name nor a policy")
+        raise ConfigurationError(f"policy {quoted(value)} is neither a name nor a policy")
     if not isinstance(value, Hashable):
-        raise ConfigurationError(f"policy {value!r} is not hashable; freeze its dataclass")
+        raise ConfigurationError(f"policy {quoted(value)} is not hashable; freeze its dataclass")
     return value
 
 
@@ -232,7 +234,7 @@ def _policy_named(value: str) -> Policy:
     name, colon, number = value.partition(":")
     if name not in _POLICIES:
         raise ConfigurationError(
-            f"policy {value!r} is unknown; use max_success, match_best, min_cost:0.9 "
+            f"policy {quoted(value)} is unknown; use max_success, match_best, min_cost:0.9 "
             "(target success) or willingness_to_pay:0.01 (USD per success)"
         )
     make, takes_number = _POLICIES[name]
@@ -243,7 +245,9 @@ def _policy_named(value: str) -> Policy:
     try:
         argument = float(number)
     except ValueError:
-        raise ConfigurationError(f"policy {value!r}: {number!r} is not a number") from None
+        raise ConfigurationError(
+            f"policy {quoted(value)}: {quoted(number)} is not a number"
+        ) from None
     if not takes_number:
         raise ConfigurationError(f"policy {name!r} takes no number; write just {name}")
     return make(argument)
@@ -296,7 +300,7 @@ def _check_predictor(name: Any) -> None:
 
     if name not in PREDICTORS:
         raise ConfigurationError(
-            f"predictor {name!r} is unknown; choose one of {', '.join(PREDICTORS)}"
+            f"predictor {quoted(name)} is unknown; choose one of {', '.join(PREDICTORS)}"
         )
 
 

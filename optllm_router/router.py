@@ -18,6 +18,7 @@ import numpy as np
 from optllm_router._conversations import Partner
 from optllm_router._errors import InvalidRequestError
 from optllm_router._money import NANO_PER_USD, usd_from_nano
+from optllm_router._nearest import quoted
 from optllm_router._types import Call, Candidate, Decision, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
@@ -96,7 +97,7 @@ class Query:
             parameters: further arguments of the API.
             max_output_tokens: bound on each choice, where the caller set one.
             choices: how many answers are asked for.
-            timeout_seconds: how long the provider may take.
+            timeout_seconds: how long the answer may take, all candidates and retries together.
             streamed: whether the answer is wanted as it is made.
             required_tags: what a candidate's tags must include.
             conversation: the caller's name of the conversation, where it gives one.
@@ -493,7 +494,7 @@ def checked_score(score: Any) -> float:
     """
     if isinstance(score, (bool, int, float)) and 0 <= float(score) <= 1:
         return float(score)
-    raise InvalidRequestError(f"score {score!r} must be a number from 0 (wrong) to 1 (right)")
+    raise InvalidRequestError(f"score {quoted(score)} must be a number from 0 (wrong) to 1 (right)")
 
 
 def _prior(candidates: Sequence[Candidate]) -> FloatArray:

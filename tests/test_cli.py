@@ -80,6 +80,14 @@ def leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comma
             yield from leaves(one, f"{name} {below}")
 
 
+def test_a_group_alone_tells_what_it_can_do(tmp_path: Path) -> None:
+    for group in ([], ["keys"]):
+        done = optllm(*group, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.startswith("Usage: optllm")
+        assert "Commands:" in done.stderr
+
+
 REPORT_NOTHING = ("optllm serve", "optllm keys revoke", "optllm budget set", "optllm budget remove")
 
 

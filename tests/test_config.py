@@ -423,6 +423,16 @@ def test_abilities_come_from_the_catalogue():
     assert (turbo.context_tokens, turbo.unable) == (16_385, {"audio", "vision", "json_schema"})
 
 
+@pytest.mark.parametrize("tier", ["priority", "flex", "scale", 5])
+def test_a_service_whose_price_is_not_the_standard_one_needs_its_own(tier):
+    known = {"model": "openai/gpt-4o-mini", "service_tier": tier}
+    with pytest.raises(ConfigurationError, match=r"service_tier .* billed at other rates"):
+        read_candidates([{"litellm_params": known}])
+    (candidate,) = read_candidates([entry(service_tier=tier)])
+    assert candidate.parameters["service_tier"] == tier
+    read_candidates([{"litellm_params": {**known, "service_tier": "default"}}])
+
+
 def test_of_an_unheard_of_model_only_hearing_is_doubted():
     """Sound may have a rate of its own, which nobody told us."""
     (candidate,) = read_candidates([entry()])

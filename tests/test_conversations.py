@@ -66,6 +66,16 @@ def test_a_named_conversation_is_known_by_its_name():
     assert conversations.partner([MORE], name="ticket-8") is None
 
 
+@pytest.mark.parametrize("name", [None, "ticket-7"])
+def test_what_another_tenant_says_is_another_conversation(name):
+    conversations = Conversations()
+    conversations.answered(ASKED, [ANSWER], BIG, name, ("tenant:a",))
+    follow_up = [*ASKED, ANSWER, MORE]
+    assert conversations.partner(follow_up, name, ("tenant:a",)) == BIG
+    for others in ((), ("tenant:b",), ("tenant:a", "user:b")):
+        assert conversations.partner(follow_up, name, others) is None
+
+
 def test_memory_is_bounded_and_keeps_what_is_in_use(monkeypatch):
     monkeypatch.setattr(_conversations, "_KEPT", 10)
     conversations = Conversations()
@@ -105,6 +115,17 @@ class Provider:
 
     async def asend(self, candidate, call) -> Completion:
         return self.send(candidate, call)
+
+
+def test_a_client_keeps_the_conversations_of_its_tenants_apart(sqlite_url):
+    model = Candidate("one", "x/one", Price(Decimal(10), Decimal(10), "test"), 100)
+    settings = {"budget": "1 USD for tenant:*", "store": sqlite_url, "transport": Provider()}
+    with OptLLM([model], **settings) as client:
+        client.with_options(tenant="one").chat.completions.create(messages=ASKED)
+        turn = [*ASKED, {"role": "assistant", "content": "by one"}, MORE]
+        conversations = client._runtime._conversations
+        assert conversations.partner(turn, scopes=("tenant:one",)) is not None
+        assert conversations.partner(turn, scopes=("tenant:two",)) is None
 
 
 @pytest.mark.parametrize("named", [False, True])

@@ -179,12 +179,21 @@ def test_a_call_that_works():
 
 
 def test_where_no_hard_budget_pays_an_answer_is_not_bounded():
-    steps, _ = play(flow(bounded=False), [None, completion(), None])
+    steps, _ = play(flow(bounded=lambda: False), [None, completion(), None])
     assert steps[1].call.max_output_tokens is None
     assert steps[0].reservation.amount_nano == worst("dear")
     bound = replace(CALL, max_output_tokens=5)
-    steps, _ = play(flow(bounded=False, call=bound), [None, completion(), None])
+    steps, _ = play(flow(bounded=lambda: False, call=bound), [None, completion(), None])
     assert steps[1].call.max_output_tokens == 5
+
+
+def test_a_hard_budget_that_comes_while_a_call_waits_bounds_its_answer():
+    budgets = []
+    steps = flow(bounded=lambda: bool(budgets))
+    assert isinstance(next(steps), Reserve)
+    budgets.append("hard")
+    assert steps.send(None).call.max_output_tokens == 50
+    assert isinstance(steps.send(completion()), Close)
 
 
 @pytest.mark.parametrize(("high", "soft"), [(30_000, 30_000), (10**9, 70_000)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from decimal import Decimal
 
@@ -312,6 +313,7 @@ def test_only_one_thread_advances_the_flows(make):
     def flow():
         for _ in range(200):
             inside.append(1)
+            time.sleep(0.0001)  # lets the other thread run, if it may
             most.append(len(inside))
             inside.pop()
             yield Race(iter(()), iter(()), 0)

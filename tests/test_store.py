@@ -482,3 +482,10 @@ def test_arrivals_are_counted_by_the_hour(database):
     assert records.arrivals(since=7200.0) == {2: 3, 3: 3}
     assert records.arrivals(since=0.0) == {0: 1, 2: 3, 3: 3}
     assert records.arrivals(since=99_999.0) == {}
+
+
+@pytest.mark.parametrize("timeout", ["abc", "-1", "nan", "inf", "1&timeout=2"])
+def test_a_timeout_in_the_url_is_a_number_of_seconds(sqlite_url, timeout):
+    with pytest.raises(StoreError, match=r"timeout .* must be a number of seconds"):
+        Database(f"{sqlite_url}?timeout={timeout}")
+    Database(f"{sqlite_url}?timeout=0.5").close()

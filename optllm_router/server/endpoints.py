@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from optllm_router._errors import BudgetExceededError, OptLLMError
+from optllm_router._nearest import quoted
 from optllm_router._openai_streams import PAID
 from optllm_router._routing import routing_info
 from optllm_router._scopes import KINDS
@@ -108,7 +109,7 @@ class Endpoints:
             if name not in body:
                 raise Refused(400, f"{name} is missing", param=name, code="missing_field")
         if unknown := body.keys() - FEEDBACK_FIELDS:
-            raise Refused(400, f"field {min(unknown)!r} is unknown", code="unknown_field")
+            raise Refused(400, f"field {quoted(min(unknown))} is unknown", code="unknown_field")
         id, score = body["id"], body["score"]
         if not isinstance(id, str):
             raise Refused(400, "id must be text: that of an answer", param="id")

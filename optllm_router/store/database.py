@@ -12,6 +12,7 @@ broke and nobody knows whether the commit arrived.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import sqlite3
@@ -163,12 +164,26 @@ def _checked(url: str) -> URL:
         raise StoreError(
             f"store {parsed.render_as_string()!r}: only sqlite and postgresql are supported"
         )
+    if parsed.get_backend_name() == "sqlite" and not _patience(parsed) >= 0:
+        raise StoreError(
+            f"timeout {str(parsed.query['timeout'])[:100]!r} in the store's URL must be a number "
+            "of seconds, 0 or more"
+        )
     if parsed.get_backend_name() == "sqlite" and _in_memory(parsed):
         raise StoreError(
             f"store {url!r} is in memory and would forget what was spent; give a file, "
             "like sqlite:///optllm.db"
         )
     return parsed
+
+
+def _patience(url: URL) -> float:
+    """For how many seconds to wait for SQLite's lock; NaN when the URL says nothing sensible."""
+    try:
+        seconds = float(str(url.query.get("timeout", _LOCK_TIMEOUT_SECONDS)))
+    except ValueError:
+        return math.nan
+    return seconds if seconds < math.inf else math.nan
 
 
 def _in_memory(url: URL) -> bool:
@@ -180,7 +195,7 @@ def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
             return create_engine(url, pool_pre_ping=True)
-        patience = float(str(url.query.get("timeout", _LOCK_TIMEOUT_SECONDS)))
+        patience = _patience(url)
         engine = create_engine(url, connect_args={"timeout": patience})
         _create_private(url)
     except (ImportError, NoSuchModuleError) as error:

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Row, select, update
 
 from optllm_router._errors import ConfigurationError
+from optllm_router._scopes import scopes_of_call
 from optllm_router.store.database import Database
 from optllm_router.store.schema import access_keys
 
 _KEY = re.compile(r"sk-optllm-(?P<id>[0-9a-f]{12})-[A-Za-z0-9_-]{43}")
-_MOST_SCOPE_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,12 @@ class AccessKeys:
         """Make a key; returns its text, which nobody can read again, and what is kept of it.
 
         Raises:
-            ConfigurationError: the scope is empty, too long or not printable, or the life of
-                the key is not over 0 seconds.
+            ConfigurationError: the scope is none that a call can have, or not printable, or the
+                life of the key is not over 0 seconds.
         """
-        if not 1 <= len(scope) <= _MOST_SCOPE_CHARACTERS or not scope.isprintable():
-            raise ConfigurationError(
-                f"scope {scope[:50]!r} must have between 1 and {_MOST_SCOPE_CHARACTERS} "
-                "printable characters"
-            )
+        scopes_of_call([scope])
+        if not scope.isprintable():
+            raise ConfigurationError(f"scope {scope[:50]!r} must have printable characters only")
         if lives_seconds is not None and not lives_seconds > 0:
             raise ConfigurationError(f"a key that lives {lives_seconds} seconds would never work")
         now = self._clock()

@@ -62,10 +62,23 @@ def test_keys_end_by_time_and_by_being_revoked(database):
         keys.revoke("ffffffffffff")
 
 
-@pytest.mark.parametrize("scope", ["", "a" * 201, "a\x00b", "a\nb"])
-def test_scopes_are_printable_and_bounded(database, scope):
-    with pytest.raises(ConfigurationError, match="printable characters"):
+@pytest.mark.parametrize(
+    "scope",
+    [
+        "",
+        "team-a",
+        "group:a",
+        "tenant:",
+        "tenant:*",
+        "tenant:" + "a" * 201,
+        "tenant:a\0b",
+        "tag:a\nb",
+    ],
+)
+def test_a_key_is_for_a_scope_that_calls_can_have(database, scope):
+    with pytest.raises(ConfigurationError, match="scope"):
         AccessKeys(database).create(scope)
+    assert not AccessKeys(database).exist()
 
 
 @pytest.mark.parametrize("life", [0.0, -1.0, float("nan")])
@@ -113,7 +126,17 @@ def test_a_key_comes_with_the_budget_of_its_scope(sqlite_url):
 @pytest.mark.parametrize("scope", ["tenant:*", "team:a", "tenant:"])
 def test_a_key_is_for_one_scope(sqlite_url, scope):
     assert run("keys", "create", "--store", sqlite_url, "--scope", scope).exit_code != 0
-    assert json.loads(run("keys", "list", "--store", sqlite_url, "--json").stdout) == {"keys": []}
+    assert run("keys", "create", "--store", sqlite_url).exit_code == 0
+    (made,) = json.loads(run("keys", "list", "--store", sqlite_url, "--json").stdout)["keys"]
+    assert made["scope"] == "everything"
+
+
+@pytest.mark.parametrize("command", [["list"], ["revoke", "ffffffffffff"]])
+def test_looking_for_keys_makes_no_store(tmp_path, command):
+    done = run("keys", *command, "--store", f"sqlite:///{tmp_path}/typo.db")
+    assert done.exit_code == 2
+    assert "typo.db'; give --store or --config" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_life_that_nobody_understands_makes_no_key(sqlite_url):
