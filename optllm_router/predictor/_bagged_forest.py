@@ -95,7 +95,7 @@ class BaggedForest:
     def restore(self, arrays: Arrays) -> BaggedForest:
         """Become the model that ``arrays`` came from."""
         self.trees_ = Trees.restored(arrays)
-        self.values_ = arrays["values"].astype(np.float32)
+        self.values_ = self.trees_.values_in(arrays)
         self.weights_ = arrays["weights"]
         self.n_bootstraps = len(self.weights_)
         self.n_trees = len(self.trees_.roots) // self.n_bootstraps

@@ -94,7 +94,7 @@ class Forest:
     def restore(self, arrays: Arrays) -> Forest:
         """Become the forest that ``arrays`` came from."""
         self.trees_ = Trees.restored(arrays)
-        self.values_ = arrays["values"].astype(np.float32)
+        self.values_ = self.trees_.values_in(arrays)
         self._walker = Walker(self.trees_)
         return self
 

@@ -88,6 +88,7 @@ def _restored(arrays: dict[str, NDArray[Any]]) -> TextPredictor:
     if header["fitted"]:
         predictor.featurizer_ = TextFeaturizer(header["seed"]).restore(_part("features.", arrays))
         predictor.model.restore(_part("model.", arrays))
+    predictor.predict([""])  # raises when its parts do not fit together
     return predictor
 
 

@@ -63,13 +63,44 @@ class Trees(NamedTuple):
 
     @classmethod
     def restored(cls, arrays: Arrays) -> Trees:
-        """The trees that ``arrays`` came from."""
-        return cls(
+        """The trees that ``arrays`` came from.
+
+        Raises:
+            ValueError: they are no trees. Compiled code follows them wherever they lead.
+        """
+        trees = cls(
             arrays["roots"].astype(np.int64),
             arrays["feature"].astype(np.int64),
             arrays["threshold"].astype(np.float32),
             arrays["child"].astype(np.int64),
             int(arrays["depth"]),
+        )
+        if not trees._are_sound():
+            raise ValueError("its trees are none")
+        return trees
+
+    def values_in(self, arrays: Arrays) -> NDArray[np.float32]:
+        """What each node says, shape (nodes, k), as it was saved beside the trees.
+
+        Raises:
+            ValueError: there is another number of nodes.
+        """
+        values = arrays["values"].astype(np.float32)
+        if len(values) != len(self.child):
+            raise ValueError(f"{len(values)} values for {len(self.child)} nodes")
+        return values
+
+    def _are_sound(self) -> bool:
+        nodes = np.arange(len(self.child))
+        inner = self.child[self.child != nodes]
+        places = np.concatenate([self.roots, inner, inner + 1])
+        return (
+            len(self.roots) > 0
+            and len(self.feature) == len(self.threshold) == len(nodes)
+            and bool(self.feature.min() >= 0)
+            and bool(np.all(self.child >= nodes))
+            and np.array_equal(np.sort(places), nodes)
+            and self.depth == len(self.levels())
         )
 
 

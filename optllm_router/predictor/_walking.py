@@ -43,13 +43,20 @@ class Walker:
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
+        self._last_feature = int(trees.feature.max())
         order = _downwards(trees)
         n_gate = len(trees.roots) - 1
         self._joined = _joined(trees, order, n_gate)
         self._node = np.concatenate([np.zeros(n_gate, dtype=np.int32), order])
 
     def leaves(self, x: NDArray[np.float32]) -> IntArray:
-        """The leaf that each of n queries reaches in each of T trees: shape (n, T)."""
+        """The leaf that each of n queries reaches in each of T trees: shape (n, T).
+
+        Raises:
+            ValueError: the trees compare features that ``x`` does not have.
+        """
+        if x.shape[1] <= self._last_feature:
+            raise ValueError(f"no feature {self._last_feature} among {x.shape[1]}")
         if len(x) > _FEW_QUERIES:
             return walk(self._trees, x)
         n_trees = len(self._trees.roots)

@@ -60,6 +60,35 @@ def test_refuses_a_file_with_a_missing_array(saved, name):
         load_predictor(saved)
 
 
+@pytest.mark.parametrize("predictor", ["auto", "bagged_forest"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("child", lambda child: child + len(child)),
+        ("child", lambda child: child - 1),
+        ("child", lambda child: np.maximum(child - np.arange(len(child)) % 2, 0)),
+        ("child", lambda child: child[:-1]),
+        ("feature", lambda feature: feature + 1_000),
+        ("feature", lambda feature: -1 - feature),
+        ("threshold", lambda threshold: threshold[:-1]),
+        ("roots", lambda roots: roots[:0]),
+        ("roots", lambda roots: roots + 1),
+        ("depth", lambda depth: depth + 1_000_000_000),
+        ("values", lambda values: values[: len(values) // 2]),
+    ],
+)
+def test_refuses_trees_that_lead_astray(tmp_path, predictor, name, change):
+    """Else compiled code would read whatever lies beyond the arrays, or never come back."""
+    path = tmp_path / "predictor.npz"
+    fitted = make_predictor(predictor, n_candidates=2)
+    fitted.fit([f"text {i} {i % 7}" for i in range(30)], np.eye(2)[np.arange(30) % 2])
+    save_predictor(fitted, path)
+    key = f"model.{name}"
+    rewrite(path, lambda arrays: arrays.update({key: change(arrays[key])}))
+    with pytest.raises(InvalidDataError, match="damaged"):
+        load_predictor(path)
+
+
 def test_refuses_another_format(saved):
     def change(arrays):
         header = json.loads(arrays["header"].tobytes())
