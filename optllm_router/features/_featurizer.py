@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from optllm_router.features._bytes import MAX_BYTES, encode
+from optllm_router.features._ngrams import FIRST_PLACES, STRIDE
 from optllm_router.features._projection import LEAST_SQUARE, Projection
-from optllm_router.features._texts import FIRST_PLACES, STRIDE, VIEWS, Texts
+from optllm_router.features._texts import VIEWS, Texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optllm_router.features import _ngrams
 from optllm_router.features._bytes import MAX_BYTES, encode
+from optllm_router.features._ngrams import Counted
 from optllm_router.features._surface import surface
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from optllm_router._types import IntArray
     from optllm_router.features._bytes import TextBytes
     from optllm_router.features._ngrams import Bags
 
@@ -28,42 +28,9 @@ VIEWS = {
 }
 """How each view of a text makes bags of it."""
 
-STRIDE = 1 + _ngrams.N_BUCKETS
-FIRST_PLACES = STRIDE * np.arange(len(VIEWS), dtype=np.int32)
-"""See :class:`Counted`."""
-
 _CHUNK_TEXTS = 2_000
 _CHUNK_BYTES = 1_000_000
 """Read at once, at most: bounds memory, and keeps intermediate arrays in the caches."""
-
-
-class Counted(NamedTuple):
-    """The bags of a single text, all views as one, so that they are looked up at once.
-
-    Bucket b of the v-th view has place ``v * STRIDE + 1 + b``. Place ``v * STRIDE`` occurs once in
-    every text: where a featurizer notes the buckets that it does not know.
-
-    Attributes:
-        places: shape (m,), int32, in ascending order.
-        counts: shape (m,), how often each one occurs.
-        sizes: shape (views,), how many n-grams each view has.
-    """
-
-    places: NDArray[np.int32]
-    counts: IntArray
-    sizes: IntArray
-
-    @classmethod
-    def of(cls, bags: Sequence[Bags]) -> Counted:
-        """Count what is in the bags of a single text."""
-        parts = [bag.buckets + np.int32(v * STRIDE + 1) for v, bag in enumerate(bags)]
-        places = np.concatenate([*parts, FIRST_PLACES])
-        places.sort()
-        new = np.ones(len(places) + 1, dtype=bool)
-        np.not_equal(places[1:], places[:-1], out=new[1:-1])
-        edges = new.nonzero()[0]
-        sizes = np.array([len(part) for part in parts])
-        return cls(places.take(edges[:-1]), edges[1:] - edges[:-1], sizes)
 
 
 @dataclass(frozen=True)
@@ -71,23 +38,28 @@ class Reading:
     """What is seen of n texts, whatever was learnt from others.
 
     Attributes:
-        bags: by the name of the view.
+        text: the encoded texts.
         surface: shape (n, m), surface statistics.
     """
 
-    bags: dict[str, Bags]
+    text: TextBytes
     surface: NDArray[np.float32]
 
     @classmethod
-    def of(cls, text: TextBytes) -> Reading:
-        """Read encoded texts."""
-        bags = {name: view(text) for name, view in VIEWS.items()}
-        return cls(bags, surface(text).astype(np.float32))
+    def of(cls, texts: Sequence[str]) -> Reading:
+        """Read texts."""
+        text = encode(texts)
+        return cls(text, surface(text).astype(np.float32))
+
+    @cached_property
+    def bags(self) -> dict[str, Bags]:
+        """The bags of the texts, by the name of the view."""
+        return {name: view(self.text) for name, view in VIEWS.items()}
 
     @cached_property
     def counted(self) -> Counted:
         """The bags of a single text as one."""
-        return Counted.of(list(self.bags.values()))
+        return Counted.of(self.text)
 
 
 class Texts(tuple[str, ...]):
@@ -110,11 +82,11 @@ class Texts(tuple[str, ...]):
             yield self._reading
         else:
             for chunk in chunks:
-                yield Reading.of(encode(chunk))
+                yield Reading.of(chunk)
 
     @cached_property
     def _reading(self) -> Reading:
-        return Reading.of(encode(self))
+        return Reading.of(self)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

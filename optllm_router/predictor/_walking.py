@@ -47,6 +47,7 @@ class Walker:
         order = _downwards(trees)
         n_gate = len(trees.roots) - 1
         self._joined = _joined(trees, order, n_gate)
+        self._numbers = np.arange(len(trees.roots), dtype=np.float32)
         self._node = np.concatenate([np.zeros(n_gate, dtype=np.int32), order])
 
     def leaves(self, x: NDArray[np.float32]) -> IntArray:
@@ -62,7 +63,7 @@ class Walker:
         n_trees = len(self._trees.roots)
         leaves = np.empty((len(x), n_trees), dtype=np.int64)
         asked = np.empty((n_trees, 1 + x.shape[1]), dtype=np.float32)
-        asked[:, 0] = np.arange(n_trees)
+        asked[:, 0] = self._numbers
         for i, row in enumerate(x):
             asked[:, 1:] = row
             leaves[i] = self._node.take(self._joined.apply(asked))
