@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from optllm_router.features._bytes import MAX_BYTES, encode
-from optllm_router.features._ngrams import FIRST_PLACES, STRIDE
-from optllm_router.features._projection import LEAST_SQUARE, Projection
+from optllm_router.features._projection import Projection
+from optllm_router.features._single import Lookup
 from optllm_router.features._texts import VIEWS, Texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -85,7 +84,7 @@ class TextFeaturizer:
             name: projection.fit(VIEWS[name](encoded))
             for name, projection in self._unfitted().items()
         }
-        self._rows = _rows(self.projections_.values())
+        self._lookup = Lookup.of(list(self.projections_.values()))
         return self
 
     def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -100,35 +99,13 @@ class TextFeaturizer:
 
     def _transform(self, reading: Reading) -> NDArray[np.float32]:
         if len(reading.surface) == 1:
-            return self._transform_one(reading)
+            projected = self._lookup.transform(reading.counted)
+            return np.concatenate([projected[None], reading.surface], axis=1)
         views = [
             projection.transform(reading.bags[name])
             for name, projection in self.projections_.items()
         ]
         return np.concatenate([*views, reading.surface], axis=1)
-
-    def _transform_one(self, reading: Reading) -> NDArray[np.float32]:
-        """Features of a single text: bit for bit what they are among others, as the rows of a
-        table are added up in the same order, but without the overhead of sparse arrays.
-        """
-        places, counts, sizes = reading.counted
-        rows = self._rows.take(places)
-        known = (rows >= 0).nonzero()[0]
-        rows = rows.take(known)
-        weights = counts.take(known).astype(np.float32)
-        firsts = (rows == 0).nonzero()[0]
-        weights[firsts] = 1 + sizes - np.add.reduceat(weights, firsts)  # what is not known
-        np.sqrt(weights, out=weights)
-        views = []
-        ends = [*firsts[1:].tolist(), len(rows)]
-        for projection, first, end in zip(
-            self.projections_.values(), firsts.tolist(), ends, strict=True
-        ):
-            parts = projection.table_.take(rows[first:end], axis=0)
-            parts *= weights[first:end, None]
-            sums = np.add.reduce(parts, axis=0)
-            views.append(sums[:-1] / math.sqrt(max(sums.item(-1), LEAST_SQUARE)))
-        return np.concatenate([*views, reading.surface[0]])[None]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything learnt, as arrays by name."""
@@ -144,7 +121,7 @@ class TextFeaturizer:
             name: projection.restore(arrays[f"{name}.known"], arrays[f"{name}.table"])
             for name, projection in self._unfitted().items()
         }
-        self._rows = _rows(self.projections_.values())
+        self._lookup = Lookup.of(list(self.projections_.values()))
         return self
 
     def _unfitted(self) -> dict[str, Projection]:
@@ -152,13 +129,3 @@ class TextFeaturizer:
             name: Projection(directions.coarse if self.coarse else directions.kept, self.seed)
             for name, directions in _DIRECTIONS.items()
         }
-
-
-def _rows(projections: Iterable[Projection]) -> NDArray[np.int16]:
-    """The row in its view's table that each place of a single text has; -1 where unknown."""
-    rows = np.full(len(FIRST_PLACES) * STRIDE, -1, dtype=np.int16)
-    rows[FIRST_PLACES] = 0
-    for first, projection in zip(FIRST_PLACES, projections, strict=True):
-        known = np.flatnonzero(projection.rows_)
-        rows[first + 1 + known] = projection.rows_[known]
-    return rows

@@ -11,10 +11,8 @@ byte (Weinberger et al., 2009, "Feature hashing for large scale multitask learni
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from itertools import cycle
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,29 +27,22 @@ if TYPE_CHECKING:
 HASH_BITS = 18
 N_BUCKETS = 1 << HASH_BITS
 
-VIEWS = 3
-STRIDE = 1 + N_BUCKETS
-FIRST_PLACES = STRIDE * np.arange(VIEWS, dtype=np.int32)
-"""See :class:`Counted`."""
-_BEFORE_FIRST = (FIRST_PLACES - 1).view(np.uint32)
-
-_MIX = np.uint32(0x9E3779B1)
+MIX = np.uint32(0x9E3779B1)
 _SHIFT = np.uint32(32 - HASH_BITS)
-_SIZES = (2, 3, 4)
-_SURPLUS = np.array([[8 * (_SIZES[-1] - size)] for size in _SIZES], dtype=np.uint32)
+SIZES = (2, 3, 4)
+_SURPLUS = np.array([[8 * (SIZES[-1] - size)] for size in SIZES], dtype=np.uint32)
 """Bits by which an n-gram is shorter than the longest one."""
-_FACTORS = _MIX * np.array([[2 * size + 1] for size in _SIZES], dtype=np.uint32)
-_TERMS = _MIX * np.array([[size] for size in _SIZES], dtype=np.uint32)
-"""An n-gram g of size s has the hash ``((2 s + 1) g + s) _MIX``."""
-_MASKED = np.uint32(0x5BD1E995)
+_FACTORS = MIX * np.array([[2 * size + 1] for size in SIZES], dtype=np.uint32)
+_TERMS = MIX * np.array([[size] for size in SIZES], dtype=np.uint32)
+"""An n-gram g of size s has the hash ``((2 s + 1) g + s) MIX``."""
+MASKED = np.uint32(0x5BD1E995)
 _BLANK = ord(" ")
 _IN_WORD = IN_WORD.tobytes()
 _IS_DIGIT = np.equal(CLASSES, ord("0")).tobytes()
 """For ``bytes.translate``: 1 where a byte belongs to a word, or is a digit."""
 _N_PLACES = 64
-_MOST_TOKENS_KEPT, _MOST_BYTES_KEPT = 20_000, 32
-_MODULUS = 1 << 32
-_PLACES = np.array([pow(0x01000193, i + 1, _MODULUS) for i in range(_N_PLACES)], dtype=np.uint32)
+MODULUS = 1 << 32
+PLACES = np.array([pow(0x01000193, i + 1, MODULUS) for i in range(_N_PLACES)], dtype=np.uint32)
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ def characters(text: TextBytes) -> Bags:
 
 def shapes(text: TextBytes) -> Bags:
     """Bags of shape n-grams."""
-    kept, places = _shape(text)
+    kept, places = shape(text)
     return _ngrams(kept, places.searchsorted(text.bounds))
 
 
@@ -86,19 +77,19 @@ def words(text: TextBytes) -> Bags:
     np.logical_not(starts[1:], out=starts[1:])
     places = starts.nonzero()[0]
     first = codes.take(places)
-    hashes = np.where(in_word.take(places), _word_hashes(text, codes, starts, places), first * _MIX)
+    hashes = np.where(in_word.take(places), _word_hashes(text, codes, starts, places), first * MIX)
     said = first != _BLANK
     tokens = hashes[said]
-    return Bags(_by_text(_with_pairs(tokens)), 2 * places[said].searchsorted(text.bounds))
+    return Bags(_by_text(with_pairs(tokens)), 2 * places[said].searchsorted(text.bounds))
 
 
-def _with_pairs(tokens: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def with_pairs(tokens: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Buckets of tokens, and of each one with the next: shape (2, tokens)."""
     buckets = np.empty((2, len(tokens)), dtype=np.uint32)
     buckets[0] = tokens
     buckets[1] = tokens * np.uint32(31)
     buckets[1, :-1] += tokens[1:] * np.uint32(17)
-    buckets *= _MIX
+    buckets *= MIX
     buckets >>= _SHIFT
     return buckets
 
@@ -113,14 +104,14 @@ def _word_hashes(
     index = np.arange(len(codes))
     within = index - np.maximum.accumulate(index * starts)
     within &= _N_PLACES - 1
-    values = _PLACES.take(within)
+    values = PLACES.take(within)
     values *= codes + np.uint32(1)
     hashes = np.add.reduceat(values, places, dtype=np.uint32)
-    hashes[np.logical_or.reduceat(text.mapped(_IS_DIGIT).view(np.bool_), places)] = _MASKED
+    hashes[np.logical_or.reduceat(text.mapped(_IS_DIGIT).view(np.bool_), places)] = MASKED
     return hashes
 
 
-def _shape(text: TextBytes) -> tuple[bytes, IntArray]:
+def shape(text: TextBytes) -> tuple[bytes, IntArray]:
     """Classes of bytes, runs of a class being one, and where each begins in the text."""
     classes = text.mapped(CLASS)
     kept = classes == EDGE
@@ -130,15 +121,15 @@ def _shape(text: TextBytes) -> tuple[bytes, IntArray]:
 
 
 def _ngrams(raw: bytes, bounds: IntArray) -> Bags:
-    hashes = _hashes(raw)
+    hashes = ngram_hashes(raw)
     for closing in range(1, N_CLOSING + 1):
         hashes[:, bounds[1:] - closing] = 0  # these n-grams reach into the next text
-    return Bags(_by_text(hashes), len(_SIZES) * bounds)
+    return Bags(_by_text(hashes), len(SIZES) * bounds)
 
 
-def _hashes(raw: bytes) -> NDArray[np.uint32]:
+def ngram_hashes(raw: bytes) -> NDArray[np.uint32]:
     """The bucket of the n-gram of each size that begins at each byte, shape (sizes, n)."""
-    size = _SIZES[-1]
+    size = SIZES[-1]
     longest = np.ndarray(len(raw), ">u4", raw + bytes(size - 1), strides=(1,)).astype(np.uint32)
     hashes: NDArray[np.uint32] = longest >> _SURPLUS
     hashes *= _FACTORS
@@ -150,64 +141,3 @@ def _hashes(raw: bytes) -> NDArray[np.uint32]:
 def _by_text(hashes: NDArray[np.uint32]) -> NDArray[np.int32]:
     """Hashes of several kinds, shape (kinds, n), byte by byte as one array."""
     return hashes.ravel("F").view(np.int32)
-
-
-class Counted(NamedTuple):
-    """The bags of a single text, all views as one, so that they are looked up at once.
-
-    Bucket b of the v-th view has place ``v * STRIDE + 1 + b``. Place ``v * STRIDE`` occurs once in
-    every text: where a featurizer notes the buckets that it does not know.
-
-    Attributes:
-        places: shape (m,), int32, in ascending order.
-        counts: shape (m,), how often each one occurs.
-        sizes: shape (views,), how many n-grams each view has.
-    """
-
-    places: NDArray[np.int32]
-    counts: IntArray
-    sizes: IntArray
-
-    @classmethod
-    def of(cls, text: TextBytes) -> Counted:
-        """Count what is in a single text: the bags above, by a third of the numpy calls."""
-        lower, (shape, _) = text.raw.translate(LOWER), _shape(text)
-        n = len(lower)
-        ngrams = _hashes(lower + shape)
-        ngrams[:, n - N_CLOSING : n] = 0
-        ngrams[:, -N_CLOSING:] = 0
-        ngrams[:, n:] += np.uint32(2 * STRIDE)
-        tokens = np.array([_TOKENS[token] for token in _TOKEN(lower)], dtype=np.uint32)
-        words = _with_pairs(tokens)
-        words += np.uint32(STRIDE)
-        places = np.concatenate([ngrams.ravel(), words.ravel(), _BEFORE_FIRST]).view(np.int32)
-        places += 1
-        places.sort()
-        new = np.ones(len(places) + 1, dtype=np.bool_)
-        np.not_equal(places[1:], places[:-1], out=new[1:-1])
-        edges = new.nonzero()[0]
-        sizes = np.array([len(_SIZES) * n, words.size, len(_SIZES) * len(shape)])
-        return cls(places.take(edges[:-1]), edges[1:] - edges[:-1], sizes)
-
-
-class _Tokens(dict[bytes, int]):
-    """Hashes of tokens, see :func:`_word_hashes`; those of words without digits are kept."""
-
-    def __missing__(self, token: bytes) -> int:
-        if not IN_WORD.item(token[0]):
-            return token[0] * int(_MIX) % _MODULUS
-        if token.translate(None, b"0123456789") != token:
-            return int(_MASKED)
-        places = cycle(_PLACES.tolist())
-        hashed: int = (
-            sum((code + 1) * place for code, place in zip(token, places, strict=False)) % _MODULUS
-        )
-        if len(token) <= _MOST_BYTES_KEPT:
-            if len(self) >= _MOST_TOKENS_KEPT:
-                self.clear()
-            self[token] = hashed
-        return hashed
-
-
-_TOKEN = re.compile(rb"[a-z0-9\x80-\xff]+|[^ ]").findall
-_TOKENS = _Tokens()

@@ -10,7 +10,7 @@ import numpy as np
 
 from optllm_router.features import _ngrams
 from optllm_router.features._bytes import MAX_BYTES, encode
-from optllm_router.features._ngrams import Counted
+from optllm_router.features._single import Counted
 from optllm_router.features._surface import surface
 
 if TYPE_CHECKING:

@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optllm_router.features import N_DIRECTIONS, TextFeaturizer, Texts, coarse_features
+from optllm_router.features import (
+    N_DIRECTIONS,
+    TextFeaturizer,
+    Texts,
+    _single,
+    coarse_features,
+)
 from optllm_router.features._bytes import MAX_BYTES, encode
 from optllm_router.features._ngrams import N_BUCKETS, characters, shapes, words
 from optllm_router.features._projection import Projection
+from optllm_router.features._single import Counted
 from optllm_router.features._surface import surface
 
 TRAINING = [
@@ -39,6 +48,37 @@ def test_the_bag_of_a_text_does_not_depend_on_its_neighbours(view, texts):
     assert ((bags.buckets >= 0) & (bags.buckets < N_BUCKETS)).all()
     for i, text in enumerate(texts):
         assert sorted(bags.buckets[bags.bounds[i] : bags.bounds[i + 1]]) == bag(view, text)
+
+
+@given(text=st.one_of(st.text(max_size=80), st.text("aZ17 .\n\0é", max_size=80)))
+def test_a_single_text_is_counted_as_its_bags_say(text):
+    encoded = encode([text])
+    counted = Counted.of(encoded)
+    told = dict(zip(counted.places.tolist(), counted.counts.tolist(), strict=True))
+    expected = Counter()
+    for v, view in enumerate((characters, words, shapes)):
+        first, buckets = v * (N_BUCKETS + 1), view(encoded).buckets
+        assert told.pop(first) == 1
+        assert counted.sizes[v] == len(buckets) + 1
+        expected.update((first + 1 + buckets).tolist())
+    assert told == expected
+    assert (np.diff(counted.places) > 0).all()
+
+
+def test_words_that_were_seen_before_are_not_kept_without_bounds(monkeypatch):
+    monkeypatch.setattr(_single, "_MOST_TOKENS_KEPT", 10)
+    for n in range(0, 100, 5):
+        texts = [f"{'x' * (n + i)} id{n}" for i in range(5)]
+        for text in texts:
+            assert counted_words(text) == bag(words, text)
+        assert len(_single._TOKENS) <= 10
+        assert all(len(token) <= 32 and token != b"id0" for token in _single._TOKENS)
+
+
+def counted_words(text):
+    places, counts, _ = Counted.of(encode([text]))
+    buckets = np.repeat(places - N_BUCKETS - 2, counts.astype(int))
+    return buckets[(buckets >= 0) & (buckets < N_BUCKETS)].tolist()
 
 
 def test_characters_ignore_case_and_keep_digits():
