@@ -150,7 +150,7 @@ class Auto:
 
 def _split(deviations: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Each row's mean over the candidates, shape (n, 1), and what differs from it, (n, k)."""
-    common = deviations.mean(axis=1, keepdims=True)
+    common = np.add.reduce(deviations, axis=1, keepdims=True) / deviations.shape[1]
     return common, deviations - common
 
 

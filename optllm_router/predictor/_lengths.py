@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from optllm_router._types import FloatArray
     from optllm_router.predictor._base import Features
 
-_TREES, _TREES_PER_FOLD = 50, 12
+_TREES, _TREES_PER_FOLD = 25, 12
 _FOLDS = 3
 _LEAST_TEXTS = 8
 """With fewer texts than this only typical lengths are told apart."""
@@ -199,10 +199,10 @@ class LengthPredictor:
 
     def _expected(self, texts: Sequence[str], typical: FloatArray) -> FloatArray:
         """Forecasts as they were fitted, regardless of later news."""
-        share = 1.0 + np.tile(self.line_.at(_sizes(texts))[:, None], self.n_candidates)
+        share = 1.0 + self.line_.at(_sizes(texts))[:, None]
         if self.belief_:
             x = self._featurizer.transform(texts)
-            share += self.belief_ * mean(self._walker.leaves(x), self._values)
+            share = share + self.belief_ * mean(self._walker.leaves(x), self._values)
         return typical * np.maximum(share, _LEAST_SHARE)
 
     def _checked(self, tokens: FloatArray, n_texts: int) -> FloatArray:

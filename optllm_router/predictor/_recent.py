@@ -8,7 +8,7 @@ additional zeros, so that a single score never decides alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,20 @@ _SHARPNESS = 6.0
 """A query at squared distance d weighs ``exp(-_SHARPNESS * d)``."""
 
 
+class _Summary(NamedTuple):
+    """What m residuals say, whatever is asked.
+
+    Attributes:
+        overall: shape (k,), by how much each candidate does better than the model said.
+        squares: shape (m,), squared norms of the features.
+        sums: shape (m, 2 k), what is left over of each residual, and 1 where it is the candidate's.
+    """
+
+    overall: FloatArray
+    squares: Features
+    sums: FloatArray
+
+
 class Recent:
     """A ring of residuals.
 
@@ -42,6 +56,7 @@ class Recent:
         self.candidates = np.zeros(CAPACITY, dtype=np.int64)
         self.residuals = np.zeros(CAPACITY)
         self.n_seen = 0
+        self._summary: _Summary | None = None
 
     def add(self, features: Features, candidate: int, residual: float) -> None:
         """Remember one residual; ``features`` has shape (n_features,)."""
@@ -50,18 +65,26 @@ class Recent:
         self.candidates[place] = candidate
         self.residuals[place] = residual
         self.n_seen += 1
+        self._summary = None
 
     def shifts(self, x: Features) -> FloatArray:
         """By how much each prediction moves: shape (n, k)."""
+        if self._summary is None:
+            self._summary = self._summarised()
+        overall, squares, sums = self._summary
+        if x.shape[1] == 0 or len(squares) == 0:
+            return np.tile(overall, (len(x), 1))
+        k, known = len(overall), self.features[: len(squares)]
+        near = _nearness(x, known, squares) @ sums
+        return np.asarray(overall + near[:, :k] / (near[:, k:] + _NEARBY))
+
+    def _summarised(self) -> _Summary:
         n_kept = min(self.n_seen, CAPACITY)
-        residuals = self.residuals[:n_kept]
+        residuals, features = self.residuals[:n_kept], self.features[:n_kept]
         chosen = np.eye(len(self.inertia))[self.candidates[:n_kept]]
         overall = (residuals @ chosen) / (chosen.sum(axis=0) + self.inertia)
-        if x.shape[1] == 0 or n_kept == 0:
-            return np.tile(overall, (len(x), 1))
-        nearness = _nearness(x, self.features[:n_kept])
         left_over = (residuals[:, None] - overall) * chosen
-        return np.asarray(overall + (nearness @ left_over) / (nearness @ chosen + _NEARBY))
+        return _Summary(overall, np.sum(features**2, axis=1), np.hstack([left_over, chosen]))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything remembered, as arrays by name."""
@@ -86,8 +109,8 @@ class Recent:
         return recent
 
 
-def _nearness(x: Features, known: Features) -> FloatArray:
-    """Similarity in 0..1 of n queries to m remembered ones, shape (n, m)."""
-    squares = np.sum(x**2, axis=1)[:, None] + np.sum(known**2, axis=1)
-    distances = np.maximum(squares - 2.0 * (x @ known.T), 0.0)
-    return np.asarray(np.exp(-_SHARPNESS * distances), dtype=np.float64)
+def _nearness(x: Features, known: Features, squares: Features) -> FloatArray:
+    """Similarity in 0..1 of n queries to m remembered ones, whose squares are known: (n, m)."""
+    distances = np.sum(x**2, axis=1)[:, None] + squares
+    distances -= 2.0 * (x @ known.T)
+    return np.asarray(np.exp(-_SHARPNESS * np.maximum(distances, 0.0)), dtype=np.float64)
