@@ -13,15 +13,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+from urllib.request import getproxies
 
 import httpx
 
-Connection = TypeVar("Connection", httpx.HTTPTransport, httpx.AsyncHTTPTransport)
+if TYPE_CHECKING:
+    from optllm_router.transports._async_connections import AsyncConnection
+
+Connection = TypeVar("Connection", httpx.HTTPTransport, "AsyncConnection")
 
 
-class _Idle(Generic[Connection]):
+class Idle(Generic[Connection]):
     """Connections that wait, by the server that they lead to."""
 
     def __init__(self, seconds: float) -> None:
@@ -57,6 +61,11 @@ class _Idle(Generic[Connection]):
         return [connection for stack in stacks.values() for _, connection in stack]
 
 
+def is_direct() -> bool:
+    """Whether the environment names no proxy for plain HTTP: those are httpx's business."""
+    return not getproxies().keys() & {"http", "all"}
+
+
 class Connections(httpx.BaseTransport):
     """As the module says; thread-safe.
 
@@ -67,7 +76,7 @@ class Connections(httpx.BaseTransport):
     def __init__(self, idle_seconds: float) -> None:
         self._limits = httpx.Limits(max_connections=1, keepalive_expiry=idle_seconds)
         self._context = httpx.create_ssl_context()
-        self._idle: _Idle[httpx.HTTPTransport] = _Idle(idle_seconds)
+        self._idle: Idle[httpx.HTTPTransport] = Idle(idle_seconds)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request over a connection of its own."""
@@ -89,41 +98,13 @@ class Connections(httpx.BaseTransport):
             connection.close()
 
 
-class AsyncConnections(httpx.AsyncBaseTransport):
-    """As :class:`Connections`, for one event loop."""
-
-    def __init__(self, idle_seconds: float) -> None:
-        self._limits = httpx.Limits(max_connections=1, keepalive_expiry=idle_seconds)
-        self._context = httpx.create_ssl_context()
-        self._idle: _Idle[httpx.AsyncHTTPTransport] = _Idle(idle_seconds)
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request over a connection of its own."""
-        server = request.url.raw_host + b":%d" % (request.url.port or 0)
-        connection = self._idle.take(server) or httpx.AsyncHTTPTransport(
-            verify=self._context, limits=self._limits
-        )
-        try:
-            response = await connection.handle_async_request(request)
-        except BaseException:
-            await connection.aclose()
-            raise
-        response.stream = _AsyncBody(response.stream, self._idle, server, connection)
-        return response
-
-    async def aclose(self) -> None:
-        """Close what waits, and calls under way when they end."""
-        for connection in self._idle.close():
-            await connection.aclose()
-
-
 class _Body(httpx.SyncByteStream):
     """What comes over a connection, which goes back to the others at the end."""
 
     def __init__(
         self,
         stream: httpx.SyncByteStream | httpx.AsyncByteStream,
-        idle: _Idle[httpx.HTTPTransport],
+        idle: Idle[httpx.HTTPTransport],
         server: bytes,
         connection: httpx.HTTPTransport,
     ) -> None:
@@ -144,33 +125,3 @@ class _Body(httpx.SyncByteStream):
             raise
         for old in self._idle.give_back(self._server, self._connection):
             old.close()
-
-
-class _AsyncBody(httpx.AsyncByteStream):
-    """As :class:`_Body`, asynchronously."""
-
-    def __init__(
-        self,
-        stream: httpx.SyncByteStream | httpx.AsyncByteStream,
-        idle: _Idle[httpx.AsyncHTTPTransport],
-        server: bytes,
-        connection: httpx.AsyncHTTPTransport,
-    ) -> None:
-        assert isinstance(stream, httpx.AsyncByteStream)
-        self._stream = stream
-        self._idle = idle
-        self._server = server
-        self._connection = connection
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._stream:
-            yield piece
-
-    async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        except BaseException:
-            await self._connection.aclose()
-            raise
-        for old in self._idle.give_back(self._server, self._connection):
-            await old.aclose()

@@ -16,7 +16,7 @@ import contextlib
 import json
 import threading
 import weakref
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optllm_router._errors import ProviderError
@@ -37,6 +37,8 @@ from optllm_router.transports._waiting import retry_after_seconds
 
 if TYPE_CHECKING:
     import httpx
+
+    from optllm_router.transports._async_connections import AsyncSender
 
 _MOST_BYTES = 10_000_000
 """Of a whole answer, and of one event of a stream."""
@@ -59,9 +61,9 @@ class HttpxTransport:
         self._http2 = http2
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
-        self._async_clients: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, httpx.AsyncClient
-        ] = weakref.WeakKeyDictionary()
+        self._async_senders: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncSender] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def check(self, candidates: Sequence[Candidate]) -> None:
         """Raise ``ConfigurationError`` when a candidate cannot be called over plain HTTP."""
@@ -75,8 +77,8 @@ class HttpxTransport:
         """
         with self._lock:
             client, self._client = self._client, None
-            others = list(self._async_clients.items())
-            self._async_clients.clear()
+            others = list(self._async_senders.items())
+            self._async_senders.clear()
         if client is not None:
             client.close()
         for loop, other in others:
@@ -88,9 +90,9 @@ class HttpxTransport:
     async def aclose(self) -> None:
         """Close the connections of this event loop."""
         with self._lock:
-            client = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+            sender = self._async_senders.pop(asyncio.get_running_loop(), None)
+        if sender is not None:
+            await sender.aclose()
 
     def send(self, candidate: Candidate, call: Call) -> Completion:
         """Ask a candidate and wait for its whole answer."""
@@ -108,7 +110,7 @@ class HttpxTransport:
         exchange = _Exchange(candidate, call, _MOST_BYTES)
         request = exchange.request()
         with exchange.mapped(), exchange.time_left():
-            response = await self._async_client().send(request, stream=True)
+            response = await self._async_sender().send(request)
             async with contextlib.aclosing(response):
                 data = b"".join([exchange.received(d) async for d in response.aiter_bytes()])
             exchange.check_status(response, data)
@@ -141,7 +143,7 @@ class HttpxTransport:
         request = exchange.request(streamed=True)
         with exchange.mapped():
             with exchange.time_left():
-                response = await self._async_client().send(request, stream=True)
+                response = await self._async_sender().send(request)
             async with contextlib.aclosing(response):
                 if not response.is_success:
                     with exchange.time_left():
@@ -162,35 +164,24 @@ class HttpxTransport:
             if self._client is None:
                 import httpx
 
-                from optllm_router.transports._connections import Connections
+                from optllm_router.transports._connections import Connections, is_direct
 
-                self._client = httpx.Client(**self._settings(Connections))
+                mounts = {"http://": Connections(_IDLE_SECONDS)} if is_direct() else {}
+                limits = httpx.Limits(keepalive_expiry=_IDLE_SECONDS)
+                self._client = httpx.Client(http2=self._http2, limits=limits, mounts=mounts)
             return self._client
 
-    def _async_client(self) -> httpx.AsyncClient:
-        """The client of the running event loop: connections belong to the loop they began in."""
+    def _async_sender(self) -> AsyncSender:
+        """That of the running event loop: connections belong to the loop they began in."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            client = self._async_clients.get(loop)
-            if client is None:
-                import httpx
+            sender = self._async_senders.get(loop)
+            if sender is None:
+                from optllm_router.transports._async_connections import AsyncSender
 
-                from optllm_router.transports._connections import AsyncConnections
-
-                client = httpx.AsyncClient(**self._settings(AsyncConnections))
-                self._async_clients[loop] = client
-            return client
-
-    def _settings(self, connections: Callable[[float], Any]) -> dict[str, Any]:
-        from urllib.request import getproxies
-
-        import httpx
-
-        limits = httpx.Limits(keepalive_expiry=_IDLE_SECONDS)
-        # A proxy that the environment names is httpx's business.
-        direct = "http" not in getproxies()
-        mounts = {"http://": connections(_IDLE_SECONDS)} if direct else {}
-        return {"http2": self._http2, "limits": limits, "mounts": mounts}
+                sender = AsyncSender(_IDLE_SECONDS, http2=self._http2)
+                self._async_senders[loop] = sender
+            return sender
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
