@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -82,6 +82,8 @@ _REMEMBERED_LABELS = 100_000
 _REMEMBERED_SECONDS = 28 * 86_400.0
 _RECOVERY_SECONDS = 1.0
 """Calls that wait for money look at most this often for what dead processes reserved."""
+_MOST_HANGING_UP_SECONDS = 2.0
+"""How long a client that closes waits for event loops to close its streams."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class Runtime:
             raise
         self._requests = 0
         self._streams: set[Life] = set()
+        self._hanging_up: set[Future[None]] = set()
         self._sweeper = Sweeper()
         self._closing = False
         self._idle = threading.Condition()
@@ -152,6 +155,7 @@ class Runtime:
         with self._idle:
             self._idle.wait_for(lambda: self._requests == 0 and not self._streams)
         self._sweeper.close()
+        wait(list(self._hanging_up), _MOST_HANGING_UP_SECONDS)
         self._batcher.close()
         try:
             self.router.wait()
@@ -305,7 +309,7 @@ class Runtime:
 
     async def astream(self, decision: Decision, query: Query) -> AsyncAnswerStream:
         """As :meth:`stream`, without blocking the event loop."""
-        life = self._life(decision, query)
+        life = self._life(decision, query, asyncio.get_running_loop())
         stream = AsyncAnswerStream(life, partial(self._aperform, query.text), self._sweeper)
         return await stream.open()
 
@@ -369,9 +373,13 @@ class Runtime:
             decisions.update(zip(chosen, decided, strict=True))
         return [decisions[i] for i in range(len(waiting))]
 
-    def _life(self, decision: Decision, query: Query) -> Life:
+    def _life(
+        self, decision: Decision, query: Query, loop: asyncio.AbstractEventLoop | None = None
+    ) -> Life:
+        """The life of a stream; ``loop`` is that of an asynchronous one."""
         flow = stream_flow(self._request(decision, query))
-        life = Life(decision, flow, partial(self._settle, query.text), partial(self._ended, query))
+        settle = partial(self._settle, query.text, loop=loop)
+        life = Life(decision, flow, settle, partial(self._ended, query))
         with self._idle:
             self._streams.add(life)
             if self._closing:
@@ -458,7 +466,7 @@ class Runtime:
                 chunks = self._transport.astream(candidate, call)
                 return _opened(candidate, await _anext(chunks), chunks)
             case HangUp(rest):
-                await cast(AsyncGenerator[Chunk, None], rest).aclose()
+                await _aclose(rest)
             case Count(candidate, call, answered):
                 return await asyncio.to_thread(count_usage, candidate, call, answered)
             case Close():
@@ -475,13 +483,18 @@ class Runtime:
                 perform, settle = partial(self._aperform, text), partial(self._settle, text)
                 return await arace(step, perform, settle)
 
-    def _settle(self, text: str, step: Step) -> Any:
+    def _settle(self, text: str, step: Step, loop: asyncio.AbstractEventLoop | None = None) -> Any:
         """Carry out a last step of a stream, from any thread, waiting for nothing."""
         match step:
             case HangUp(rest):
-                # An asynchronous one is closed by its event loop, once nobody has it any more.
                 if isinstance(rest, Generator):
                     rest.close()
+                elif loop is not None and loop.is_running():
+                    # Left to the collector, the generators inside of it would be closed, too,
+                    # each in a task of its own, and all at once.
+                    closed = asyncio.run_coroutine_threadsafe(_aclose(rest), loop)
+                    self._hanging_up.add(closed)
+                    closed.add_done_callback(self._hanging_up.discard)
             case Count(candidate, call, answered):
                 return count_usage(candidate, call, answered)
             case Close():
@@ -570,6 +583,11 @@ def _next(chunks: Iterator[Chunk]) -> Chunk | ProviderError | None:
         return next(chunks, None)
     except ProviderError as error:
         return _without_frames(error)
+
+
+async def _aclose(chunks: Iterator[Chunk] | AsyncIterator[Chunk]) -> None:
+    with contextlib.suppress(ProviderError):
+        await cast(AsyncGenerator[Chunk, None], chunks).aclose()
 
 
 async def _anext(chunks: AsyncIterator[Chunk]) -> Chunk | ProviderError | None:

@@ -120,22 +120,22 @@ class HttpxTransport:
         """Ask a candidate and hand on its chunks as they come; see ``Transport.stream``."""
         exchange = _Exchange(candidate, call, _MOST_STREAMED_BYTES)
         request = exchange.request(streamed=True)
-        with exchange.mapped():
+        with exchange.mapped(), contextlib.ExitStack() as opened:
             with exchange.deadline:
                 response = self._sync_client().send(request, stream=True)
-            with contextlib.closing(response):
-                pieces = map(exchange.received, response.iter_bytes())
-                if not response.is_success:
-                    with exchange.deadline:
-                        exchange.check_status(response, b"".join(pieces))
-                reader = exchange.read_stream(response)
-                while True:
-                    with exchange.deadline:
-                        piece = next(pieces, None)
-                    if piece is None:
-                        break
-                    yield from reader.feed(piece)
-                reader.finish()
+                opened.callback(response.close)
+            pieces = map(exchange.received, response.iter_bytes())
+            if not response.is_success:
+                with exchange.deadline:
+                    exchange.check_status(response, b"".join(pieces))
+            reader = exchange.read_stream(response)
+            while True:
+                with exchange.deadline:
+                    piece = next(pieces, None)
+                if piece is None:
+                    break
+                yield from reader.feed(piece)
+            reader.finish()
 
     async def astream(self, candidate: Candidate, call: Call) -> AsyncGenerator[Chunk, None]:
         """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""

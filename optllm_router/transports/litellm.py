@@ -113,20 +113,18 @@ class LiteLLMTransport:
         """Ask a candidate and hand on its chunks as they come; see ``Transport.stream``."""
         litellm = load_litellm()
         reading = _Reading(candidate, call)
-        with _mapped(litellm, candidate, reading):
+        with _mapped(litellm, candidate, reading), contextlib.ExitStack() as opened:
             with reading.deadline:
                 stream = litellm.completion(**_arguments(candidate, call, streamed=True))
-            try:
-                while True:
-                    with reading.deadline:
-                        piece = next(stream, None)
-                    if piece is None:
-                        break
-                    chunk = reading.chunk(stream, piece)
-                    if chunk is not None:
-                        yield chunk
-            finally:
-                _close(stream)
+                opened.callback(_close, stream)
+            while True:
+                with reading.deadline:
+                    piece = next(stream, None)
+                if piece is None:
+                    break
+                chunk = reading.chunk(stream, piece)
+                if chunk is not None:
+                    yield chunk
 
     async def astream(self, candidate: Candidate, call: Call) -> AsyncGenerator[Chunk, None]:
         """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""

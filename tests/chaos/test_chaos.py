@@ -1,0 +1,235 @@
+"""A provider that fails in eleven ways, callers that leave in four: nothing of any call is lost.
+
+Every call ends in an answer or in an error of its own kind, the books are the provider's bill (or
+more, where nobody could know it), and all threads, tasks, sockets and memory are given back. The
+long form, ten thousand calls, is ``pytest tests/chaos --long --log-cli-level INFO``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import litellm_clients
+import pytest
+from chaos_calls import End, Order, aask_all, ask_all, is_right, orders
+from chaos_provider import ProviderProcess, model_entries
+from sqlalchemy import func, select
+
+from optllm_router import AsyncOptLLM, OptLLM
+from optllm_router.store import Database
+from optllm_router.store.schema import reservations
+from optllm_router.transports.litellm import load_litellm
+
+SEED = 20261122
+WARM, CALLS, LONG_CALLS = 40, 250, 5_000
+"""Of each kind of client; the first ones only load what stays for the life of the process."""
+MOST_MEGABYTES = 150
+"""How much a client and its calls may leave behind, however many they were: what the predictors
+learnt is freed in pieces."""
+
+_log = logging.getLogger(__name__)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc/self")
+
+
+@pytest.fixture(scope="module")
+def provider():
+    with ProviderProcess() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _litellm_makes_clients_one_by_one(monkeypatch):
+    """Where threads come together, it makes one each, keeps one, and leaves the others open."""
+    load_litellm()
+    from litellm.llms.openai.openai import OpenAIChatCompletion
+
+    make, lock = OpenAIChatCompletion._get_openai_client, threading.Lock()
+
+    def make_alone(*args, **kw):
+        with lock:
+            return make(*args, **kw)
+
+    monkeypatch.setattr(OpenAIChatCompletion, "_get_openai_client", make_alone)
+
+
+@pytest.fixture
+def count(long) -> int:
+    return LONG_CALLS if long else CALLS
+
+
+def test_threads(provider, count, tmp_path, caplog):
+    endings = ("read", "read", "close", "drop")
+    storm(provider, orders(SEED, WARM, endings), tmp_path / "warm.db", threads)
+    storm(provider, orders(SEED + 1, count, endings), tmp_path / "books.db", threads)
+    assert not complaints(caplog)
+
+
+def test_tasks(provider, count, tmp_path, caplog):
+    endings = ("read", "read", "close", "drop", "cancel", "cancel")
+    storm(provider, orders(SEED + 2, WARM, endings), tmp_path / "warm.db", tasks)
+    storm(provider, orders(SEED + 3, count, endings), tmp_path / "books.db", tasks)
+    assert not complaints(caplog)
+
+
+def storm(provider, asked: Sequence[Order], store: Path, ask) -> None:
+    """Ask for all of it, then look at everything that must be right, or as before."""
+    _log.info("%d calls in %s, seed %d", len(asked), ask.__name__, SEED)
+    gc.collect()
+    before, billed_before = Resources.now(), provider.bill()
+    began = time.monotonic()
+    ends = ask(
+        asked,
+        models=model_entries(provider.base_url),
+        budget="1000 USD",
+        store=f"sqlite:///{store}",
+        seed=SEED,
+        max_retries=0,
+        explore=0,
+    )
+    _log.info("%.1f s; %s", time.monotonic() - began, summary(ends))
+    assert [end for end in ends if not is_right(end)] == []
+    billed = {name: nano - billed_before.get(name, 0) for name, nano in provider.bill().items()}
+    check_books(store, billed)
+    with suppress(AssertionError):
+        eventually(lambda: not Resources.now().beyond(before))
+    assert Resources.now().beyond(before) == []
+    gc.collect()
+    grown = (memory() - before.memory) / 2**20
+    _log.info("memory: %+.1f MB", grown)
+    assert len(asked) == WARM or grown < MOST_MEGABYTES
+
+
+def threads(asked: Sequence[Order], **settings) -> list[End]:
+    """Ask from threads, with a client of their own."""
+    with OptLLM(**settings) as client:
+        client.check()
+        ends = ask_all(client, asked)
+        gc.collect()
+        eventually(lambda: client.balance.reserved_nano == 0)
+        assert client.verify() == []
+    litellm_clients.close()
+    return ends
+
+
+def tasks(asked: Sequence[Order], **settings) -> list[End]:
+    """Ask from tasks, with a client and an event loop of their own."""
+
+    async def ask() -> list[End]:
+        complained: list[dict] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: complained.append(context)
+        )
+        before = asyncio.all_tasks()
+        async with AsyncOptLLM(**settings) as client:
+            await client.check()
+            ends = await aask_all(client, asked)
+            gc.collect()
+            await asyncio.to_thread(eventually, lambda: client.balance.reserved_nano == 0)
+            assert client.verify() == []
+        left = asyncio.all_tasks() - before
+        assert [task for task in left if not is_of_litellm(task)] == []
+        assert complained == []
+        return ends
+
+    return litellm_clients.run(ask())
+
+
+def check_books(store: Path, billed: dict[str, int]) -> None:
+    """No reservation is open; what was spent is the bill, or more where it was estimated."""
+    calls = reservations.c.candidate != ""  # the others are blocks
+    with closing(Database(f"sqlite:///{store}")) as database, database.read() as connection:
+        states = Counter(connection.scalars(select(reservations.c.state)))
+        rows = connection.execute(
+            select(
+                reservations.c.candidate,
+                func.sum(reservations.c.settled_nano),
+                func.sum(reservations.c.estimated),
+            )
+            .where(calls)
+            .group_by(reservations.c.candidate)
+        ).all()
+    assert states["open"] == 0
+    spent = {name: (nano, estimated) for name, nano, estimated in rows}
+    wrong = {}
+    for name, nano in billed.items():
+        booked, estimated = spent.get(name, (0, 0))
+        if booked < nano or (booked > nano and not estimated):
+            wrong[name] = {"spent": booked, "billed": nano, "estimated": estimated}
+    assert wrong == {}
+
+
+class Resources(NamedTuple):
+    """What a process holds.
+
+    Attributes:
+        threads: by name.
+        sockets: how many are open.
+        memory: bytes.
+    """
+
+    threads: frozenset[str]
+    sockets: int
+    memory: int
+
+    @classmethod
+    def now(cls) -> Resources:
+        named = frozenset(
+            f"{one.name} {one.ident}"
+            for one in threading.enumerate()
+            if not one.name.startswith("litellm")  # keeps some for the life of the process
+        )
+        return cls(named, sockets(), memory())
+
+    def beyond(self, before: Resources) -> list[str]:
+        """What was not given back."""
+        found = sorted(self.threads - before.threads)
+        if self.sockets > before.sockets:
+            found.append(f"{self.sockets} sockets instead of {before.sockets}")
+        return found
+
+
+def sockets() -> int:
+    found = 0
+    for one in os.scandir("/proc/self/fd"):
+        with suppress(OSError):
+            found += os.readlink(one.path).startswith("socket:")
+    return found
+
+
+def memory() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_of_litellm(task: asyncio.Task) -> bool:
+    """It has one for the life of the event loop."""
+    return "litellm" in task.get_coro().cr_code.co_filename
+
+
+def summary(ends: Sequence[End]) -> str:
+    kinds = Counter("cancelled" if e.cancelled else type(e.error).__name__ for e in ends)
+    latest = max(ends, key=lambda end: end.late)
+    return f"{dict(kinds)}; {latest.late:+.2f} s late at most: {latest.order}"
+
+
+def complaints(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def eventually(check, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
