@@ -28,6 +28,8 @@ Ending = Literal["read", "close", "drop", "cancel"]
 
 _WEIGHTS = {SOUND: 4.0, MIXED: 4.0, "huge": 0.15}
 _LONGEST_BEFORE_LEAVING = 0.5
+_LONGEST_HOLDING = 0.2
+"""Within it, the provider makes a whole answer."""
 _SILENT = ("timeout", "stall", "endless")
 """What only its time limit ends; all else has time, also on a busy machine."""
 _AT_ONCE = 24
@@ -44,6 +46,7 @@ class Order:
         streamed: whether the answer is wanted as it is made.
         ending: what the caller does.
         chunks: read before a stream is closed or let go of.
+        holding: seconds between the last of them and that.
         seconds: before a task is cancelled, and before it is cancelled again.
         timeout: seconds for the whole answer.
     """
@@ -54,6 +57,7 @@ class Order:
     streamed: bool
     ending: Ending
     chunks: int
+    holding: float
     seconds: tuple[float, float]
     timeout: float
 
@@ -88,7 +92,8 @@ def orders(seed: int, count: int, endings: Sequence[Ending]) -> list[Order]:
                 kind,
                 streamed,
                 ending,
-                chunks=rng.randrange(12),
+                chunks=rng.randrange(1, 5),
+                holding=rng.random() * _LONGEST_HOLDING,
                 seconds=(rng.random() * _LONGEST_BEFORE_LEAVING, rng.random() * 0.02),
                 timeout=rng.uniform(1.0, 1.5) if kind in _SILENT else 60.0,
             )
@@ -160,6 +165,7 @@ def _ask(client: OptLLM, order: Order) -> int:
     said = 0
     for number, chunk in enumerate(answer):
         if order.ending != "read" and number >= order.chunks:
+            time.sleep(order.holding)  # while the provider goes on
             break
         said += sum(len(choice.delta.content or "") for choice in chunk.choices)
     if order.ending == "close":
@@ -193,6 +199,7 @@ async def _aask(client: AsyncOptLLM, order: Order) -> int:
     said, number = 0, 0
     async for chunk in answer:
         if order.ending in ("close", "drop") and number >= order.chunks:
+            await asyncio.sleep(order.holding)
             break
         number += 1
         said += sum(len(choice.delta.content or "") for choice in chunk.choices)

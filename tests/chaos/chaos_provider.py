@@ -19,7 +19,7 @@ TRANSPORTS = ("httpx", "litellm")
 SOUND, MIXED = "sound", "mixed"
 KINDS = (SOUND, MIXED, *get_args(Fault))
 """What a model does: answer, fail in one way, or in any way, and answer every other time."""
-PROMPT_NANO, COMPLETION_NANO = 500, 1500
+PROMPT_NANO, COMPLETION_NANO = 100, 3000
 """Prices per token."""
 
 _SKILLS = {"arithmetic": 2.0}
