@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
+import anyio
 import h11
 import httpx
 from typing_extensions import Self
@@ -18,8 +19,6 @@ from optllm_router.transports._connections import Idle, is_direct
 
 _MOST_AT_ONCE = 65_536
 _MOST_HEADER_BYTES = 100 * 1024
-_HAPPY_EYEBALLS_SECONDS = 0.25
-"""After so long the next address of a server is tried, too (RFC 8305)."""
 
 
 class AsyncConnection:
@@ -34,12 +33,12 @@ class AsyncConnection:
     async def to(cls, url: httpx.URL, seconds: float) -> Self:
         """Connect to the server of a URL, which is without TLS."""
         host = url.raw_host.decode("ascii")
-        opening = asyncio.open_connection(
-            host, url.port or 80, happy_eyeballs_delay=_HAPPY_EYEBALLS_SECONDS
-        )
         try:
-            return cls(*await asyncio.wait_for(opening, seconds))
-        except asyncio.TimeoutError:
+            # In no task of its own, nor in several that race for an address, as asyncio can: who
+            # is cancelled as a task is done would leave its connection open.
+            with anyio.fail_after(seconds):
+                return cls(*await asyncio.open_connection(host, url.port or 80))
+        except TimeoutError:
             raise httpx.ConnectTimeout(f"no connection within {seconds:g} seconds") from None
         except OSError as error:
             raise httpx.ConnectError(str(error)) from error
