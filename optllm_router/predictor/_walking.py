@@ -27,7 +27,7 @@ _STEPS_BETWEEN_SIEVES = 6
 _FEW_PATHS = 12
 """So many paths are sooner walked one by one than a level of all of them by numpy."""
 
-_FEW_QUERIES = 2
+_FEW_QUERIES = 8
 """So many are sooner walked one by one than by numpy together."""
 
 

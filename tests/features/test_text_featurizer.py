@@ -16,7 +16,7 @@ from optllm_router.features import (
 )
 from optllm_router.features._bytes import MAX_BYTES, encode
 from optllm_router.features._ngrams import N_BUCKETS, characters, shapes, words
-from optllm_router.features._projection import Projection
+from optllm_router.features._projection import Projection, _counts
 from optllm_router.features._single import Counted
 from optllm_router.features._surface import surface
 
@@ -175,6 +175,23 @@ def test_learning_leaves_the_bags_alone():
     Projection(4).fit(bags).transform(bags)
     np.testing.assert_array_equal(bags.buckets, buckets)
     np.testing.assert_array_equal(bags.bounds, bounds)
+
+
+@pytest.mark.parametrize("n_columns", [5, 1 << 18])
+@pytest.mark.parametrize("n", [0, 1, 3, 20_000])
+def test_columns_are_counted_by_text(n, n_columns):
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(min(n_columns, 9), size=rng.integers(4)) for _ in range(n)]
+    columns = [n_columns - 1 - each for each in columns]
+    bounds = np.cumsum([0, *map(len, columns)])
+    counts = _counts(np.concatenate([[], *columns]).astype(np.int32), bounds, n_columns)
+    assert counts.shape == (n, n_columns)
+    assert counts.has_canonical_format
+    for i in range(0, n, max(n // 50, 1)):
+        row = counts[[i]]
+        expected = Counter(columns[i].tolist())
+        told = dict(zip(row.indices.tolist(), (row.data**2).round().tolist(), strict=True))
+        assert told == expected
 
 
 def test_projected_bags_are_near_when_their_texts_share_fragments():

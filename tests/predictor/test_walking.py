@@ -39,7 +39,7 @@ def test_a_walker_says_of_one_query_what_is_said_of_many(n_trees):
     trees = grow(x, targets, n_trees=n_trees, seed=0)
     walker, together = Walker(trees), walk(trees, x)
     np.testing.assert_array_equal(walker.leaves(x), together)
-    for n in (1, 2):
+    for n in (1, 2, 8, 9):
         few = np.concatenate([walker.leaves(x[i : i + n]) for i in range(0, 500, n)])
         np.testing.assert_array_equal(few, together)
 
