@@ -55,3 +55,13 @@ def test_arrays_round_trip():
     for ring in (recent, restored):
         ring.add(unit(0, 1), 0, -1.0)
     np.testing.assert_array_equal(restored.shifts(asked), recent.shifts(asked))
+
+
+def test_every_score_counts_at_once():
+    recent, asked = Recent(np.full(2, 4.0), 2), unit(1, 0)[None]
+    before = recent.shifts(asked)[0, 1]
+    for _ in range(3):
+        recent.add(unit(1, 0), 1, -0.5)
+        after = recent.shifts(asked)[0, 1]
+        assert after < before
+        before = after
