@@ -36,7 +36,7 @@ def charge_nano(price: Price, usage: Usage) -> int:
         return usage.reported_nano
     rates = rates_at(price, usage.prompt_tokens)
     tokens = _by_kind(usage, sound=price.audio is not None)
-    return math.ceil(price.request + sum(rates[kind] * n for kind, n in tokens.items()))
+    return math.ceil(price.request + sum(rates[kind] * n for kind, n in tokens.items() if n))
 
 
 def rates_at(price: Price, prompt_tokens: float) -> dict[str, Decimal]:
