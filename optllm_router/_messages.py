@@ -28,9 +28,9 @@ def checked_messages(messages: Any) -> Messages:
         InvalidRequestError: names the message, what is wrong with it and the remedy.
     """
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
+        what = "missing" if messages is None else type(messages).__name__
         raise InvalidRequestError(
-            f"messages is {type(messages).__name__}; pass a list, like "
-            "[{'role': 'user', 'content': 'Hello'}]"
+            f"messages is {what}; pass a list, like [{{'role': 'user', 'content': 'Hello'}}]"
         )
     if not 1 <= len(messages) <= _MOST_MESSAGES:
         raise InvalidRequestError(

@@ -88,6 +88,14 @@ def test_a_group_alone_tells_what_it_can_do(tmp_path: Path) -> None:
         assert "Commands:" in done.stderr
 
 
+def test_a_server_without_its_models_key_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    done = optllm("serve", "openai/gpt-4o-mini", "--port", "0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no key for model 'openai/gpt-4o-mini'")
+    assert list(tmp_path.iterdir()) == []
+
+
 REPORT_NOTHING = ("optllm serve", "optllm keys revoke", "optllm budget set", "optllm budget remove")
 
 

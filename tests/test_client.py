@@ -353,7 +353,7 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
     [
         ({"messages": []}, "0 entries"),
         ({"messages": "Hello"}, "messages is str"),
-        ({"messages": None}, "messages is NoneType"),
+        ({"messages": None}, "messages is missing"),
         ({"messages": HELLO[0]}, "messages is dict"),
         ({"messages": ["Hello"]}, r"messages\[0\] has role None"),
         ({"messages": [None]}, r"messages\[0\]"),

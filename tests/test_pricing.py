@@ -457,3 +457,11 @@ def test_a_forecast_is_never_negative_and_never_nan(history, size):
         forecast.learn(0, seen, Usage(prompt, completion))
     (usd,) = forecast.expected_usd(Call([user("")], prompt_bytes=size))
     assert 0 <= usd < math.inf
+
+
+def test_a_misspelt_model_is_found_at_its_own_provider_first():
+    catalogue = PriceCatalogue(
+        {"a/openai/gpt-x": {}, "gpt-x": {"litellm_provider": "openai"}}, source=""
+    )
+    with pytest.raises(UnpricedModelError, match="did you mean openai/gpt-x or a/openai/gpt-x"):
+        catalogue.require_price("openai/gpt-xx")

@@ -10,7 +10,7 @@ import wave
 
 import litellm_clients
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optllm_router import AsyncOptLLM, BudgetExceededError, InvalidRequestError, OptLLM
@@ -44,11 +44,12 @@ def saying(*sounds: dict) -> list[dict]:
 # How many tokens
 
 
+@settings(deadline=None)
 @given(
-    st.floats(0, 100),
+    st.floats(0, 70),
     st.sampled_from([8_000, 16_000]),
     st.sampled_from([1, 2]),
-    st.sampled_from([1, 2, 4]),
+    st.sampled_from([1, 2]),
 )
 def test_a_recording_is_bounded_by_how_long_it_plays(seconds, rate, channels, width):
     data = recording(seconds, rate=rate, channels=channels, width=width)

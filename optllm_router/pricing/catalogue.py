@@ -5,7 +5,6 @@ Reading the file takes 30 ms; importing litellm for the same numbers takes secon
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.metadata
 import importlib.util
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from optllm_router._errors import ConfigurationError, UnpricedModelError
+from optllm_router._nearest import nearest
 from optllm_router._types import Capability, Price
 from optllm_router.pricing.rates import read_price
 
@@ -124,12 +124,22 @@ class PriceCatalogue:
                 f"price per token does not cover; give {settings} that do in its litellm_params, "
                 "or input_cost_per_request"
             )
-        near = difflib.get_close_matches(model, self._entries, n=3, cutoff=0.75)
-        hint = f" (did you mean {', '.join(near)}?)" if near and entry is None else ""
+        near = [] if entry is not None else self._near(model)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         return (
             f"no price is known for model {model!r} in {self.source}{hint}; give {settings} in its "
             "litellm_params, or the model it really is as base_model in its model_info"
         )
+
+    def _near(self, model: str) -> list[str]:
+        """Names most like an unknown one; those of its provider have its prefix."""
+        provider, slash, _ = model.partition("/")
+        own = [
+            f"{provider}/{name}"
+            for name, entry in self._entries.items()
+            if slash and "/" not in name and entry.get("litellm_provider") == provider
+        ]
+        return nearest(model, [*own, *self._entries], most=3, cutoff=0.75)
 
     def _entry(self, model: str) -> Mapping[str, Any] | None:
         if model in self._entries:

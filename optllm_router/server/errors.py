@@ -73,7 +73,12 @@ def as_refusal(error: Exception) -> Refused:
         return error
     if isinstance(error, HTTPException):
         code = error.detail.lower().replace(" ", "_")  # not_found, method_not_allowed
-        return Refused(error.status_code, error.detail, code=code, headers=error.headers or {})
+        return Refused(
+            error.status_code,
+            f"{error.detail.lower()}; GET /openapi.json lists what is served, and how it is called",
+            code=code,
+            headers=error.headers or {},
+        )
     if isinstance(error, (InvalidRequestError, UnknownModelError, BudgetExceededError)):
         return _told(error)
     for fault in filter(_concerns_us, _faults(error)):

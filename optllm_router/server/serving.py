@@ -23,6 +23,7 @@ from optllm_router.server.metrics import WORKERS_FOLDER
 from optllm_router.server.options import ServerOptions
 from optllm_router.server.protocol import BoundedProtocol
 from optllm_router.store import AccessKeys, Database
+from optllm_router.transports import all_transports, keys_in_sight
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -99,10 +100,17 @@ def _worker_app(options: ServerOptions) -> ASGIApp:
 
 
 def _settings(options: ServerOptions) -> Settings:
-    """What the workers will be set up with: mistakes are found before there are any."""
+    """What the workers will be set up with: mistakes are found before there are any.
+
+    So is a missing key: it leaves no store behind, and nobody reads that the server listens.
+    """
     if options.config is not None:
-        return load_settings(options.config, **options.settings)
-    return read_settings(options.models, **options.settings)
+        settings = load_settings(options.config, **options.settings)
+    else:
+        settings = read_settings(options.models, **options.settings)
+    if not keys_in_sight(settings.candidates):
+        all_transports(settings.cache).check(settings.candidates)
+    return settings
 
 
 def _bound(options: ServerOptions) -> socket.socket:

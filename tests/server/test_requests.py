@@ -133,7 +133,9 @@ def test_arguments_are_checked_before_anything_is_sent(http, provider, fields, s
 
 
 def test_paths_and_methods_that_are_not_there(http):
-    assert http.get("/v1/nothing").json()["error"]["code"] == "not_found"
+    nothing = http.get("/v1/nothing").json()["error"]
+    assert nothing["code"] == "not_found"
+    assert "/openapi.json lists what is served" in nothing["message"]
     wrong = http.put("/v1/models")
     assert wrong.status_code == 405
     assert set(wrong.headers["allow"].split(", ")) == {"GET", "HEAD"}
