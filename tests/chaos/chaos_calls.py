@@ -187,7 +187,7 @@ async def aask_all(client: AsyncOptLLM, asked: Sequence[Order]) -> list[End]:
             try:
                 return await task
             except asyncio.CancelledError as error:
-                return End(order, error, True, 0, 0.0)
+                return End(order, _bare(error), True, 0, 0.0)
 
     return await asyncio.gather(*map(one, asked))
 
@@ -214,7 +214,7 @@ def _timed(order: Order, ask: Callable[[], int]) -> End:
     try:
         said = ask()
     except Exception as raised:  # noqa: BLE001 - what it is, is checked
-        error = raised.with_traceback(None)
+        error = _bare(raised)
     return End(order, error, False, said, time.monotonic() - deadline)
 
 
@@ -224,5 +224,11 @@ async def _atimed(order: Order, ask: Callable[[], Awaitable[int]]) -> End:
     try:
         said = await ask()
     except Exception as raised:  # noqa: BLE001 - what it is, is checked
-        error = raised.with_traceback(None)
+        error = _bare(raised)
     return End(order, error, False, said, time.monotonic() - deadline)
+
+
+def _bare(error: BaseException) -> BaseException:
+    """An error without the frames it went through, which hold all that was there."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
