@@ -1,4 +1,4 @@
-"""What a client is made of: the rooms wired together, and the drivers of a request's flow.
+"""What a client is made of: the rooms wired together.
 
 Sync and async clients share this; they only differ in who waits.
 """
@@ -11,50 +11,32 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING
 
 from optllm_router._batching import Batcher
 from optllm_router._conversations import Conversations, Partner
 from optllm_router._errors import (
     InvalidRequestError,
     OptLLMError,
-    ProviderError,
-    ProviderResponseError,
-    StoreError,
 )
 from optllm_router._flow import arun, request_flow, run, stream_flow
 from optllm_router._health import Gate
 from optllm_router._money import Budget, usd_from_nano
-from optllm_router._racing import arace, race
+from optllm_router._performing import Performer, log_if_lost
 from optllm_router._steps import (
     Answer,
-    Close,
-    Count,
-    HangUp,
-    Open,
-    Opened,
     Paid,
-    Pause,
-    Race,
-    Receive,
     Request,
-    Reserve,
-    Send,
-    Step,
-    Wait,
 )
 from optllm_router._streams import AnswerStream, AsyncAnswerStream, Life, Sweeper
 from optllm_router._types import (
-    Candidate,
-    Chunk,
     Decision,
     Message,
     Transport,
-    Usage,
 )
 from optllm_router.config import Settings
 from optllm_router.ledger import LeasingLedger
@@ -66,24 +48,17 @@ from optllm_router.traffic import Means, Pot
 from optllm_router.transports import (
     TracedTransport,
     all_transports,
-    count_usage,
     keys_in_sight,
 )
 
 if TYPE_CHECKING:
     from optllm_router.receipts import Moment, Receipt
 
-T = TypeVar("T")
-
 _log = logging.getLogger("optllm_router")
 
 _REMEMBERED_USAGES = 5_000
 _REMEMBERED_LABELS = 100_000
 _REMEMBERED_SECONDS = 28 * 86_400.0
-_RECOVERY_SECONDS = 1.0
-"""Calls that wait for money look at most this often for what dead processes reserved."""
-_MOST_HANGING_UP_SECONDS = 2.0
-"""How long a client that closes waits for event loops to close its streams."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +108,12 @@ class Runtime:
             raise
         self._requests = 0
         self._streams: set[Life] = set()
-        self._hanging_up: set[Future[None]] = set()
         self._sweeper = Sweeper()
         self._closing = False
         self._idle = threading.Condition()
-        self._next_recovery = 0.0
-        self._recovery_lock = threading.Lock()
+        self._performer = Performer(
+            self.ledger, self._records, self._transport, self.router, self._start
+        )
         self._batcher = Batcher(self._decide, window_seconds=settings.batch_window_ms / 1000)
 
     def close(self) -> None:
@@ -155,7 +130,7 @@ class Runtime:
         with self._idle:
             self._idle.wait_for(lambda: self._requests == 0 and not self._streams)
         self._sweeper.close()
-        wait(list(self._hanging_up), _MOST_HANGING_UP_SECONDS)
+        self._performer.close()
         self._batcher.close()
         try:
             self.router.wait()
@@ -283,7 +258,7 @@ class Runtime:
             cap: a budget in the ledger that must have room, too: the call is of its scope.
         """
         flow = request_flow(self._request(decision, query, patient, cap))
-        answer = run(flow, partial(self._perform, query.text))
+        answer = run(flow, partial(self._performer.perform, query.text))
         self._remember_partner(query, answer, _messages_of(answer))
         return answer
 
@@ -292,7 +267,10 @@ class Runtime:
     ) -> Answer:
         """As :meth:`answer`, without blocking the event loop."""
         flow = request_flow(self._request(decision, query, patient, cap))
-        perform, settle = partial(self._aperform, query.text), partial(self._settle, query.text)
+        perform, settle = (
+            partial(self._performer.aperform, query.text),
+            partial(self._performer.settle, query.text),
+        )
         answer = await arun(flow, perform, settle)
         self._remember_partner(query, answer, _messages_of(answer))
         return answer
@@ -305,12 +283,16 @@ class Runtime:
         to the reader.
         """
         life = self._life(decision, query)
-        return AnswerStream(life, partial(self._perform, query.text), self._sweeper).open()
+        return AnswerStream(
+            life, partial(self._performer.perform, query.text), self._sweeper
+        ).open()
 
     async def astream(self, decision: Decision, query: Query) -> AsyncAnswerStream:
         """As :meth:`stream`, without blocking the event loop."""
         life = self._life(decision, query, asyncio.get_running_loop())
-        stream = AsyncAnswerStream(life, partial(self._aperform, query.text), self._sweeper)
+        stream = AsyncAnswerStream(
+            life, partial(self._performer.aperform, query.text), self._sweeper
+        )
         return await stream.open()
 
     def keep_score(
@@ -351,7 +333,7 @@ class Runtime:
     def _remember(self) -> None:
         self.router.remember_arrivals(self._records.arrivals(time.time() - _REMEMBERED_SECONDS))
         self.router.observe_many(
-            (one.query, one.candidate, one.prompt_bytes, _per_choice(one.usage, one.choices))
+            (one.query, one.candidate, one.prompt_bytes, one.usage.per_choice(one.choices))
             for one in self._records.usages(_REMEMBERED_USAGES)
             if one.candidate in self.router.names
         )
@@ -378,7 +360,7 @@ class Runtime:
     ) -> Life:
         """The life of a stream; ``loop`` is that of an asynchronous one."""
         flow = stream_flow(self._request(decision, query))
-        settle = partial(self._settle, query.text, loop=loop)
+        settle = partial(self._performer.settle, query.text, loop=loop)
         life = Life(decision, flow, settle, partial(self._ended, query))
         with self._idle:
             self._streams.add(life)
@@ -397,7 +379,7 @@ class Runtime:
         self, decision: Decision, query: Query, patient: bool = False, cap: Budget | None = None
     ) -> Request:
         kept = self._records.add_decision(decision, query.text, query.scopes)
-        kept.add_done_callback(partial(_log_if_lost, decision.id))
+        kept.add_done_callback(partial(log_if_lost, decision.id))
         scopes = query.scopes if cap is None else (*query.scopes, cap.scope)
         retries = query.call.max_retries
         soft = any(not balance.hard for balance in self.ledger.glance(scopes))
@@ -414,213 +396,10 @@ class Runtime:
             hedge_after_seconds=None if patient else self.settings.hedge_after_seconds,
         )
 
-    def _recovery_is_due(self) -> bool:
-        with self._recovery_lock:
-            now = time.monotonic()
-            due = now >= self._next_recovery
-            if due:
-                self._next_recovery = now + _RECOVERY_SECONDS
-            return due
-
-    def _perform(self, text: str, step: Step) -> Any:
-        match step:
-            case Receive(rest):
-                return _next(cast(Iterator[Chunk], rest))
-            case Reserve(reservation):
-                return self.ledger.reserve(reservation).result()
-            case Send(candidate, call):
-                try:
-                    return self._transport.send(candidate, call)
-                except ProviderError as error:
-                    return _without_frames(error)
-            case Open(candidate, call):
-                chunks = self._transport.stream(candidate, call)
-                return _opened(candidate, _next(chunks), chunks)
-            case Close():
-                with _paid_answers_survive(step):
-                    for write in self._close(text, step):
-                        write.result()
-            case Pause(seconds):
-                if self._recovery_is_due():
-                    self.ledger.recover()
-                time.sleep(seconds)
-            case Wait(seconds):
-                time.sleep(seconds)
-            case Race():
-                return race(step, partial(self._perform, text), self._start)
-            case _:
-                return self._settle(text, step)
-
-    async def _aperform(self, text: str, step: Step) -> Any:
-        match step:
-            case Receive(rest):
-                return await _anext(cast(AsyncIterator[Chunk], rest))
-            case Reserve(reservation):
-                return await _done(self.ledger.reserve(reservation))
-            case Send(candidate, call):
-                try:
-                    return await self._transport.asend(candidate, call)
-                except ProviderError as error:
-                    return _without_frames(error)
-            case Open(candidate, call):
-                chunks = self._transport.astream(candidate, call)
-                return _opened(candidate, await _anext(chunks), chunks)
-            case HangUp(rest):
-                await _aclose(rest)
-            case Count(candidate, call, answered):
-                return await asyncio.to_thread(count_usage, candidate, call, answered)
-            case Close():
-                with _paid_answers_survive(step):
-                    for write in self._close(text, step):
-                        await _done(write)
-            case Pause(seconds):
-                if self._recovery_is_due():
-                    await asyncio.to_thread(self.ledger.recover)
-                await asyncio.sleep(seconds)
-            case Wait(seconds):
-                await asyncio.sleep(seconds)
-            case Race():
-                perform, settle = partial(self._aperform, text), partial(self._settle, text)
-                return await arace(step, perform, settle)
-
-    def _settle(self, text: str, step: Step, loop: asyncio.AbstractEventLoop | None = None) -> Any:
-        """Carry out a last step of a stream, from any thread, waiting for nothing."""
-        match step:
-            case HangUp(rest):
-                if isinstance(rest, Generator):
-                    rest.close()
-                elif loop is not None and loop.is_running():
-                    # Left to the collector, the generators inside of it would be closed, too,
-                    # each in a task of its own, and all at once.
-                    closed = asyncio.run_coroutine_threadsafe(_aclose(rest), loop)
-                    self._hanging_up.add(closed)
-                    closed.add_done_callback(self._hanging_up.discard)
-            case Count(candidate, call, answered):
-                return count_usage(candidate, call, answered)
-            case Close():
-                for write in self._close(text, step):
-                    write.add_done_callback(partial(_log_if_open, step))
-            case _:
-                raise AssertionError(f"{type(step).__name__} is no last step")
-
-    def _close(self, text: str, step: Close) -> list[Future[Any]]:
-        """Submit all writes at once: they share a commit."""
-        writes: list[Future[Any]] = []
-        if step.how == "release":
-            writes.append(self.ledger.release(step.reservation_id))
-        elif step.how == "settle_in_full":
-            writes.append(self.ledger.settle_in_full(step.reservation_id))
-        else:
-            settled = self.ledger.settle(
-                step.reservation_id, step.cost_nano, estimated=step.estimated
-            )
-            writes.append(settled)
-        if step.attempt is not None:
-            outcome, size = step.attempt.outcome, step.attempt.prompt_bytes
-            choices = step.attempt.choices
-            kept = self._records.add_outcome(
-                outcome, attempt=step.attempt.number, prompt_bytes=size, choices=choices
-            )
-            kept.add_done_callback(partial(_log_if_lost, outcome.decision_id))
-            learnt = outcome.candidate in self.router.names  # those for embeddings are not
-            if learnt and outcome.usage is not None and not outcome.usage.estimated:
-                usage = _per_choice(outcome.usage, choices)
-                self.router.observe(text, outcome.candidate, size, usage)
-        return writes
-
 
 def _messages_of(answer: Answer) -> list[Message]:
     return [choice["message"] for choice in answer.completion.body.get("choices", ())]
 
 
-def _per_choice(usage: Usage, choices: int) -> Usage:
-    """Usage of a call as it would be with one choice: forecasts are of one answer."""
-    if choices == 1:
-        return usage
-    return replace(
-        usage,
-        completion_tokens=round(usage.completion_tokens / choices),
-        reasoning_tokens=round(usage.reasoning_tokens / choices),
-    )
-
-
-def _log_if_lost(decision_id: str, kept: Future[None]) -> None:
-    error = kept.exception()
-    if error is not None:
-        _log.error("decision %s could not be recorded: %s", decision_id, error)
-
-
-def _log_if_open(step: Close, done: Future[Any]) -> None:
-    error = done.exception()
-    if error is not None:
-        _log.error(
-            "reservation %s stays open: it could not be closed (%s)", step.reservation_id, error
-        )
-
-
-@contextlib.contextmanager
-def _paid_answers_survive(step: Close) -> Iterator[None]:
-    """An answer is not withheld because its cost cannot be recorded; it stays reserved in full."""
-    try:
-        yield
-    except StoreError as error:
-        if step.how != "settle":
-            raise
-        _log.error(
-            "reservation %s stays open: its cost of %d nano-dollars could not be recorded (%s)",
-            step.reservation_id,
-            step.cost_nano,
-            error,
-        )
-
-
 def _closed() -> InvalidRequestError:
     return InvalidRequestError("the client is closed; create a new one")
-
-
-def _next(chunks: Iterator[Chunk]) -> Chunk | ProviderError | None:
-    try:
-        return next(chunks, None)
-    except ProviderError as error:
-        return _without_frames(error)
-
-
-async def _aclose(chunks: Iterator[Chunk] | AsyncIterator[Chunk]) -> None:
-    with contextlib.suppress(ProviderError):
-        await cast(AsyncGenerator[Chunk, None], chunks).aclose()
-
-
-async def _anext(chunks: AsyncIterator[Chunk]) -> Chunk | ProviderError | None:
-    try:
-        return await anext(chunks, None)
-    except ProviderError as error:
-        return _without_frames(error)
-
-
-def _without_frames(error: ProviderError) -> ProviderError:
-    """The error without where it was raised and in handling what.
-
-    A flow keeps it while it goes on elsewhere. Those frames know the stream's reader, who would
-    never be seen to let go of the stream.
-    """
-    error.__context__ = None
-    return error.with_traceback(None)
-
-
-def _opened(
-    candidate: Candidate,
-    first: Chunk | ProviderError | None,
-    chunks: Iterator[Chunk] | AsyncIterator[Chunk],
-) -> Opened | ProviderError:
-    if first is None:
-        return ProviderResponseError(
-            f"model {candidate.name!r} sent a stream without a chunk; check its api_base",
-            candidate=candidate.name,
-        )
-    return first if isinstance(first, ProviderError) else Opened(first, chunks)
-
-
-async def _done(future: Future[T]) -> T:
-    if future.done():
-        return future.result()
-    return await asyncio.shield(asyncio.wrap_future(future))

@@ -6,7 +6,7 @@ Arrays appear in annotations only: importing this module loads nothing but the s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -174,6 +174,16 @@ class Usage:
     def is_cached(self) -> bool:
         """Whether the answer is from a cache."""
         return self.reported_nano == 0
+
+    def per_choice(self, choices: int) -> Usage:
+        """As it would be with one choice of several: forecasts are of one answer."""
+        if choices == 1:
+            return self
+        return replace(
+            self,
+            completion_tokens=round(self.completion_tokens / choices),
+            reasoning_tokens=round(self.reasoning_tokens / choices),
+        )
 
 
 @dataclass(frozen=True)

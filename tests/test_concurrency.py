@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import time
 import litellm_clients
 
 from optllm_router import AsyncOptLLM, BudgetExceededError
+from optllm_router.ledger import Ledger
 from optllm_router.simulation import SIMULATED_MODELS, SimulatedModel, SimulationServer
+from optllm_router.store import Database
 
 CALLS, PAID = 200, 50
 TOKENS, NANO_PER_TOKEN = 5, 3000
@@ -116,8 +119,7 @@ def test_the_observer_can_see_an_overspent_budget(sqlite_url):
     from sqlalchemy import text
 
     from optllm_router._money import Budget
-    from optllm_router.ledger import Ledger, Reservation
-    from optllm_router.store import Database
+    from optllm_router.ledger import Reservation
 
     database = Database(sqlite_url)
     ledger = Ledger(database)
@@ -137,14 +139,16 @@ def test_clients_that_share_a_store_share_its_budget(sqlite_url):
         made = [AsyncOptLLM([entry(base_url)], budget=budget, store=sqlite_url) for _ in range(3)]
         try:
             results = await asyncio.gather(*map(ask_all, made))
-            return [result for each in results for result in each], made[0].balance
+            return [result for each in results for result in each]
         finally:
             for client in made:
-                await client.close()
+                await client.close()  # what each has set aside for calls to come is given back
 
     with SimulationServer(models=[MODEL]) as server:
-        results, balance = litellm_clients.run(run(server.base_url))
+        results = litellm_clients.run(run(server.base_url))
         assert server.requests == {MODEL.name: PAID}
     refused = sum(isinstance(result, BudgetExceededError) for result in results)
     assert refused == 3 * CALLS - PAID
+    with contextlib.closing(Database(sqlite_url)) as database:
+        (balance,) = Ledger(database).balances()
     assert (balance.spent_nano, balance.reserved_nano) == (LIMIT_NANO, 0)

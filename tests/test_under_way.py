@@ -20,8 +20,9 @@ from optllm_router import (
     InvalidRequestError,
     OptLLM,
     Price,
+    Router,
     StoreError,
-    _runtime,
+    _performing,
 )
 from optllm_router._steps import Pause
 from optllm_router._types import Completion, Usage
@@ -242,10 +243,10 @@ def test_a_client_closes_after_a_refit_that_failed(settings, monkeypatch, caplog
 def test_calls_that_wait_share_a_look_for_dead_processes(client, monkeypatch):
     looks = []
     monkeypatch.setattr(client._runtime.ledger, "recover", lambda: looks.append(1))
-    monkeypatch.setattr(_runtime, "_RECOVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(_performing, "_RECOVERY_SECONDS", 3600.0)
     for _ in range(20):
-        client._runtime._perform("", Pause(0.0))
-        asyncio.run(client._runtime._aperform("", Pause(0.0)))
+        client._runtime._performer.perform("", Pause(0.0))
+        asyncio.run(client._runtime._performer.aperform("", Pause(0.0)))
     assert len(looks) == 1
 
 
@@ -272,6 +273,6 @@ def test_forecasts_learn_the_length_of_one_choice(settings, monkeypatch):
     assert (recorded.usage, recorded.choices) == (Usage(5, 4 * TOKENS), 4)
 
     remembered = []
-    monkeypatch.setattr(_runtime.Router, "observe_many", lambda _, many: remembered.extend(many))
+    monkeypatch.setattr(Router, "observe_many", lambda _, many: remembered.extend(many))
     with OptLLM(**settings):
         assert [one[-1] for one in remembered] == [Usage(5, TOKENS)]

@@ -309,10 +309,12 @@ def client_run(url: str, requests: int, *, direct: bool) -> dict[str, float]:
     """What a request takes, and which part of that was the ledger's."""
     whole, ledger = [], []
     with OptLLM(INSTANT_MODELS, budget=BUDGET, store=url, transport=Instant(), seed=0) as client:
+        runtime, performer = client._runtime, client._runtime._performer
         if direct:
-            client._runtime.ledger.close()
-            client._runtime.ledger = Direct(client._runtime._database)  # type: ignore[assignment]
-        perform = client._runtime._perform
+            runtime.ledger.close()
+            own = Direct(runtime._database)
+            runtime.ledger = performer._ledger = own  # type: ignore[assignment]
+        perform = performer.perform
 
         def timed(*arguments: Any) -> Any:
             start = time.perf_counter()
@@ -322,7 +324,7 @@ def client_run(url: str, requests: int, *, direct: bool) -> dict[str, float]:
                 if isinstance(arguments[-1], (Reserve, Close)):
                     ledger[-1] += time.perf_counter() - start
 
-        client._runtime._perform = timed  # type: ignore[method-assign]
+        performer.perform = timed  # type: ignore[method-assign]
         for n in range(requests):
             messages = [{"role": "user", "content": f"What is 2 + {n}?"}]
             ledger.append(0.0)

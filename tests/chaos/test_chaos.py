@@ -34,10 +34,12 @@ from optllm_router.transports.litellm import load_litellm
 SEED = 20261122
 WARM, CALLS, LONG_CALLS = 40, 250, 5_000
 """Of each kind of client; the first ones only load what stays for the life of the process."""
-ROUND = 500
-MOST_MEGABYTES = 40
-"""How much more memory is in use after the last round than after the second: the first ones find
-out how much that is, and what is freed in pieces is not given back to the system."""
+ROUNDS = 5
+MOST_BLOCKS_PER_CALL = 20
+"""How many more of Python's blocks of memory are in use for each call after the second round."""
+MOST_MEGABYTES = 150
+"""How much more memory the process has after the last round than after the second: answers of
+10 MB that come together set a new mark, and what is freed in pieces is not given back."""
 
 _log = logging.getLogger(__name__)
 
@@ -108,14 +110,18 @@ def storm(provider, asked: Sequence[Order], store: Path, ask) -> None:
 
 
 def in_rounds(asked: Sequence[Order]) -> Iterator[Sequence[Order]]:
-    """A few hundred calls at a time, after which memory must be what it was before."""
-    megabytes = []
-    for start in range(0, len(asked), ROUND):
-        yield asked[start : start + ROUND]
+    """The calls in a few parts; nothing may be left of those of the later ones."""
+    calls = len(asked) // ROUNDS
+    blocks, megabytes = [], []
+    for part in range(ROUNDS):
+        yield asked[part * calls : (part + 1) * calls]
         gc.collect()
+        blocks.append(sys.getallocatedblocks())
         megabytes.append(memory() / 2**20)
-    _log.info("memory after each round, MB: %s", [round(one) for one in megabytes])
-    assert len(megabytes) < 3 or megabytes[-1] - megabytes[1] < MOST_MEGABYTES
+    _log.info("blocks after each round: %s; MB: %s", blocks, [round(one) for one in megabytes])
+    if len(asked) > WARM:
+        assert blocks[-1] - blocks[1] < MOST_BLOCKS_PER_CALL * calls * (ROUNDS - 2)
+        assert megabytes[-1] - megabytes[1] < MOST_MEGABYTES
 
 
 def threads(asked: Sequence[Order], **settings) -> list[End]:
