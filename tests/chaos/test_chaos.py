@@ -35,8 +35,9 @@ SEED = 20261122
 WARM, CALLS, LONG_CALLS = 40, 250, 5_000
 """Of each kind of client; the first ones only load what stays for the life of the process."""
 ROUNDS = 5
-MOST_BLOCKS_PER_CALL = 20
-"""How many more of Python's blocks of memory are in use for each call after the second round."""
+MOST_BLOCKS_PER_CALL = 50
+"""How many more of Python's blocks of memory are in use for each call after the second round: what
+these tests keep of it is twenty, a stream that is not let go of hundreds."""
 MOST_MEGABYTES = 150
 """How much more memory the process has after the last round than after the second: answers of
 10 MB that come together set a new mark, and what is freed in pieces is not given back."""
@@ -119,8 +120,9 @@ def in_rounds(asked: Sequence[Order]) -> Iterator[Sequence[Order]]:
         blocks.append(sys.getallocatedblocks())
         megabytes.append(memory() / 2**20)
     _log.info("blocks after each round: %s; MB: %s", blocks, [round(one) for one in megabytes])
-    if len(asked) > WARM:
+    if len(asked) == LONG_CALLS:  # else what is loaded on first use outweighs them
         assert blocks[-1] - blocks[1] < MOST_BLOCKS_PER_CALL * calls * (ROUNDS - 2)
+    if len(asked) > WARM:
         assert megabytes[-1] - megabytes[1] < MOST_MEGABYTES
 
 
