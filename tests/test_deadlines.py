@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import sys
 import threading
@@ -144,3 +145,22 @@ def test_the_thread_that_looks_after_deadlines_ends():
     while "optllm-deadlines" in [thread.name for thread in threading.enumerate()]:
         assert time.monotonic() < deadline, "it goes on"
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_no_garbage_is_collected_while_stacks_are_looked_at(monkeypatch, collects):
+    """The interpreter would wait for itself: python/cpython#106883."""
+    look, seen = sys._current_frames, []
+
+    def looked() -> dict:
+        seen.append(gc.isenabled())
+        return look()
+
+    monkeypatch.setattr(sys, "_current_frames", looked)
+    try:
+        if not collects:
+            gc.disable()
+        assert _cutting._stack(threading.get_ident()) is not None
+        assert (seen, gc.isenabled()) == ([False], collects)
+    finally:
+        gc.enable()

@@ -13,6 +13,7 @@ of this: they are cancelled.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import socket
@@ -120,12 +121,27 @@ if hasattr(os, "register_at_fork"):
 
 def _cut(thread: int) -> bool:
     """Shut down the socket that a thread waits on; False when it is at none."""
-    found = _connection(sys._current_frames().get(thread))
+    found = _connection(_stack(thread))
     if found is None:
         return False
     with contextlib.suppress(OSError):
         socket.socket.shutdown(found, socket.SHUT_RDWR)  # also of TLS, whose own would unwrap it
     return True
+
+
+def _stack(thread: int) -> FrameType | None:
+    """The innermost frame of a thread.
+
+    To ask for it holds a lock of the interpreter. A collection of garbage that began meanwhile
+    would wait for whoever needs that lock: a deadlock before Python 3.12 (python/cpython#106883).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames().get(thread)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _connection(frame: FrameType | None) -> socket.socket | None:
