@@ -37,7 +37,7 @@ from typing import Any
 import sqlalchemy
 
 from optllm_router import Budget, Candidate, OptLLM, Price
-from optllm_router._flow import Close, Reserve
+from optllm_router._steps import Close, Reserve
 from optllm_router._types import Call, Completion, Usage
 from optllm_router.ledger import LeasingLedger, Ledger, Reservation
 from optllm_router.store import Database
