@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optllm_router._environment import from_environment
 from optllm_router._errors import ConfigurationError, UnknownModelError
 from optllm_router._nearest import nearest, quoted
 from optllm_router._types import Candidate, Capability, Price, RateLimits
@@ -89,7 +89,8 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
             "its model_info.mode"
         )
     embeds = mode == "embedding"
-    parameters = {key: _from_environment(value, name) for key, value in parameters.items()}
+    whose = f"model {name!r}"
+    parameters = {key: from_environment(value, whose) for key, value in parameters.items()}
     info.update(parameters)
     if "n" in parameters:
         raise ConfigurationError(f"model {name!r} sets n; set it per call, where it is budgeted")
@@ -252,17 +253,6 @@ def _own_price(name: str, info: Mapping[str, Any], embeds: bool) -> Price | None
             "give both, in USD"
         )
     return read_price(info, source="configuration")
-
-
-def _from_environment(value: Any, model: str) -> Any:
-    if not isinstance(value, str) or not value.startswith("os.environ/"):
-        return value
-    variable = value.removeprefix("os.environ/")
-    if variable not in os.environ:
-        raise ConfigurationError(
-            f"model {model!r} wants the environment variable {variable}, which is not set"
-        )
-    return os.environ[variable]
 
 
 def _shown(entry: Any) -> str:

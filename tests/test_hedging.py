@@ -104,20 +104,23 @@ def make(sqlite_url):
         one.close()
 
 
+def decided(*names: str) -> Decision:
+    """To ask the first of some, by default of all, and then the others."""
+    first, *others = names or NAMES
+    return Decision("d", first, tuple(others), 0.5, 0.1, 1, 1.0, 0.0, "a test")
+
+
 @pytest.fixture(params=["threads", "tasks"])
 def answer(request):
     """Answer a query as ``first``, then the others, would; on either driver."""
 
-    def decided(names) -> Decision:
-        return Decision("d", names[0], tuple(names[1:]), 0.5, 0.1, 1, 1.0, 0.0, "a test")
-
     def with_threads(runtime, *names):
-        return runtime.answer(decided(names or NAMES), QUERY)
+        return runtime.answer(decided(*names), QUERY)
 
     def with_tasks(runtime, *names):
         async def main():
             try:
-                return await runtime.aanswer(decided(names or NAMES), QUERY)
+                return await runtime.aanswer(decided(*names), QUERY)
             finally:
                 assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -255,19 +258,22 @@ def test_who_is_alone_is_not_hedged(make, answer):
 
 def test_a_plan_is_not_hedged(make):
     runtime = make(Script(), hedge_after_seconds=0)
-    decision = Decision("d", "first", ("second",), 0.5, 0.1, 1, 1.0, 0.0, "a test")
+    decision = decided("first", "second")
     assert runtime._request(decision, QUERY, patient=True).hedge_after_seconds is None
     assert runtime._request(decision, QUERY).hedge_after_seconds == 0
 
 
-def test_who_is_cancelled_cancels_both(make):
+def never_answered(make) -> tuple[Script, Runtime]:
     never = threading.Event()
     provider = Script(first=[never], second=[never])
-    runtime = make(provider)
-    decision = Decision("d", *NAMES[:1], NAMES[1:], 0.5, 0.1, 1, 1.0, 0.0, "a test")
+    return provider, make(provider)
+
+
+def test_who_is_cancelled_cancels_both(make):
+    provider, runtime = never_answered(make)
 
     async def main():
-        task = asyncio.create_task(runtime.aanswer(decision, QUERY))
+        task = asyncio.create_task(runtime.aanswer(decided(), QUERY))
         while len(provider.asked) < 2:
             await asyncio.sleep(0.001)
         task.cancel()
@@ -282,13 +288,10 @@ def test_who_is_cancelled_cancels_both(make):
 
 def test_who_is_closed_cancels_both(make):
     """As a coroutine is that nobody awaits any more."""
-    never = threading.Event()
-    provider = Script(first=[never], second=[never])
-    runtime = make(provider)
-    decision = Decision("d", *NAMES[:1], NAMES[1:], 0.5, 0.1, 1, 1.0, 0.0, "a test")
+    provider, runtime = never_answered(make)
 
     async def main():
-        asking = runtime.aanswer(decision, QUERY)
+        asking = runtime.aanswer(decided(), QUERY)
         waits_for = asking.send(None)
         while len(provider.asked) < 2:
             await asyncio.sleep(0.001)

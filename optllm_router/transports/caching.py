@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
+from optllm_router._environment import from_environment
 from optllm_router._errors import ConfigurationError
 from optllm_router._types import Call, Candidate, Chunk, Completion, Transport, Usage
 
@@ -79,25 +79,15 @@ class CacheSettings:
             raise ConfigurationError(
                 f"cache must be a mapping of {', '.join(known)}, like {{type: local, ttl: 600}}"
             )
-        settings = cls(**{"type": "", **{name: _resolved(given[name]) for name in given}})
+        settings = cls(
+            **{"type": "", **{name: from_environment(given[name], "cache") for name in given}}
+        )
         if settings.type not in ("local", "redis"):
             raise ConfigurationError(f"cache type {settings.type!r} must be local or redis")
         number = isinstance(settings.ttl, (int, float)) and not isinstance(settings.ttl, bool)
         if not number or not 0 < settings.ttl < math.inf:
             raise ConfigurationError(f"cache ttl {settings.ttl!r} must be seconds over 0")
         return settings
-
-
-def _resolved(value: Any) -> Any:
-    """A setting, from the environment where LiteLLM's notation says so."""
-    if not isinstance(value, str) or not value.startswith("os.environ/"):
-        return value
-    variable = value.removeprefix("os.environ/")
-    if variable not in os.environ:
-        raise ConfigurationError(
-            f"cache wants the environment variable {variable}, which is not set"
-        )
-    return os.environ[variable]
 
 
 class AnswerStore(Protocol):

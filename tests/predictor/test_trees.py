@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from noisy_targets import data
 from sklearn.ensemble import ExtraTreesRegressor
 
 from optllm_router.predictor._trees import (
@@ -13,13 +14,6 @@ from optllm_router.predictor._trees import (
     leaf_outputs,
 )
 from optllm_router.predictor._walking import walk
-
-
-def data(n=200, k=3, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 6)).astype(np.float32)
-    targets = (x[:, :k] + 0.3 * rng.normal(size=(n, k)) > 0).astype(float)
-    return x, targets
 
 
 def test_flattened_trees_predict_what_scikit_learn_predicts():

@@ -2,16 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from noisy_targets import data
 
 from optllm_router.predictor._trees import grow
 from optllm_router.predictor._walking import Walker, walk
-
-
-def data(n=200, k=3, seed=0):
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 6)).astype(np.float32)
-    targets = (x[:, :k] + 0.3 * rng.normal(size=(n, k)) > 0).astype(float)
-    return x, targets
 
 
 def test_walk_ends_in_leaves_of_the_right_tree():
