@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -362,21 +363,28 @@ def test_closing_finishes_what_is_waiting(store_url):
 def test_nobody_waits_forever_for_a_database_that_closes(sqlite_url):
     """Whoever writes while another thread closes is served or refused."""
 
-    def keep_writing(database: Database) -> None:
-        for _ in range(10_000):
-            try:
-                write = database.submit(lambda connection: None)
-            except StoreError:
-                return
-            write.result(timeout=10)
+    numbers = itertools.count()
 
+    def keep_writing(database: Database) -> list[int]:
+        """What was written until the database refused."""
+        served: list[int] = []
+        while True:
+            try:
+                write = database.submit(put(next(numbers)))
+            except StoreError:
+                return served
+            served.append(write.result(timeout=10))
+
+    served: list[int] = []
     for _ in range(10):
         database = Database(sqlite_url)
         with ThreadPoolExecutor(4) as pool:
             writers = [pool.submit(keep_writing, database) for _ in range(4)]
             database.close()
-            for writer in writers:
-                writer.result()
+            served += [number for writer in writers for number in writer.result()]
+    again = Database(sqlite_url)
+    assert kept(again) == sorted(served)
+    again.close()
 
 
 def test_an_abandoned_database_lets_go(sqlite_url):

@@ -111,8 +111,9 @@ def test_nothing_is_imported_where_nobody_traces():
 import sys
 from optllm_router._telemetry import attempt_span, continued, end_attempt, request_span
 with continued({"traceparent": "x"}), request_span("chat", "auto") as span:
-    assert span is None
+    print(span)
 end_attempt(attempt_span(None, None))
-assert not [name for name in sys.modules if name.startswith("opentelemetry")]
+print([name for name in sys.modules if name.startswith("opentelemetry")])
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "None\n[]\n"), ran.stderr

@@ -570,7 +570,11 @@ def test_a_candidate_does_not_show_its_key():
 
 def test_a_candidate_with_a_key_passes_the_check(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    LiteLLMTransport().check([candidate("http://x")])
+    with Scripted(200, chat()) as provider:
+        keyed = candidate(provider.base_url)
+        LiteLLMTransport().check([keyed])
+        send("litellm sync", keyed)
+    assert [sent["authorization"] for sent in provider.headers] == [f"Bearer {KEY}"]
 
 
 def test_a_missing_key_is_named(monkeypatch):

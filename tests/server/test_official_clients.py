@@ -182,21 +182,18 @@ def test_instructor(client):
 
 def test_langchain(router):
     with httpx.Client() as http:
-        langchain_calls({"base_url": f"{router.url}/v1", "api_key": "unused", "http_client": http})
-
-
-def langchain_calls(settings: dict) -> None:
-    chat = ChatOpenAI(model="auto", **settings)
-    assert chat.invoke("Hello").content
-    assert "".join(chunk.content for chunk in chat.stream("Hello"))
-    bound = chat.bind_tools([TOOL], tool_choice="weather")
-    (call,) = bound.invoke("How is the weather?").tool_calls
-    assert call["name"] == "weather"
-    assert isinstance(chat.with_structured_output(City).invoke("A city."), City)
-    embeddings = OpenAIEmbeddings(
-        model="sim-embedding", check_embedding_ctx_length=False, **settings
-    )
-    assert len(embeddings.embed_documents(["one", "two"])) == 2
+        settings = {"base_url": f"{router.url}/v1", "api_key": "unused", "http_client": http}
+        chat = ChatOpenAI(model="auto", **settings)
+        assert chat.invoke("Hello").content
+        assert "".join(chunk.content for chunk in chat.stream("Hello"))
+        bound = chat.bind_tools([TOOL], tool_choice="weather")
+        (call,) = bound.invoke("How is the weather?").tool_calls
+        assert call["name"] == "weather"
+        assert isinstance(chat.with_structured_output(City).invoke("A city."), City)
+        embeddings = OpenAIEmbeddings(
+            model="sim-embedding", check_embedding_ctx_length=False, **settings
+        )
+        assert len(embeddings.embed_documents(["one", "two"])) == 2
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
