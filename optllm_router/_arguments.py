@@ -6,6 +6,7 @@ what is billed.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -16,6 +17,8 @@ from optllm_router._errors import InvalidRequestError
 from optllm_router._nearest import nearest, quoted
 
 _MOST_CHOICES = 128
+_HTTP_LIBRARIES = ("httpx", "httpx2")
+"""openai's: the former before its version 3."""
 _UNBOUNDED = ("cache_control", "audio")
 """Keys of messages and tools that change the price: cache writes, earlier answers as sound."""
 _SWITCHES = frozenset(
@@ -98,11 +101,8 @@ def checked_choices(n: Any) -> int:
 
 
 def checked_seconds(timeout: Any) -> float | None:
-    """A time limit; of an ``httpx.Timeout`` the one on reading. ``None`` where there is none."""
-    if "httpx" in sys.modules:  # who has made one has imported it; we need not
-        import httpx  # waits where another thread is still at it
-
-        timeout = timeout.read if isinstance(timeout, httpx.Timeout) else timeout
+    """A time limit; of an ``openai.Timeout`` the one on reading. ``None`` where there is none."""
+    timeout = _reading_limit(timeout)
     if timeout is None:
         return None
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
@@ -111,6 +111,15 @@ def checked_seconds(timeout: Any) -> float | None:
             f"timeout {quoted(timeout)} must be a finite number of seconds over 0"
         )
     return float(timeout)
+
+
+def _reading_limit(timeout: Any) -> Any:
+    for name in _HTTP_LIBRARIES:
+        if name in sys.modules:  # who has made one has imported it; we need not
+            library = importlib.import_module(name)  # waits where another thread is still at it
+            if isinstance(timeout, library.Timeout):
+                return timeout.read
+    return timeout
 
 
 def take_switches(given: dict[str, Any]) -> Any:

@@ -81,18 +81,19 @@ def as_openai_error(error: OptLLMError) -> OptLLMError:
 
 
 def _fill(twin: Any, error: OptLLMError) -> None:
-    import httpx
     import openai
 
+    from optllm_router._openai_http import http
+
     message = str(error)
-    request = httpx.Request("POST", "https://optllm.invalid/v1/chat/completions")
+    request = http.Request("POST", "https://optllm.invalid/v1/chat/completions")
     if isinstance(twin, openai.APITimeoutError):
         openai.APITimeoutError.__init__(twin, request)
     elif isinstance(twin, openai.APIConnectionError):
         openai.APIConnectionError.__init__(twin, message=message, request=request)
     elif isinstance(twin, openai.APIStatusError):
         body = error_body(error)
-        response = httpx.Response(status_of(error), request=request, json={"error": body})
+        response = http.Response(status_of(error), request=request, json={"error": body})
         openai.APIStatusError.__init__(twin, message, response=response, body=body)
 
 

@@ -9,12 +9,12 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-import httpx
 from openai import AsyncStream, Stream
 from openai.types.chat import ChatCompletionChunk
 
 from optllm_router._chat import as_openai
 from optllm_router._chunks import AsyncChatChunks, ChatChunks
+from optllm_router._openai_http import http
 from optllm_router._routing import RoutingInfo, routing_headers, routing_info
 from optllm_router._steps import Paid
 
@@ -30,7 +30,7 @@ def chat_events(body: Mapping[str, Any]) -> Iterable[bytes]:
     yield b"data: " + data + b"\n\n"
 
 
-class EventBytes(httpx.SyncByteStream):
+class EventBytes(http.SyncByteStream):
     """A streamed answer as the bytes of an HTTP response."""
 
     def __init__(self, chunks: ChatChunks, encode: Encode = chat_events) -> None:
@@ -47,7 +47,7 @@ class EventBytes(httpx.SyncByteStream):
         self._chunks.close()
 
 
-class AsyncEventBytes(httpx.AsyncByteStream):
+class AsyncEventBytes(http.AsyncByteStream):
     """As :class:`EventBytes`, with ``async for``."""
 
     def __init__(self, chunks: AsyncChatChunks, encode: Encode = chat_events) -> None:
@@ -67,8 +67,8 @@ class AsyncEventBytes(httpx.AsyncByteStream):
 
 
 def event_response(
-    chunks: ChatChunks | AsyncChatChunks, request: httpx.Request, encode: Encode = chat_events
-) -> httpx.Response:
+    chunks: ChatChunks | AsyncChatChunks, request: http.Request, encode: Encode = chat_events
+) -> http.Response:
     """The HTTP response that a stream would be; closing it ends the stream."""
     answer = chunks.answer
     candidate = answer.candidate.name if answer.candidate else answer.decision.candidate
@@ -76,19 +76,19 @@ def event_response(
         "content-type": "text/event-stream; charset=utf-8",
         **routing_headers(answer.decision, candidate),
     }
-    stream: httpx.SyncByteStream | httpx.AsyncByteStream
+    stream: http.SyncByteStream | http.AsyncByteStream
     if isinstance(chunks, ChatChunks):
         stream = EventBytes(chunks, encode)
     else:
         stream = AsyncEventBytes(chunks, encode)
     extensions = {PAID: lambda: answer.paid}
-    return httpx.Response(
+    return http.Response(
         200, headers=headers, stream=stream, request=request, extensions=extensions
     )
 
 
-def _nowhere() -> httpx.Request:
-    return httpx.Request("POST", "https://optllm.invalid/v1/chat/completions")
+def _nowhere() -> http.Request:
+    return http.Request("POST", "https://optllm.invalid/v1/chat/completions")
 
 
 class ChatStream(Stream[ChatCompletionChunk]):

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import openai
 
 from optllm_router._arguments import arguments_of_body
@@ -22,6 +21,7 @@ from optllm_router._chunks import AsyncChatChunks, ChatChunks
 from optllm_router._embeddings import ENCODINGS, embedding_body
 from optllm_router._errors import InvalidRequestError, OptLLMError
 from optllm_router._openai_errors import as_openai_error, error_body, status_of
+from optllm_router._openai_http import http
 from optllm_router._openai_streams import PAID, Encode, chat_events, event_response
 from optllm_router._response_events import ResponseEvents
 from optllm_router._responses import chat_arguments, response_body
@@ -52,7 +52,7 @@ class _Asked:
     encode: Encode = chat_events
 
 
-def _asked(session: Session, request: httpx.Request) -> _Asked:
+def _asked(session: Session, request: http.Request) -> _Asked:
     endpoint = request.url.path.removeprefix("/v1/")
     if request.method != "POST" or endpoint not in _ENDPOINTS:
         raise InvalidRequestError(
@@ -84,7 +84,7 @@ def _response(request: Mapping[str, Any], answer: Answer) -> Mapping[str, Any]:
     return response_body(request, completion_body(answer))
 
 
-def _further_headers(request: httpx.Request) -> dict[str, str] | None:
+def _further_headers(request: http.Request) -> dict[str, str] | None:
     """What the caller added to openai's own headers."""
     further = {
         name: value
@@ -96,20 +96,20 @@ def _further_headers(request: httpx.Request) -> dict[str, str] | None:
     return further or None
 
 
-class Wire(httpx.BaseTransport):
+class Wire(http.BaseTransport):
     """Answers openai's requests in this process."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
+    def handle_request(self, request: http.Request) -> http.Response:
         """Answer one; what goes wrong becomes the response that OpenAI would send."""
         try:
             return self.answer(request)
         except OptLLMError as error:
             return _failed(error, request)
 
-    def answer(self, request: httpx.Request) -> httpx.Response:
+    def answer(self, request: http.Request) -> http.Response:
         """Answer one; raises what goes wrong before the first chunk."""
         asked = _asked(self._session, request)
         if asked.prepared.stream:
@@ -119,20 +119,20 @@ class Wire(httpx.BaseTransport):
         return _whole(asked, self._session.complete(asked.prepared), request)
 
 
-class AsyncWire(httpx.AsyncBaseTransport):
+class AsyncWire(http.AsyncBaseTransport):
     """As :class:`Wire`, without blocking the event loop."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: http.Request) -> http.Response:
         """As :meth:`Wire.handle_request`."""
         try:
             return await self.answer(request)
         except OptLLMError as error:
             return _failed(error, request)
 
-    async def answer(self, request: httpx.Request) -> httpx.Response:
+    async def answer(self, request: http.Request) -> http.Response:
         """As :meth:`Wire.answer`."""
         asked = _asked(self._session, request)
         if asked.prepared.stream:
@@ -142,10 +142,10 @@ class AsyncWire(httpx.AsyncBaseTransport):
         return _whole(asked, await self._session.acomplete(asked.prepared), request)
 
 
-def _whole(asked: _Asked, answer: Answer, request: httpx.Request) -> httpx.Response:
+def _whole(asked: _Asked, answer: Answer, request: http.Request) -> http.Response:
     headers = routing_headers(answer.decision, answer.candidate.name, answer)
     made = routing_info(answer, str(answer.completion.body.get("id") or ""))
-    return httpx.Response(
+    return http.Response(
         200,
         headers={"content-type": "application/json", **headers},
         content=json.dumps(asked.body(answer)),  # in ASCII, for half a surrogate pair to pass
@@ -154,28 +154,26 @@ def _whole(asked: _Asked, answer: Answer, request: httpx.Request) -> httpx.Respo
     )
 
 
-def _failed(error: OptLLMError, request: httpx.Request) -> httpx.Response:
+def _failed(error: OptLLMError, request: http.Request) -> http.Response:
     """The error as a response, which carries it: openai's client is to raise that very one."""
     joined = as_openai_error(error)
     # Redirects and the like would be followed; what has no status of its own is an error of ours.
     status = max(status_of(error), 400)
     body = {"error": error_body(error)}
-    return httpx.Response(status, json=body, request=request, extensions={_ERROR: joined})
+    return http.Response(status, json=body, request=request, extensions={_ERROR: joined})
 
 
 class _Faithful:
     """Raises the error that a response carries, and tells of an answer how it was made."""
 
-    def _process_response_data(
-        self, *, data: object, cast_to: Any, response: httpx.Response
-    ) -> Any:
+    def _process_response_data(self, *, data: object, cast_to: Any, response: http.Response) -> Any:
         make: Any = super()
         answer = make._process_response_data(data=data, cast_to=cast_to, response=response)
         if _MADE in response.extensions:
             answer.optllm = response.extensions[_MADE]
         return answer
 
-    def _make_status_error(self, err_msg: str, *, body: object, response: httpx.Response) -> Any:
+    def _make_status_error(self, err_msg: str, *, body: object, response: http.Response) -> Any:
         carried = response.extensions.get(_ERROR)
         make: Any = super()
         return carried or make._make_status_error(err_msg, body=body, response=response)
@@ -192,9 +190,9 @@ class AsyncInProcessOpenAI(_Faithful, openai.AsyncOpenAI):
 def openai_over(session: Session) -> InProcessOpenAI:
     """openai's client over a session, made once."""
     if "sync" not in session.over_wire:
-        http = httpx.Client(transport=Wire(session))
+        client = http.Client(transport=Wire(session))
         session.over_wire["sync"] = InProcessOpenAI(
-            api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=http
+            api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=client
         )
     made: InProcessOpenAI = session.over_wire["sync"]
     return made
@@ -203,9 +201,9 @@ def openai_over(session: Session) -> InProcessOpenAI:
 def async_openai_over(session: Session) -> AsyncInProcessOpenAI:
     """openai's asynchronous client over a session, made once."""
     if "async" not in session.over_wire:
-        http = httpx.AsyncClient(transport=AsyncWire(session))
+        client = http.AsyncClient(transport=AsyncWire(session))
         session.over_wire["async"] = AsyncInProcessOpenAI(
-            api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=http
+            api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=client
         )
     made: AsyncInProcessOpenAI = session.over_wire["async"]
     return made

@@ -32,12 +32,12 @@ from optllm_router.router import Quote
 if TYPE_CHECKING:
     from decimal import Decimal
 
-    import httpx
     from openai import AsyncOpenAI, OpenAI
     from openai.resources import AsyncEmbeddings, Embeddings
     from openai.resources.responses import AsyncResponses, Responses
     from typing_extensions import Self
 
+    from optllm_router._openai_http import http
     from optllm_router.allocation import ParetoFront
     from optllm_router.receipts import Moment, Receipt
 
@@ -328,7 +328,7 @@ class OptLLM(_Client):
         with openai_errors():
             self._runtime.scores.catch_up()
 
-    def send(self, request: httpx.Request) -> httpx.Response:
+    def send(self, request: http.Request) -> http.Response:
         """Answer a request of OpenAI's HTTP API, as ``optllm serve`` gets it.
 
         Raises:
@@ -425,7 +425,7 @@ class AsyncOptLLM(_Client):
         with openai_errors():
             await asyncio.to_thread(self._runtime.scores.catch_up)
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
+    async def send(self, request: http.Request) -> http.Response:
         """As :meth:`OptLLM.send`, without blocking the event loop."""
         from optllm_router._wire import AsyncWire
 

@@ -68,7 +68,7 @@ CLIENT = {
 OPTIONS = dict.fromkeys(
     (
         *("api_key", "admin_api_key", "organization", "project", "webhook_secret", "provider"),
-        *("base_url", "websocket_base_url", "http_client", "workload_identity"),
+        *("base_url", "websocket_base_url", "data_residency", "http_client", "workload_identity"),
         *("default_headers", "set_default_headers", "default_query", "set_default_query"),
         "_enforce_credentials",
         "_extra_kwargs",

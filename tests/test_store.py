@@ -154,6 +154,17 @@ def test_processes_that_start_together_migrate_once(store_url):
     assert sorted(applied) == [name for name, _ in migrations.MIGRATIONS]
 
 
+def test_a_new_file_that_another_process_is_about_to_write_is_waited_for(tmp_path):
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE earlier (x)")
+    other.execute("BEGIN IMMEDIATE")  # SQLite does not wait for this one when it switches to WAL
+    threading.Timer(0.3, other.close).start()
+    Database(f"sqlite:///{tmp_path}/a.db").close()
+    with sqlite3.connect(tmp_path / "a.db") as reader:
+        assert reader.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    reader.close()
+
+
 def test_a_database_of_a_newer_version_is_refused(store_url):
     database = Database(store_url)
     newer = schema.migrations.insert().values(name="9999_from_the_future", applied_at=0.0)

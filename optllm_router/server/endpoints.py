@@ -29,9 +29,9 @@ from optllm_router.store import Database
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import httpx
     from openai import BaseModel
 
+    from optllm_router._openai_http import http
     from optllm_router._steps import Paid
     from optllm_router.client import AsyncOptLLM
     from optllm_router.server.metrics import Metrics
@@ -83,7 +83,7 @@ class Endpoints:
                 raise Refused(400, f"{name} is no field", param=name, code="unknown_field")
         check_scopes(body.get("optllm"), caller)
 
-        def note(response: httpx.Response, answer: bytes) -> None:
+        def note(response: http.Response, answer: bytes) -> None:
             self._note(request, response, body if self.log_prompts else None, answer)
 
         client, path, sent = self._client_of(caller.scope), request.url.path, await request.body()
@@ -185,7 +185,7 @@ class Endpoints:
     def _note(
         self,
         request: Request,
-        response: httpx.Response,
+        response: http.Response,
         body: Mapping[str, Any] | None,
         answer: bytes,
     ) -> None:

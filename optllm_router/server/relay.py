@@ -6,9 +6,9 @@ import json
 from collections.abc import AsyncIterable, Callable
 from typing import TYPE_CHECKING
 
-import httpx
 from starlette.responses import Response
 
+from optllm_router._openai_http import http
 from optllm_router.server.errors import as_refusal, refusal_body
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from optllm_router.client import AsyncOptLLM
 
-Note = Callable[[httpx.Response, bytes], None]
+Note = Callable[[http.Response, bytes], None]
 """Called once an answer is over, with the client's response and the bytes."""
 
 _STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -41,7 +41,7 @@ async def relay(
         OptLLMError: there is no answer.
     """
     headers = {"content-type": "application/json", "x-request-id": request_id}
-    request = httpx.Request("POST", f"https://optllm.invalid{path}", content=body, headers=headers)
+    request = http.Request("POST", f"https://optllm.invalid{path}", content=body, headers=headers)
     response = await client.send(request)
     further = {name: value for name, value in response.headers.items() if name not in _HOP_BY_HOP}
     if response.is_stream_consumed:
@@ -54,7 +54,7 @@ class _Streamed(Response):
     """A stream, handed on chunk by chunk; it is closed and noted however it ends."""
 
     def __init__(
-        self, response: httpx.Response, headers: dict[str, str], note: Note, keep: bool
+        self, response: http.Response, headers: dict[str, str], note: Note, keep: bool
     ) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
@@ -78,7 +78,7 @@ class _Streamed(Response):
 
     async def _parts(self) -> AsyncIterable[bytes]:
         stream = self._response.stream
-        assert isinstance(stream, httpx.AsyncByteStream), "an asynchronous client answered"
+        assert isinstance(stream, http.AsyncByteStream), "an asynchronous client answered"
         try:
             async for part in stream:
                 yield part

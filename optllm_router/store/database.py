@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from optllm_router._errors import OptLLMError, StoreError
 from optllm_router.store.faults import explained
@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _LOCK_TIMEOUT_SECONDS = 5.0
 _READ_ONLY = "optllm_read_only"
+_BEGIN = "BEGIN IMMEDIATE"
 
 
 class Database:
@@ -207,7 +208,8 @@ def _engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
+        # Of processes that switch a new file at once, SQLite turns all but one away unwaited.
+        _patiently(connection, "PRAGMA journal_mode=WAL", patience)
         connection.execute("PRAGMA synchronous=FULL")
 
     @event.listens_for(engine, "begin")
@@ -215,33 +217,35 @@ def _engine(url: URL) -> Engine:
         if connection.get_execution_options().get(_READ_ONLY):
             connection.exec_driver_sql("BEGIN")
         else:
-            _begin_to_write(connection, patience)
+            raw: Any = connection.connection.dbapi_connection
+            try:
+                _patiently(raw, _BEGIN, patience)
+            except sqlite3.OperationalError as error:  # told as any statement's failure is
+                raise OperationalError(_BEGIN, None, error) from error
 
     return engine
 
 
-def _begin_to_write(connection: Connection, patience: float) -> None:
-    """Wait for SQLite's lock as often as everybody else does.
+def _patiently(connection: sqlite3.Connection, statement: str, patience: float) -> None:
+    """Execute what needs SQLite's lock, waiting for it as often as everybody else does.
 
     SQLite itself looks ever more rarely, so that among busy processes the one that has waited
     longest has the least chance.
     """
-    raw: Any = connection.connection.dbapi_connection
     end = time.monotonic() + patience
-    raw.execute("PRAGMA busy_timeout=0")
+    connection.execute("PRAGMA busy_timeout=0")
     try:
-        while time.monotonic() < end:
+        while True:
             try:
-                raw.execute("BEGIN IMMEDIATE")
+                connection.execute(statement)
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error):
-                    break
+                if "locked" not in str(error) or time.monotonic() >= end:
+                    raise
                 time.sleep(random.uniform(0.001, 0.01))
             else:
                 return
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # complains as any statement does
     finally:
-        raw.execute(f"PRAGMA busy_timeout={int(1000 * patience)}")
+        connection.execute(f"PRAGMA busy_timeout={int(1000 * patience)}")
 
 
 def _create_private(url: URL) -> None:

@@ -13,10 +13,11 @@ import importlib.util
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 from optllm_router._errors import ConfigurationError, ProviderError
 from optllm_router._types import Call, Candidate, Chunk, Completion, Usage
@@ -263,7 +264,7 @@ class _Reading:
         body = piece.model_dump(exclude_none=True)
         choices = [choice for choice in body.get("choices", ()) if not _is_empty(choice)]
         if any("finish_reason" in choice for choice in choices) and not _was_finished(stream):
-            self._raise_unfinished()
+            raise self.unfinished()
         # Without a count by the provider, litellm counts for itself and does not say so.
         block = body.pop("usage", None)
         counted = block and any(getattr(one, "usage", None) for one in stream.chunks)
@@ -280,10 +281,11 @@ class _Reading:
         self.begun = True
         return Chunk({**body, "choices": choices}, usage)
 
-    def _raise_unfinished(self) -> NoReturn:
+    def unfinished(self) -> ProviderError:
+        """What it is when a stream is over without its end."""
         if self.begun:
-            raise BROKEN_OFF.of(self._candidate, "there is no end to its answer")
-        raise NO_ANSWER.of(self._candidate)
+            return BROKEN_OFF.of(self._candidate, "there is no end to its answer")
+        return NO_ANSWER.of(self._candidate)
 
 
 def _is_empty(choice: Mapping[str, Any]) -> bool:
@@ -309,19 +311,27 @@ def _mapped(litellm: Any, candidate: Candidate, reading: _Reading | None = None)
     except ProviderError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, it becomes ours
-        ours = _our_error(litellm, candidate, error)
+        if reading is not None and _is_over(error):
+            ours = reading.unfinished()
+        else:
+            ours = _our_error(litellm, candidate, error)
         if reading is not None and reading.begun:
             ours.maybe_billed = True
         # The cause is cut off: a provider's text may quote the key, and tracebacks are logged.
         raise ours from None
 
 
+def _is_over(error: BaseException) -> bool:
+    """Whether litellm complains that the provider's stream was over before its end."""
+    return any(isinstance(one, (StopIteration, StopAsyncIteration)) for one in _chain(error))
+
+
 def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> ProviderError:
     error = getattr(error, "original_exception", None) or error  # of a stream
-    httpx = importlib.import_module("httpx")
     below = list(_chain(error))
-    answered = next((one for one in below if isinstance(one, httpx.HTTPStatusError)), None)
-    fault = _fault(litellm.exceptions, httpx, below, answered and answered.response.status_code)
+    refusals = _of_http("HTTPStatusError")
+    answered: Any = next((one for one in below if isinstance(one, refusals)), None)
+    fault = _fault(litellm.exceptions, below, answered and answered.response.status_code)
     return fault.of(
         candidate,
         str(error),
@@ -330,7 +340,13 @@ def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> Provider
     )
 
 
-def _fault(theirs: Any, httpx: Any, below: Sequence[BaseException], status: int | None) -> Fault:
+def _of_http(*names: str) -> tuple[type[BaseException], ...]:
+    """Classes of the HTTP libraries that litellm may have used: httpx, and openai 3's httpx2."""
+    loaded = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return tuple(getattr(library, name) for library in loaded for name in names)
+
+
+def _fault(theirs: Any, below: Sequence[BaseException], status: int | None) -> Fault:
     """Map by litellm's class, then by what lies under it: litellm calls much a 500."""
     error = below[0]
     if isinstance(error, (theirs.Timeout, TimeoutError)):
@@ -345,9 +361,9 @@ def _fault(theirs: Any, httpx: Any, below: Sequence[BaseException], status: int 
         return fault_of_status(status or 400)
     if status is not None:
         return fault_of_status(status)
-    if any(isinstance(one, (httpx.ConnectError, httpx.ConnectTimeout)) for one in below):
+    if any(isinstance(one, _of_http("ConnectError", "ConnectTimeout")) for one in below):
         return UNREACHABLE
-    if any(isinstance(one, httpx.TransportError) for one in below):
+    if any(isinstance(one, _of_http("TransportError")) for one in below):
         return BROKEN_OFF
     return NO_ANSWER
 
