@@ -372,8 +372,8 @@ def test_a_stream_that_breaks_after_its_first_chunk_was_billed(how, provider, ki
 
 @every
 def test_a_stream_takes_no_longer_than_it_may(how):
-    endless = streaming(*[FIVE] * 20_000)
-    with endless as provider, pytest.raises(ProviderTimeoutError, match="within"):
+    endless = streaming(*[FIVE] * 200_000)
+    with endless as provider, pytest.raises(ProviderTimeoutError, match="in time"):
         stream(how, candidate(provider.base_url), Call(CALL.messages, timeout_seconds=0.2))
 
 

@@ -9,8 +9,7 @@
         {"model_name": "auto", "litellm_params": {"model": "openai/gpt-4o"}},
         {"model_name": "auto", "litellm_params": {"model": "openai/gpt-4o-mini"}},
     ])
-    strategy = OptLLMRoutingStrategy(router.model_list, policy="match_best")
-    router.set_custom_routing_strategy(strategy)
+    strategy = OptLLMRoutingStrategy(router, policy="match_best").install()
     answer = router.completion(model="auto", messages=[...])
     strategy.learn([...], "openai/gpt-4o-mini", score=1.0)
 

@@ -1,4 +1,4 @@
-"""A routing strategy for ``litellm.Router.set_custom_routing_strategy``."""
+"""A custom routing strategy for ``litellm.Router``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OptLLMRoutingStrategy:
     """Chooses among the deployments that share a ``model_name``; thread-safe.
 
     Args:
-        model_list: ``litellm.Router(...).model_list``.
+        router: the ``litellm.Router`` whose deployments are chosen among.
         policy: as for ``optllm_router.OptLLM``.
         **settings: further arguments of ``optllm_router.Router``.
 
@@ -34,19 +34,29 @@ class OptLLMRoutingStrategy:
 
     def __init__(
         self,
-        model_list: Sequence[Deployment],
+        router: Any,
         *,
         policy: str | Policy = "match_best",
         **settings: Any,
     ) -> None:
+        self._litellm_router = router
         self._deployments: dict[str, list[Deployment]] = {}
-        for deployment in model_list:
+        for deployment in _deployments(router):
             self._deployments.setdefault(deployment["model_name"], []).append(deployment)
         self._routers = {
             group: Router.from_models([_entry(one) for one in deployments], policy, **settings)
             for group, deployments in self._deployments.items()
         }
         self._lock = threading.Lock()
+
+    def install(self) -> OptLLMRoutingStrategy:
+        """Have litellm's router ask this strategy from now on; returns it."""
+        router = self._litellm_router
+        if hasattr(router, "register_plugin"):
+            router.register_plugin(self)
+        else:  # litellm before its router had plugins
+            router.set_custom_routing_strategy(self)
+        return self
 
     def get_available_deployment(
         self,
@@ -121,6 +131,14 @@ class OptLLMRoutingStrategy:
                 f"no deployment has the model_name {group!r}; known are {known}"
             )
         return self._routers[group]
+
+
+def _deployments(router: Any) -> Sequence[Deployment]:
+    """All deployments of a litellm router, whose newer versions keep them in a registry."""
+    deployments: Sequence[Deployment] = (
+        router.registry().all() if hasattr(router, "registry") else router.model_list
+    )
+    return deployments
 
 
 def _entry(deployment: Deployment) -> dict[str, Any] | Candidate:

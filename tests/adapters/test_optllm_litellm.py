@@ -23,10 +23,8 @@ def routed():
     with SimulationServer() as server:
         entries = [{**entry, "model_name": "auto"} for entry in model_entries(server.base_url)]
         router = litellm.Router(model_list=entries)
-        strategy = OptLLMRoutingStrategy(
-            router.model_list, policy=WillingnessToPay(0.01), explore=0.0
-        )
-        router.set_custom_routing_strategy(strategy)
+        strategy = OptLLMRoutingStrategy(router, policy=WillingnessToPay(0.01), explore=0.0)
+        strategy.install()
         yield server, router, strategy
         litellm_clients.close()
 
