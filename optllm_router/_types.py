@@ -350,6 +350,11 @@ class Predictor(Protocol):
         """Predict for n texts; never NaN, whatever the texts."""
         ...
 
-    def learn_one(self, text: str, candidate: int, score: float) -> None:
-        """Let one new score (0..1) change the next predictions at once."""
+    def learn_one(
+        self, text: str, candidate: int, score: float, replaces: float | None = None
+    ) -> None:
+        """Let one new score (0..1) change the next predictions at once.
+
+        ``replaces`` is the score that the same answer was given before, which no longer counts.
+        """
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -27,6 +28,9 @@ MOST_TEXTS = 20_000
 """How many texts, the most recently graded ones, a refit learns from."""
 _FIRST_FIT = 20
 _GROWTH = 1.1
+_MOST_NEW = MOST_TEXTS // 10
+"""However many labels were learnt, after so many new ones all are learnt anew. Of more the oldest
+need not be taught to a predictor that was fitted meanwhile: the next fit follows at once."""
 
 
 class Labels:
@@ -83,28 +87,27 @@ class Learnable(Protocol[Said_co]):
         """Learn from texts and labels, shape (n, k), as they were handed over."""
         ...
 
+    @property
+    def learn_one(self) -> Callable[..., object]:
+        """Let one lesson change the next predictions at once."""
+        ...
+
     def predict(self, texts: Sequence[str]) -> Said_co:
         """Predict for n texts."""
         ...
 
-    def learn_one(self, text: str, candidate: int, label: float, /) -> None:
-        """Let one new label change the next predictions at once."""
-        ...
 
-
-class Learner(Generic[Said]):
+class _Learner(Generic[Said]):
     """A predictor that keeps learning; thread-safe.
 
-    Args:
-        make: makes a fresh, unfitted predictor.
-        candidates: how many candidates there are.
+    A lesson is what the predictor's ``learn_one`` takes.
     """
 
     def __init__(self, make: Callable[[], Learnable[Said]], candidates: int) -> None:
         self._make = make
         self._predictor = make()
         self._labels = Labels(candidates)
-        self._since_fit: list[tuple[str, int, float]] = []
+        self._since_fit: deque[tuple[Any, ...]] = deque(maxlen=_MOST_NEW)
         self._tried_on = 0  # labels at the last fit, whether it succeeded or failed
         self._refit: Future[None] | None = None
         self._lock = threading.Lock()
@@ -119,53 +122,50 @@ class Learner(Generic[Said]):
         with self._lock:
             return self._predictor.predict(texts)
 
-    def learn(
-        self, text: str, candidate: int, label: float, *, replaces: float | None = None
-    ) -> None:
-        """Learn one label at once, and refit in the background when many are new.
-
-        Args:
-            text: what was asked.
-            candidate: who answered.
-            label: what is to be learnt.
-            replaces: the label that the same answer had before, if any.
-        """
-        with self._lock:
-            if replaces is None:
-                self._labels.add(text, candidate, label)
-            else:
-                self._labels.replace(text, candidate, replaces, label)
-            self._since_fit.append((text, candidate, label))
-            self._predictor.learn_one(text, candidate, label)
-            if self._due():
-                self._refit_in_background()
-
-    def learn_many(self, labelled: Iterable[tuple[str, int, float]]) -> None:
-        """Learn many labels by a refit in the background; :meth:`wait` for it if need be."""
-        many = list(labelled)  # all or nothing, should one of them raise
-        with self._lock:
-            for one in many:
-                self._labels.add(*one)
-                self._since_fit.append(one)
-            if self._since_fit:
-                self._refit_in_background()
-
     def wait(self) -> None:
         """Wait until no refit is under way; raises what one raised."""
         while (refit := self._refit) is not None:
             refit.result()
 
+    def _learn(self, lesson: tuple[Any, ...]) -> None:
+        with self._lock:
+            self._note(lesson)
+            self._predictor.learn_one(*lesson)
+            if self._due():
+                self._refit_in_background()
+
+    def _learn_many(self, lessons: Sequence[tuple[Any, ...]]) -> None:
+        with self._lock:
+            for lesson in lessons:
+                self._note(lesson)
+            if self._since_fit:
+                self._refit_in_background()
+
+    def _note(self, lesson: tuple[Any, ...]) -> None:
+        """Keep it for the next fits."""
+        self._since_fit.append(lesson)
+
     def _training(self) -> tuple[Any, ...]:
         return self._labels.matrix()
 
     def _due(self) -> bool:
-        return self._labels.count >= max(_FIRST_FIT, self._tried_on * _GROWTH)
+        """Whether a tenth more is known, or a tenth of what is kept is new."""
+        tried = self._tried_on
+        return self._labels.count >= max(_FIRST_FIT, min(tried * _GROWTH, tried + _MOST_NEW))
 
     def _refit_in_background(self) -> None:
-        if self._refit is None:
-            refit = self._refit = Future()
-            # Not a daemon: one that dies in the middle of an import hangs the interpreter's exit.
-            threading.Thread(target=self._fit_and_tell, args=(refit,), name="optllm-refit").start()
+        if self._refit is not None:
+            return
+        refit = self._refit = Future()
+        # Not a daemon: one that dies in the middle of an import hangs the interpreter's exit.
+        thread = threading.Thread(target=self._fit_and_tell, args=(refit,), name="optllm-refit")
+        try:
+            thread.start()
+        except RuntimeError as error:  # whoever taught this has an answer to deliver
+            _log.error("no refit of the predictor: %s; the last one stays in use", error)
+            self._tried_on = self._labels.count
+            self._refit = None
+            refit.set_exception(error)
 
     def _fit_and_tell(self, refit: Future[None]) -> None:
         try:
@@ -182,20 +182,73 @@ class Learner(Generic[Said]):
         with self._lock:
             training = self._training()
             self._tried_on = self._labels.count
-            self._since_fit = []
+            self._since_fit.clear()
         fresh = self._make()
         fresh.fit(*training)
         with self._lock:
-            for one in self._since_fit:
-                fresh.learn_one(*one)
+            for lesson in self._since_fit:
+                fresh.learn_one(*lesson)
             self._predictor = fresh
             self._refit = None  # under the same lock: what comes next starts a new one
             if self._due():
                 self._refit_in_background()
 
 
-class LengthLearner(Learner["FloatArray"]):
-    """A learner of lengths, which averages: it matters of how many answers each length is."""
+class Learner(_Learner[Said]):
+    """A predictor of success that keeps learning; thread-safe.
+
+    Args:
+        make: makes a fresh, unfitted predictor.
+        candidates: how many candidates there are.
+    """
+
+    def learn(
+        self, text: str, candidate: int, label: float, *, replaces: float | None = None
+    ) -> None:
+        """Learn one label at once, and refit in the background when many are new.
+
+        Args:
+            text: what was asked.
+            candidate: who answered.
+            label: what is to be learnt.
+            replaces: the label that the same answer had before, if any.
+        """
+        self._learn((text, candidate, label, replaces))
+
+    def learn_many(self, labelled: Iterable[tuple[str, int, float]]) -> None:
+        """Learn many labels by a refit in the background; :meth:`wait` for it if need be."""
+        self._learn_many([(*one, None) for one in labelled])
+
+    def _note(self, lesson: tuple[Any, ...]) -> None:
+        text, candidate, label, replaces = lesson
+        if replaces is None:
+            self._labels.add(text, candidate, label)
+        else:
+            self._labels.replace(text, candidate, replaces, label)
+        super()._note(lesson)
+
+
+class LengthLearner(_Learner["FloatArray"]):
+    """A predictor of lengths that keeps learning; thread-safe.
+
+    It matters of how many answers each mean length is.
+
+    Args:
+        make: makes a fresh, unfitted predictor.
+        candidates: how many candidates there are.
+    """
+
+    def learn(self, text: str, candidate: int, tokens: float) -> None:
+        """Learn the length of one answer at once; as :meth:`Learner.learn`."""
+        self._learn((text, candidate, tokens))
+
+    def learn_many(self, lengths: Iterable[tuple[str, int, float]]) -> None:
+        """Learn many lengths; as :meth:`Learner.learn_many`."""
+        self._learn_many(list(lengths))
+
+    def _note(self, lesson: tuple[Any, ...]) -> None:
+        self._labels.add(*lesson)
+        super()._note(lesson)
 
     def _training(self) -> tuple[Any, ...]:
         return (*super()._training(), self._labels.counts())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ class Memory:
         self.texts: list[str] = []
         self.fitted = np.empty((0, 3))
         self.learnt: list[tuple[str, int, float]] = []
+        self.replaced: list[float | None] = []
         self.may_fit = threading.Event()
         self.may_fit.set()
         self.fails = False
@@ -41,8 +43,9 @@ class Memory:
         known = np.full((len(texts), 3), len(self.learnt) / 1000)
         return Prediction(known, np.zeros_like(known))
 
-    def learn_one(self, text, candidate, score) -> None:
+    def learn_one(self, text, candidate, score, replaces=None) -> None:
         self.learnt.append((text, candidate, score))
+        self.replaced.append(replaces)
 
     @property
     def knows(self) -> int:
@@ -230,6 +233,48 @@ def test_a_refit_that_failed_is_not_tried_again_at_every_score(learner, made, ca
             learner.wait()
     assert "the last one stays in use" in caplog.text
     assert 1 < len(made) - 1 < 25  # 20 labels, and then each time 10 % more
+
+
+def test_the_predictor_is_told_which_score_a_correction_replaces(learner, made):
+    learner.learn("x", 1, 0.0)
+    learner.learn("x", 1, 1.0, replaces=0.0)
+    assert made[0].replaced == [None, 0.0]
+
+
+def test_refits_never_become_rare(learner, monkeypatch):
+    monkeypatch.setattr(learning, "_MOST_NEW", 40)
+    fitted_on = []
+    monkeypatch.setattr(learner, "_refit_in_background", lambda: fitted_on.append(learner.labels))
+    learner._tried_on = 5_000
+    learner._labels.count = 5_038
+    learner.learn("a", 0, 1.0)
+    learner.learn("a", 0, 1.0)
+    assert fitted_on == [5_040]
+
+
+def test_what_came_since_the_last_fit_does_not_pile_up(learner):
+    learner._refit = Future()  # one that takes long
+    for n in range(learning._MOST_NEW + 100):
+        learner.learn("again and again", n % 3, 1.0)
+    assert len(learner._since_fit) == learning._MOST_NEW
+
+
+def test_a_refit_that_cannot_start_is_told_and_tried_again(learner, monkeypatch, caplog):
+    start = threading.Thread.start
+
+    def no_more_threads(thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more_threads)
+    learner.learn_many(distinct(20))
+    assert "can't start new thread; the last one stays in use" in caplog.text
+    learner.wait()
+    learner.learn("taught without a raise", 0, 1.0)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for one in distinct(4, start=20):
+        learner.learn(*one)
+    learner.wait()
+    assert learner._predictor.knows == 25
 
 
 def test_threads_teach_at_once(learner):

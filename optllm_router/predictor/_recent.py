@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CAPACITY = 512
 """Scores that are kept; the oldest make room. The next fit learns from all of them."""
 
+_SAME = 1e-5
+"""What differs by less is the same: it may have been computed alone, or in a batch."""
+
 _NEARBY = 2.0
 """Zeros added to the residuals of similar queries."""
 
@@ -66,6 +69,21 @@ class Recent:
         self.residuals[place] = residual
         self.n_seen += 1
         self._summary = None
+
+    def correct(
+        self, features: Features, candidate: int, residual: float, corrected: float
+    ) -> bool:
+        """Put a residual in the place of one that is remembered; False when it is not."""
+        n_kept = min(self.n_seen, CAPACITY)
+        same = (self.candidates[:n_kept] == candidate) & (
+            np.abs(self.residuals[:n_kept] - residual) < _SAME
+        )
+        same &= (np.abs(self.features[:n_kept] - features) < _SAME).all(axis=1)
+        if not same.any():
+            return False
+        self.residuals[np.flatnonzero(same)[-1]] = corrected
+        self._summary = None
+        return True
 
     def shifts(self, x: Features) -> FloatArray:
         """By how much each prediction moves: shape (n, k)."""

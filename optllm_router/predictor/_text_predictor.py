@@ -97,13 +97,17 @@ class TextPredictor:
                 p = np.clip(p + self.recent_.shifts(x[:, :N_DIRECTIONS]), 0.0, 1.0)
         return Prediction(p, np.hypot(said.std, self.base_std_))
 
-    def learn_one(self, text: str, candidate: int, score: float) -> None:
+    def learn_one(
+        self, text: str, candidate: int, score: float, replaces: float | None = None
+    ) -> None:
         """Let one new score change the next predictions at once; costs microseconds.
 
         Args:
             text: what was asked.
             candidate: index of who answered.
             score: how good the answer was, 0..1.
+            replaces: the score that the same answer was given before: as if it had never been,
+                unless a fit has learnt it.
 
         Raises:
             InvalidDataError: when there is no such candidate or the score is outside 0..1.
@@ -114,7 +118,7 @@ class TextPredictor:
             )
         if not (math.isfinite(score) and 0.0 <= score <= 1.0):
             raise InvalidDataError(f"score {score} is outside 0..1; rescale scores to 0..1")
-        self._news.append((text, int(candidate), float(score)))
+        self._news.append((text, int(candidate), float(score), replaces))
 
     def _start(self, scores: FloatArray, featurizer: TextFeaturizer | None) -> None:
         """Base rates, and nothing learnt since."""
@@ -122,7 +126,7 @@ class TextPredictor:
         self.featurizer_ = featurizer
         inertia = np.minimum(PRIOR_STRENGTH + np.sum(~np.isnan(scores), axis=0), _MAX_INERTIA)
         self.recent_ = Recent(inertia, N_DIRECTIONS if featurizer else 0)
-        self._news: deque[tuple[str, int, float]] = deque(maxlen=CAPACITY)
+        self._news: deque[tuple[str, int, float, float | None]] = deque(maxlen=CAPACITY)
         self._lock = threading.Lock()
 
     def _catch_up(self) -> None:
@@ -130,9 +134,14 @@ class TextPredictor:
         news = [self._news.popleft() for _ in range(len(self._news))]
         if not news:
             return
-        x = self._features([text for text, _, _ in news])
-        for features, p, (_, candidate, score) in zip(x, self._model_says(x).p, news, strict=True):
-            self.recent_.add(features[:N_DIRECTIONS], candidate, score - p[candidate])
+        x = self._features([text for text, *_ in news])
+        p = self._model_says(x).p
+        for i, (_, candidate, score, replaces) in enumerate(news):
+            near, said = x[i, :N_DIRECTIONS], p[i, candidate]
+            if replaces is None or not self.recent_.correct(
+                near, candidate, replaces - said, score - said
+            ):
+                self.recent_.add(near, candidate, score - said)
 
     def _features(self, texts: Sequence[str]) -> Features:
         if self.featurizer_ is None:

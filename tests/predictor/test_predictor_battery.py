@@ -178,6 +178,22 @@ def test_one_score_changes_the_next_prediction(name, fitted):
     np.testing.assert_array_equal(after[:, [0, 2]], before[:, [0, 2]])
 
 
+@pytest.mark.parametrize("fitted", [True, False])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_corrected_score_counts_once(name, fitted, at_once):
+    texts, scores = labelled(60)
+    right, corrected = (make_predictor(name, n_candidates=3) for _ in range(2))
+    if fitted:
+        right.fit(texts, scores)
+        corrected.fit(texts, scores)
+    right.learn_one(texts[0], 1, 1.0)
+    corrected.learn_one(texts[0], 1, 0.0)
+    if not at_once:
+        corrected.predict(texts[:1])
+    corrected.learn_one(texts[0], 1, 1.0, 0.0)
+    np.testing.assert_allclose(corrected.predict(texts).p, right.predict(texts).p, atol=1e-6)
+
+
 def test_many_scores_overturn_what_was_fitted(name):
     texts, scores = labelled(60)
     scores[:, 1] = 1.0

@@ -57,6 +57,26 @@ def test_arrays_round_trip():
     np.testing.assert_array_equal(restored.shifts(asked), recent.shifts(asked))
 
 
+def test_a_corrected_residual_is_as_if_the_old_one_had_never_been():
+    corrected, right = Recent(np.full(2, 4.0), 2), Recent(np.full(2, 4.0), 2)
+    for ring, first in ((corrected, -0.5), (right, 0.5)):
+        ring.add(unit(1, 0), 1, first)
+        ring.add(unit(0, 1), 1, -0.5)
+        ring.add(unit(1, 0), 0, -0.5)
+    asked = np.eye(2, dtype=np.float32)
+    corrected.shifts(asked)
+    assert corrected.correct(unit(1, 0), 1, -0.5, 0.5)
+    np.testing.assert_array_equal(corrected.shifts(asked), right.shifts(asked))
+
+
+def test_what_is_not_remembered_cannot_be_corrected():
+    recent = Recent(np.full(2, 4.0), 2)
+    recent.add(unit(1, 0), 1, -0.5)
+    for features, candidate, residual in (((0, 1), 1, -0.5), ((1, 0), 0, -0.5), ((1, 0), 1, 0.5)):
+        assert not recent.correct(unit(*features), candidate, residual, 0.9)
+    assert recent.n_seen == 1
+
+
 def test_every_score_counts_at_once():
     recent, asked = Recent(np.full(2, 4.0), 2), unit(1, 0)[None]
     before = recent.shifts(asked)[0, 1]
