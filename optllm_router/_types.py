@@ -159,6 +159,8 @@ class Usage:
         audio_tokens: of the prompt tokens, those of sound.
         reported_nano: what the provider itself said that it charges, in nano-dollars; 0 for an
             answer from a cache, which nobody was asked for.
+        cut: True when it took all the completion tokens that it might: how long the answer would
+            have been is not known.
     """
 
     prompt_tokens: int
@@ -169,6 +171,7 @@ class Usage:
     reasoning_tokens: int = 0
     audio_tokens: int = 0
     reported_nano: int | None = None
+    cut: bool = False
 
     @property
     def is_cached(self) -> bool:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from optllm_router._types import FloatArray
+from optllm_router._types import Predictor
+from optllm_router.predictor import LengthPredictor
 
-Said = TypeVar("Said")
-Said_co = TypeVar("Said_co", covariant=True)
+if TYPE_CHECKING:
+    from optllm_router._types import FloatArray, Prediction
+
+Taught = TypeVar("Taught", bound="_Teachable")
 
 _log = logging.getLogger("optllm_router")
 
@@ -79,8 +81,8 @@ class Labels:
         return np.array([row[which] for row in self._rows.values()]).reshape(-1, self._candidates)
 
 
-class Learnable(Protocol[Said_co]):
-    """What a learner teaches: a predictor of success, or of length."""
+class _Teachable(Protocol):
+    """A predictor of success, or of length."""
 
     @property
     def fit(self) -> Callable[..., object]:
@@ -92,18 +94,14 @@ class Learnable(Protocol[Said_co]):
         """Let one lesson change the next predictions at once."""
         ...
 
-    def predict(self, texts: Sequence[str]) -> Said_co:
-        """Predict for n texts."""
-        ...
 
-
-class _Learner(Generic[Said]):
+class _Learner(Generic[Taught]):
     """A predictor that keeps learning; thread-safe.
 
     A lesson is what the predictor's ``learn_one`` takes.
     """
 
-    def __init__(self, make: Callable[[], Learnable[Said]], candidates: int) -> None:
+    def __init__(self, make: Callable[[], Taught], candidates: int) -> None:
         self._make = make
         self._predictor = make()
         self._labels = Labels(candidates)
@@ -116,11 +114,6 @@ class _Learner(Generic[Said]):
     def labels(self) -> int:
         """How many labels were learnt."""
         return self._labels.count
-
-    def predict(self, texts: Sequence[str]) -> Said:
-        """Predict with all that is known now."""
-        with self._lock:
-            return self._predictor.predict(texts)
 
     def wait(self) -> None:
         """Wait until no refit is under way; raises what one raised."""
@@ -194,13 +187,18 @@ class _Learner(Generic[Said]):
                 self._refit_in_background()
 
 
-class Learner(_Learner[Said]):
+class Learner(_Learner[Predictor]):
     """A predictor of success that keeps learning; thread-safe.
 
     Args:
         make: makes a fresh, unfitted predictor.
         candidates: how many candidates there are.
     """
+
+    def predict(self, texts: Sequence[str]) -> Prediction:
+        """Predict with all that is known now."""
+        with self._lock:
+            return self._predictor.predict(texts)
 
     def learn(
         self, text: str, candidate: int, label: float, *, replaces: float | None = None
@@ -228,27 +226,51 @@ class Learner(_Learner[Said]):
         super()._note(lesson)
 
 
-class LengthLearner(_Learner["FloatArray"]):
+class LengthLearner(_Learner[LengthPredictor]):
     """A predictor of lengths that keeps learning; thread-safe.
 
-    It matters of how many answers each mean length is.
+    It matters of how many answers each mean length is, and how many of them were cut off.
 
     Args:
         make: makes a fresh, unfitted predictor.
         candidates: how many candidates there are.
     """
 
-    def learn(self, text: str, candidate: int, tokens: float) -> None:
-        """Learn the length of one answer at once; as :meth:`Learner.learn`."""
-        self._learn((text, candidate, tokens))
+    def __init__(self, make: Callable[[], LengthPredictor], candidates: int) -> None:
+        super().__init__(make, candidates)
+        self._cuts = Labels(candidates)
 
-    def learn_many(self, lengths: Iterable[tuple[str, int, float]]) -> None:
-        """Learn many lengths; as :meth:`Learner.learn_many`."""
+    def predict(self, texts: Sequence[str]) -> FloatArray:
+        """Expected tokens of each candidate's answer; see :class:`LengthPredictor`."""
+        with self._lock:
+            return self._predictor.predict(texts)
+
+    def predict_high(self, texts: Sequence[str]) -> FloatArray:
+        """Tokens that few answers exceed; see :meth:`LengthPredictor.predict_high`."""
+        with self._lock:
+            return self._predictor.predict_high(texts)
+
+    def learn(self, text: str, candidate: int, tokens: float, cut: bool = False) -> None:
+        """Learn the length of one answer at once; as :meth:`Learner.learn`.
+
+        Args:
+            text: what was asked.
+            candidate: who answered.
+            tokens: length of the answer.
+            cut: whether it was cut off there.
+        """
+        self._learn((text, candidate, tokens, cut))
+
+    def learn_many(self, lengths: Iterable[tuple[str, int, float, bool]]) -> None:
+        """Learn many lengths, with whether each was cut off; as :meth:`Learner.learn_many`."""
         self._learn_many(list(lengths))
 
     def _note(self, lesson: tuple[Any, ...]) -> None:
-        self._labels.add(*lesson)
+        text, candidate, tokens, cut = lesson
+        self._labels.add(text, candidate, tokens)
+        self._cuts.add(text, candidate, float(cut))
         super()._note(lesson)
 
     def _training(self) -> tuple[Any, ...]:
-        return (*super()._training(), self._labels.counts())
+        _, cut = self._cuts.matrix()
+        return (*super()._training(), self._labels.counts(), cut)

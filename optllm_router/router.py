@@ -317,29 +317,28 @@ class Router:
         return np.array([self._costs.expected_usd(query.call, row) for query, row in pairs])
 
     def likely_nano(self, query: Query) -> dict[str, int]:
-        """What a call to each candidate will hardly exceed: two standard deviations over its
-        expected cost, in nano-dollars.
+        """What a call to each candidate will hardly exceed, in nano-dollars: the price of a length
+        that 95 % of the answers keep to, see ``LengthPredictor.predict_high``.
         """
-        (expected,) = self.expected_usd([query])
-        alone = np.eye(len(self.names), dtype=np.int64).tolist()
-        high = [
-            usd + 2.0 * self._costs.spread_usd(calls)
-            for usd, calls in zip(expected, alone, strict=True)
-        ]
-        return {name: _nano(usd) for name, usd in zip(self.names, high, strict=True)}
+        (lengths,) = self._lengths.predict_high(Texts([query.text])).tolist()
+        known = None if any(map(math.isnan, lengths)) else lengths
+        likely = self._costs.likely_usd(query.call, known)
+        return {name: _nano(usd) for name, usd in zip(self.names, likely, strict=True)}
 
     def observe(self, text: str, name: str, prompt_bytes: int, usage: Usage) -> None:
         """Learn what a call with one choice consumed; the next forecast already knows."""
         j = self.index(name)
         self._costs.learn(j, prompt_bytes, usage)
-        self._lengths.learn(text, j, usage.completion_tokens)
+        self._lengths.learn(text, j, usage.completion_tokens, usage.cut)
 
     def observe_many(self, used: Iterable[tuple[str, str, int, Usage]]) -> None:
         """Learn (text, candidate, prompt bytes, usage) in the background; see :meth:`wait`."""
         many = [(text, self.index(name), size, usage) for text, name, size, usage in used]
         for _, j, size, usage in many:
             self._costs.learn(j, size, usage)
-        self._lengths.learn_many((text, j, usage.completion_tokens) for text, j, _, usage in many)
+        self._lengths.learn_many(
+            (text, j, usage.completion_tokens, usage.cut) for text, j, _, usage in many
+        )
 
     def remember_arrivals(self, by_hour: Mapping[int, int]) -> None:
         """Learn how many queries came in earlier hours, counted since 1970: others will."""

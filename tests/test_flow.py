@@ -210,6 +210,16 @@ def test_the_caller_s_bound_is_reserved_and_sent():
     assert steps[1].call.max_output_tokens == 5
 
 
+@pytest.mark.parametrize(
+    ("bound", "tokens", "cut"), [(5, 15, True), (5, 14, False), (None, 150, True)]
+)
+def test_an_answer_that_took_all_it_might_is_known_to_be_cut_off(bound, tokens, cut):
+    call = replace(CALL, max_output_tokens=bound, choices=3)
+    answered = completion(usage=Usage(10, tokens))
+    steps, answer = play(flow(call=call), [None, answered, None])
+    assert steps[2].attempt.outcome.usage.cut is answer.usage.cut is cut
+
+
 def test_a_provider_that_does_not_count_costs_the_most_it_can():
     steps, answer = play(flow(), [None, completion(usage=None), None])
     assert (steps[2].cost_nano, steps[2].estimated) == (worst("dear"), True)

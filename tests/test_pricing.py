@@ -444,6 +444,25 @@ def test_a_forecast_knows_the_caller_s_bound_and_choices():
     ]
 
 
+def test_answers_that_were_cut_off_shorten_no_forecast():
+    forecast = CostForecast([candidate(0, 1000, max_output_tokens=10_000)] * 2)
+    before, _ = forecast.expected_usd(call(400))
+    for _ in range(200):
+        forecast.learn(0, 400, Usage(100, 16, cut=True))
+        forecast.learn(1, 400, Usage(100, 16))
+    cut, whole = forecast.expected_usd(call(400))
+    assert before < cut < 2 * before
+    assert whole < 0.2 * before
+
+
+def test_what_a_call_hardly_exceeds_is_within_the_bound():
+    forecast = CostForecast([candidate(0, 1000, max_output_tokens=100_000)])
+    (expected,), (likely,) = forecast.expected_usd(call(400)), forecast.likely_usd(call(400))
+    assert likely == pytest.approx(3 * expected)
+    assert forecast.likely_usd(call(400), [500.0]) == [pytest.approx(500e-6)]
+    assert forecast.likely_usd(call(400, max_output_tokens=10), [500.0]) == [pytest.approx(10e-6)]
+
+
 def test_who_knows_the_answers_better_is_believed_within_the_bound():
     forecast = CostForecast([candidate(0, 1000, max_output_tokens=100), candidate(0, 2000)])
     assert forecast.expected_usd(call(400), [30.0, 40.0]) == pytest.approx([30e-6, 80e-6])

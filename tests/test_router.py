@@ -109,6 +109,33 @@ def test_what_is_asked_changes_the_expected_cost():
     assert bounded[0] == pytest.approx([18 * price * 1e-9 for price in PRICES.values()], rel=0.15)
 
 
+@pytest.mark.parametrize("n", [5, 60])
+def test_calls_with_a_bound_do_not_shorten_what_is_expected_without_one(n):
+    one = router()
+    for i in range(n):
+        one.observe(f"write a story about {i}", "dear", 30, Usage(10, 16, cut=True))
+    one.wait()
+    bounded, unbounded = one.expected_usd(
+        [query("write a story about 99", max_output_tokens=16), query("write a story about 99")]
+    )
+    assert unbounded[2] > 3 * bounded[2]
+
+
+def test_a_soft_budget_sets_aside_what_19_of_20_calls_keep_to():
+    rng = np.random.default_rng(0)
+    long = [replace(one, max_output_tokens=10**6) for one in CANDIDATES]
+    one = Router(long, MaxSuccess(), explore=0.0, seed=0)
+    lengths = rng.lognormal(4.0, 1.2, 1_600).round().astype(int).tolist()
+    used = [(f"text {i}", "dear", 10, Usage(4, tokens)) for i, tokens in enumerate(lengths)]
+    one.observe_many(used[:800])
+    one.wait()
+    kept = [
+        (4 + usage.completion_tokens) * PRICES["dear"] <= one.likely_nano(query(text))["dear"]
+        for text, _, _, usage in used[800:]
+    ]
+    assert 0.925 <= np.mean(kept) <= 0.98
+
+
 def test_the_policy_of_one_call():
     (decision,) = router().decide([query()], policy=MinCost(0.01))
     assert decision.candidate == "cheap"

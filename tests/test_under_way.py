@@ -269,7 +269,7 @@ def test_forecasts_learn_the_length_of_one_choice(settings, monkeypatch):
         assert len(client.chat.completions.create(messages=HELLO, n=4).choices) == 4
         assert client.balance.spent_nano == 4 * NANO_PER_CALL
         (recorded,) = Records(client._runtime._database).usages(10)
-    assert [one[-1] for one in observed] == [Usage(5, TOKENS)]
+    assert [one[-1] for one in observed] == [Usage(5, TOKENS, cut=True)]
     assert (recorded.usage, recorded.choices) == (Usage(5, 4 * TOKENS), 4)
 
     remembered = []

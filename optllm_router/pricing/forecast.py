@@ -46,6 +46,10 @@ class _Trend:
     def at(self, x: float) -> float:
         return max(0.0, self._mean_y + self._xy / self._xx * (x - self._mean_x))
 
+    def high_at(self, x: float) -> float:
+        """Two standard deviations above the line."""
+        return self.at(x) + 2.0 * math.sqrt(self.variance)
+
 
 class _Rates:
     """Nano-dollars per prompt and completion token, at the kinds that calls consisted of so far."""
@@ -102,10 +106,15 @@ class CostForecast:
         self._lock = threading.Lock()
 
     def learn(self, candidate: int, prompt_bytes: int, usage: Usage) -> None:
-        """Learn what one answered call consumed."""
+        """Learn what one answered call consumed.
+
+        An answer that was cut off is taken to have gone on for as long as was expected of it.
+        """
         with self._lock:
             self._prompt[candidate].learn(prompt_bytes, usage.prompt_tokens - usage.audio_tokens)
-            self._completion[candidate].learn(prompt_bytes, usage.completion_tokens)
+            lengths = self._completion[candidate]
+            rest = lengths.at(prompt_bytes) if usage.cut else 0.0
+            lengths.learn(prompt_bytes, usage.completion_tokens + rest)
             self._rates[candidate].learn(usage)
             self._learnt[candidate] += 1
 
@@ -122,7 +131,24 @@ class CostForecast:
         with self._lock:
             if completion_tokens is None:
                 completion_tokens = [line.at(call.prompt_bytes) for line in self._completion]
-            return [self._expected(j, call, n) for j, n in enumerate(completion_tokens)]
+            prompt_tokens = [line.at(call.prompt_bytes) for line in self._prompt]
+            return self._usd(call, prompt_tokens, completion_tokens)
+
+    def likely_usd(
+        self, call: Call, completion_tokens: Sequence[float] | None = None
+    ) -> list[float]:
+        """USD that a call will hardly exceed, for each candidate in order.
+
+        Args:
+            call: what would be sent.
+            completion_tokens: that an answer will hardly exceed, before any bound is applied; by
+                default two standard deviations over the line, as for the prompt.
+        """
+        with self._lock:
+            if completion_tokens is None:
+                completion_tokens = [line.high_at(call.prompt_bytes) for line in self._completion]
+            prompt_tokens = [line.high_at(call.prompt_bytes) for line in self._prompt]
+            return self._usd(call, prompt_tokens, completion_tokens)
 
     def spread_usd(self, calls: Sequence[int]) -> float:
         """Standard deviation, in USD, of what many calls cost together.
@@ -141,9 +167,14 @@ class CostForecast:
             )
         return math.sqrt(total) * 1e-9
 
-    def _expected(self, j: int, call: Call, completion_tokens: float) -> float:
+    def _usd(
+        self, call: Call, prompt_tokens: Sequence[float], completion_tokens: Sequence[float]
+    ) -> list[float]:
+        pairs = zip(prompt_tokens, completion_tokens, strict=True)
+        return [self._usd_of(j, call, *tokens) for j, tokens in enumerate(pairs)]
+
+    def _usd_of(self, j: int, call: Call, prompt: float, completion_tokens: float) -> float:
         bound = call.max_output_tokens or self._candidates[j].max_output_tokens
-        prompt = self._prompt[j].at(call.prompt_bytes)
         completion = min(completion_tokens, bound) * call.choices
         sound = _SOUND_SHARE * call.most_audio_tokens
         rates = self._rates[j]

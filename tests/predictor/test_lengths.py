@@ -117,6 +117,109 @@ def test_many_answers_outweigh_what_is_typical_of_all():
     assert 10 < forecast[2] < 1000
 
 
+# Answers that were cut off
+
+
+def cut_off(tokens: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths under a bound, and 1 where it was reached."""
+    return np.minimum(tokens, bound), (tokens >= bound).astype(float)
+
+
+def test_cut_answers_do_not_shorten_the_forecast():
+    rng = np.random.default_rng(0)
+    texts, tokens = traffic(400)
+    tokens = tokens * rng.exponential(1.0, tokens.shape)
+    bound = np.where(rng.random(tokens.shape) < 0.5, 0.5 * tokens.mean(axis=0), np.inf)
+    seen, cut = cut_off(tokens, bound)
+    lengths = LengthPredictor(K).fit(texts, seen, cut=cut)
+    totals = lengths.predict(texts).sum(axis=0)
+    np.testing.assert_allclose(totals, tokens.sum(axis=0), rtol=0.2)
+    naive = LengthPredictor(K).fit(texts, seen).predict(texts).sum(axis=0)
+    assert (naive < 0.75 * totals).all()
+
+
+def test_answers_that_were_all_cut_off_tell_no_length():
+    texts, _ = traffic(60)
+    lengths = LengthPredictor(K).fit(texts, np.full((60, K), 16.0), cut=np.ones((60, K)))
+    assert np.isnan(lengths.predict(texts)).all()
+
+
+def test_a_candidate_that_was_always_cut_off_is_no_shorter_than_that():
+    texts, tokens = traffic(100)
+    cut = np.zeros_like(tokens)
+    tokens[:, 2], cut[:, 2] = 5_000.0, 1.0
+    assert (LengthPredictor(K).fit(texts, tokens, cut=cut).predict(texts)[:, 2] > 5_000).all()
+
+
+def test_one_more_cut_answer_never_shortens_the_forecast():
+    texts, tokens = traffic(100)
+    lengths = LengthPredictor(K).fit(texts, tokens)
+    before = lengths.predict(texts)
+    for text in texts:
+        lengths.learn_one(text, 1, 2.0, cut=True)
+    after = lengths.predict(texts)
+    assert (after[:, 1] > before[:, 1]).all()
+    assert (after[:, 1] < 1.1 * before[:, 1]).all()
+    np.testing.assert_array_equal(after[:, [0, 2]], before[:, [0, 2]])
+
+
+# High lengths
+
+
+def heavy_tailed(n: int, seed: int) -> tuple[list[str], np.ndarray]:
+    """The traffic of two kinds with lognormal lengths, the more erratic the later the candidate."""
+    texts, tokens = traffic(n, seed)
+    sigma = np.array([0.5, 1.0, 1.5])
+    return texts, tokens * np.random.default_rng(seed).lognormal(-(sigma**2) / 2, sigma, (n, K))
+
+
+@pytest.mark.parametrize(
+    ("n", "known", "least"),
+    [(600, lambda tokens: tokens, 0.93), (600, one_each, 0.91), (60, lambda tokens: tokens, 0.90)],
+    ids=["all", "one each", "few"],
+)
+def test_a_high_length_covers_what_it_says_of_answers_that_were_not_fitted(n, known, least):
+    covered = []
+    for seed in range(4):
+        texts, tokens = heavy_tailed(n, seed)
+        lengths = LengthPredictor(K, seed=seed).fit(texts, known(tokens))
+        unseen, truth = heavy_tailed(1_000, seed=seed + 100)
+        covered.append((truth <= lengths.predict_high(unseen)).mean(axis=0))
+    assert (np.mean(covered, axis=0) >= least).all(), covered
+    assert (np.mean(covered, axis=0) <= 0.985).all(), covered
+
+
+def test_a_high_length_covers_what_was_cut_off():
+    rng = np.random.default_rng(0)
+    texts, tokens = heavy_tailed(600, 0)
+    bound = np.where(rng.random(tokens.shape) < 0.5, tokens.mean(axis=0), np.inf)
+    seen, cut = cut_off(tokens, bound)
+    lengths = LengthPredictor(K).fit(texts, seen, cut=cut)
+    unseen, truth = heavy_tailed(2_000, seed=1)
+    assert ((truth <= lengths.predict_high(unseen)).mean(axis=0) >= 0.93).all()
+
+
+def test_before_much_is_known_a_high_length_is_three_times_the_mean():
+    texts, tokens = traffic(6)
+    lengths = LengthPredictor(K).fit(texts, tokens)
+    np.testing.assert_array_equal(lengths.predict_high(texts), 3.0 * lengths.predict(texts))
+    assert np.isnan(LengthPredictor(K).predict_high(["a"])).all()
+
+
+def test_means_of_repeated_answers_are_no_evidence_of_how_single_ones_vary():
+    texts, tokens = traffic(100)
+    lengths = LengthPredictor(K).fit(texts, tokens, counts=np.full(tokens.shape, 9.0))
+    np.testing.assert_array_equal(lengths.high_, 3.0)
+
+
+def test_high_lengths_and_cuts_leave_the_mean_as_it_was():
+    texts, tokens = heavy_tailed(200, 0)
+    plain = LengthPredictor(K).fit(texts, tokens)
+    none_cut = LengthPredictor(K).fit(texts, tokens, cut=np.zeros_like(tokens))
+    none_cut.predict_high(texts)
+    np.testing.assert_array_equal(none_cut.predict(texts), plain.predict(texts))
+
+
 # Learning one more
 
 
