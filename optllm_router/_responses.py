@@ -198,15 +198,20 @@ def _messages(given: Any) -> list[dict[str, Any]]:
 
 
 def _add(messages: list[dict[str, Any]], where: str, item: Mapping[str, Any]) -> None:
-    """Append an item of the input; a tool call joins the assistant's message before it."""
+    """Append an item of the input; text and tool calls of one answer become one message."""
     kind = item.get("type", "message")
+    last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
     if kind == "message":
-        content = _content(where, item.get("content"))
-        messages.append({"role": item.get("role"), "content": content})
+        role, content = item.get("role"), _content(where, item.get("content"))
+        if role == "assistant" and last is not None and last["content"] is None:
+            last["content"] = content
+        else:
+            messages.append({"role": role, "content": content})
     elif kind in ("function_call", "custom_tool_call"):
-        if not messages or messages[-1]["role"] != "assistant":
-            messages.append({"role": "assistant", "content": None})
-        messages[-1].setdefault("tool_calls", []).append(_tool_call(item))
+        if last is None:
+            last = {"role": "assistant", "content": None}
+            messages.append(last)
+        last.setdefault("tool_calls", []).append(_tool_call(item))
     elif kind in ("function_call_output", "custom_tool_call_output"):
         content = _content(where, item.get("output"))
         messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})

@@ -119,6 +119,17 @@ def test_a_conversation_with_pictures_and_tools():
     ]
 
 
+def test_a_tool_call_and_the_text_after_it_are_one_answer():
+    call = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    text = {"type": "message", "role": "assistant", "content": "I asked."}
+    done = {"type": "function_call_output", "call_id": "call_1", "output": "42"}
+    assert chat_arguments({"input": [call, text, done, text]})["messages"] == [
+        {"role": "assistant", "content": "I asked.", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "42"},
+        {"role": "assistant", "content": "I asked."},
+    ]
+
+
 @pytest.mark.parametrize(
     ("asked", "shown"),
     [
