@@ -94,6 +94,7 @@ def prepare(
         timeout_seconds=options.timeout_seconds or default_timeout,
         streamed=stream,
         required_tags=options.require_tags,
+        forbidden_tags=options.forbid_tags,
         conversation=options.conversation,
         max_retries=options.max_retries,
         scopes=options.scopes,

@@ -125,7 +125,7 @@ _ROUTING = _object(
             "pattern": r"^(max_success|match_best|(min_cost|willingness_to_pay):0\.\d{1,6})$",
         },
         **dict.fromkeys(("tenant", "user", "job", "conversation"), _NAME),
-        **dict.fromkeys(("tags", "require_tags"), _NAMES),
+        **dict.fromkeys(("tags", "require_tags", "forbid_tags"), _NAMES),
     },
     additionalProperties=False,
     description="How this call is decided and whose budgets pay; what OpenAI's clients send as "
