@@ -230,6 +230,11 @@ class _Client:
         policy: str | Policy | None,
         arguments: Mapping[str, Any],
     ) -> tuple[list[Decision], Quote, ParetoFront, list[Prepared], Runtime, Budget | None]:
+        if isinstance(queries, (str, bytes, Mapping)) or not isinstance(queries, Iterable):
+            raise InvalidRequestError(
+                f"queries is one {type(queries).__name__}; pass a list of prompts, or of lists of "
+                "messages, like ['What is 2 + 2?']"
+            )
         prepared = [self._session.prepare(_messages(query), "auto", arguments) for query in queries]
         if any(one.stream for one in prepared):
             raise InvalidRequestError("stream=True is given to a plan, whose answers are whole")
