@@ -52,7 +52,7 @@ class Options:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The scopes of budgets that a call with these options belongs to."""
+        """The scopes of budgets that a call with these options belongs to, its tenant's first."""
         named = (("tenant", self.tenant), ("user", self.user), ("job", self.job))
         pairs = [*named, *(("tag", tag) for tag in self.tags)]
         return tuple(f"{kind}:{name}" for kind, name in pairs if name is not None)

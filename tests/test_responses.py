@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseErrorEvent
 
 from optllm_router._errors import InvalidRequestError
 from optllm_router._response_events import ResponseEvents
@@ -342,6 +342,25 @@ def test_a_stream_that_was_cut_short_is_incomplete():
     found = events(chunk({"content": "Hel"}), chunk({}, "length"))
     assert found[-1]["type"] == "response.incomplete"
     assert found[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_a_fault_is_the_api_s_error_event():
+    machine = ResponseEvents({"input": "Hi"})
+    before = list(machine(chunk({"content": "Hel"})))
+    error = {"message": "it broke", "type": "server_error", "param": None, "code": "cut"}
+    (sent,) = machine.fault(error)
+    name, _, data = sent.decode().partition("\n")
+    assert name == "event: error"
+    told = json.loads(data.removeprefix("data: "))
+    event = ResponseErrorEvent.model_validate(told)
+    assert (event.type, event.code, event.message, event.param) == (
+        "error",
+        "cut",
+        "it broke",
+        None,
+    )
+    assert event.sequence_number == len(before)
+    assert told["error"] == error, "what openai's clients raise"
 
 
 def test_a_stream_without_a_chunk_has_no_events():
