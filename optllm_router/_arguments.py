@@ -17,6 +17,15 @@ from optllm_router._errors import InvalidRequestError
 from optllm_router._nearest import nearest, quoted
 
 _MOST_CHOICES = 128
+_MOST_CHARACTERS = 1000
+_MOST_STOPS = 16
+_MOST_BIASES = 2000
+_LONGEST_TOKEN_ID = 20
+_MOST_NOTES, _LONGEST_NOTE_NAME, _LONGEST_NOTE = 16, 64, 512
+"""Of ``metadata``, as OpenAI has it."""
+_MOST_TOOLS = 1000
+_MOST_SWITCHES = 2000
+"""Bounds on what is not a part of the prompt: to go through millions of them takes seconds."""
 _HTTP_LIBRARIES = ("httpx", "httpx2")
 """openai's: the former before its version 3."""
 _UNBOUNDED = ("cache_control", "audio")
@@ -40,6 +49,29 @@ _HEADERS = frozenset(
 """What ``extra_headers`` may hold: tracing. Others may carry keys, or choose who answers."""
 
 
+LEFT_OUT: Mapping[str, tuple[Any, ...]] = {
+    **dict.fromkeys(
+        (
+            *("audio", "moderation", "prediction", "web_search_options"),
+            *("prompt_cache_options", "prompt_cache_retention"),
+        ),
+        (None,),
+    ),
+    "service_tier": (None, "auto", "default"),
+    "modalities": (None, ["text"], ("text",)),
+    "extra_query": (None, {}),
+}
+"""OpenAI's arguments that are not taken, each with the values that ask for what is done anyway.
+
+``audio`` and ``modalities`` are of sound, which has its own price; ``prediction`` is billed beyond
+``max_tokens``; ``service_tier``, ``web_search_options``, ``prompt_cache_options`` and
+``prompt_cache_retention`` are billed apart; ``moderation`` is a service of OpenAI's. What
+``extra_query`` means is up to each provider: an API's version, a deployment, a key.
+"""
+_ELSEWHERE = {"max_retries": "it is set with client.with_options(max_retries=...)"}
+"""What looks like an argument, and has another place."""
+
+
 def given_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that the caller gave: openai marks those that were left out."""
     return {name: value for name, value in arguments.items() if not _not_given(value)}
@@ -52,10 +84,19 @@ def arguments_of_body(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, "extra_body": further} if further else arguments
 
 
+def drop_harmless(given: dict[str, Any]) -> None:
+    """Remove what is left out, where it asks for what is done anyway."""
+    for name in given.keys() & LEFT_OUT.keys():
+        if given[name] in LEFT_OUT[name]:
+            del given[name]
+
+
 def check_names(given: Mapping[str, Any]) -> None:
     """Raise for an argument that is not in the table."""
     for name in given:
         if name not in ARGUMENTS:
+            if name in _ELSEWHERE:
+                raise InvalidRequestError(f"argument {name!r} is not taken: {_ELSEWHERE[name]}")
             near = nearest(name, ARGUMENTS, most=2)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; leave it out"
             raise InvalidRequestError(
@@ -140,7 +181,9 @@ def take_switches(given: dict[str, Any]) -> Any:
                 "litellm_params)"
             )
         if not _is_switch(value):
-            raise InvalidRequestError(f"extra_body[{name!r}] may hold numbers and booleans only")
+            raise InvalidRequestError(
+                f"extra_body[{name!r}] may hold numbers and booleans only, at most {_MOST_SWITCHES}"
+            )
     if theirs:
         given["extra_body"] = theirs
     return body.get("optllm")
@@ -208,13 +251,22 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_short(value: Any, most: int = _MOST_CHARACTERS) -> bool:
+    return isinstance(value, str) and len(value) <= most
+
+
+def _is_false(value: Any) -> bool:
+    return value is False
+
+
 def is_list(value: Any) -> bool:
     """Whether this is a list or a tuple."""
     return isinstance(value, (list, tuple))
 
 
 def _is_stop(value: Any) -> bool:
-    return _is_text(value) or (is_list(value) and all(map(_is_text, value)))
+    many = value if is_list(value) else [value]
+    return len(many) <= _MOST_STOPS and all(map(_is_short, many))
 
 
 def _is_stream_options(value: Any) -> bool:
@@ -225,15 +277,26 @@ def _is_stream_options(value: Any) -> bool:
 
 
 def _is_bias(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_number, value.values()))
+    return (
+        isinstance(value, Mapping)
+        and len(value) <= _MOST_BIASES
+        and all(len(str(token)) <= _LONGEST_TOKEN_ID for token in value)
+        and all(map(_is_number, value.values()))
+    )
 
 
 def _is_metadata(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_is_text, (*value, *value.values())))
+    return (
+        isinstance(value, Mapping)
+        and len(value) <= _MOST_NOTES
+        and all(_is_short(name, _LONGEST_NOTE_NAME) for name in value)
+        and all(_is_short(note, _LONGEST_NOTE) for note in value.values())
+    )
 
 
 def _is_headers(value: Any) -> bool:
-    return _is_metadata(value) and all(
+    texts = isinstance(value, Mapping) and all(map(_is_text, (*value, *value.values())))
+    return texts and all(
         name.lower() in _HEADERS and text.isascii() and text.isprintable()
         for name, text in value.items()
     )
@@ -241,11 +304,18 @@ def _is_headers(value: Any) -> bool:
 
 def _is_switch(value: Any) -> bool:
     """Whether this is no text: that could make the prompt longer than was measured."""
-    if isinstance(value, Mapping):
-        return all(map(_is_text, value)) and all(map(_is_switch, value.values()))
-    if is_list(value):
-        return all(map(_is_switch, value))
-    return value is None or _is_flag(value) or _is_number(value)
+    unseen, seen = [value], 0
+    while unseen:
+        one, seen = unseen.pop(), seen + 1
+        if isinstance(one, Mapping) and all(map(_is_short, one)):
+            unseen.extend(one.values())
+        elif is_list(one):
+            unseen.extend(one)
+        elif not (one is None or _is_flag(one) or _is_number(one)):
+            return False
+        if seen + len(unseen) > _MOST_SWITCHES:
+            return False
+    return True
 
 
 def _is_named(value: Any) -> TypeGuard[Mapping[str, Any]]:
@@ -253,7 +323,7 @@ def _is_named(value: Any) -> TypeGuard[Mapping[str, Any]]:
 
 
 def _are_functions(value: Any) -> bool:
-    return is_list(value) and all(map(_is_named, value))
+    return is_list(value) and len(value) <= _MOST_TOOLS and all(map(_is_named, value))
 
 
 def _is_tool(value: Any) -> bool:
@@ -265,7 +335,7 @@ def _is_tool(value: Any) -> bool:
 
 
 def _are_tools(value: Any) -> bool:
-    return is_list(value) and all(map(_is_tool, value))
+    return is_list(value) and len(value) <= _MOST_TOOLS and all(map(_is_tool, value))
 
 
 def is_tool_call(value: Any) -> bool:
@@ -301,7 +371,10 @@ def _is_anything(_: Any) -> bool:
 
 
 _Argument = tuple[str, Callable[[Any], bool]]
-_TOOL_FORM = "a list of {'type': 'function', 'function': {'name': ...}}; others are billed apart"
+_TOOL_FORM = (
+    f"a list of at most {_MOST_TOOLS} {{'type': 'function', 'function': {{'name': ...}}}}; others "
+    "are billed apart"
+)
 _FORMAT_FORM = (
     "{'type': 'text'}, {'type': 'json_object'} or {'type': 'json_schema', 'json_schema': {'name': "
     "..., 'schema': ...}} (classes belong to parse())"
@@ -314,19 +387,30 @@ ARGUMENTS: Mapping[str, _Argument] = {
         ("a finite number", _is_number),
     ),
     **dict.fromkeys(("seed", "top_logprobs"), ("a whole number", _is_whole)),
-    **dict.fromkeys(("logprobs", "store", "parallel_tool_calls"), ("True or False", _is_flag)),
+    **dict.fromkeys(("logprobs", "parallel_tool_calls"), ("True or False", _is_flag)),
     **dict.fromkeys(
         ("user", "safety_identifier", "prompt_cache_key", "reasoning_effort", "verbosity"),
-        ("text", _is_text),
+        (f"text of at most {_MOST_CHARACTERS} characters", _is_short),
     ),
+    "store": ("False: answers are not kept, here or at a provider", _is_false),
     "stream": ("True or False", _is_flag),
     "stream_options": ("a mapping of include_usage to True or False", _is_stream_options),
-    "stop": ("text or a list of texts", _is_stop),
-    "logit_bias": ("a mapping of token ids to finite numbers", _is_bias),
-    "metadata": ("a mapping of text to text", _is_metadata),
+    "stop": (
+        f"text or a list of at most {_MOST_STOPS} texts, of at most {_MOST_CHARACTERS} characters",
+        _is_stop,
+    ),
+    "logit_bias": (
+        f"a mapping of token ids to finite numbers, of at most {_MOST_BIASES}",
+        _is_bias,
+    ),
+    "metadata": (
+        f"a mapping of at most {_MOST_NOTES} names, of {_LONGEST_NOTE_NAME} characters, to texts "
+        f"of {_LONGEST_NOTE} characters",
+        _is_metadata,
+    ),
     "tools": (_TOOL_FORM, _are_tools),
     "tool_choice": ("text or {'type': 'function', 'function': {'name': ...}}", _is_choice_of_tool),
-    "functions": ("a list of {'name': ...}", _are_functions),
+    "functions": (f"a list of at most {_MOST_TOOLS} {{'name': ...}}", _are_functions),
     "function_call": ("text or {'name': ...}", _is_choice_of_function),
     "response_format": (_FORMAT_FORM, _is_format),
     "extra_headers": (_HEADER_FORM, _is_headers),
@@ -334,9 +418,4 @@ ARGUMENTS: Mapping[str, _Argument] = {
         ("n", "max_tokens", "max_completion_tokens", "timeout", "extra_body"), _CHECKED_ELSEWHERE
     ),
 }
-"""The arguments that change neither the price nor who answers: what each must be, and a test.
-
-Not among those of OpenAI: ``audio`` and ``modalities`` (sound has its own price), ``prediction``
-(billed beyond ``max_tokens``), ``service_tier``, ``web_search_options``, ``prompt_cache_options``
-and ``prompt_cache_retention`` (billed apart) and ``moderation``.
-"""
+"""The arguments that change neither the price nor who answers: what each must be, and a test."""

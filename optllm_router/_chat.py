@@ -10,6 +10,7 @@ from optllm_router._arguments import (
     check_names,
     check_values,
     checked_choices,
+    drop_harmless,
     given_arguments,
     take_bound,
     take_switches,
@@ -70,6 +71,7 @@ def prepare(
         InvalidRequestError: names the argument, its value and the remedy.
     """
     given = given_arguments(arguments)
+    drop_harmless(given)
     check_names(given)
     if not isinstance(model, str) or not model:
         raise InvalidRequestError(
@@ -94,6 +96,7 @@ def prepare(
         timeout_seconds=options.timeout_seconds or default_timeout,
         streamed=stream,
         required_tags=options.require_tags,
+        forbidden_tags=options.forbid_tags,
         conversation=options.conversation,
         max_retries=options.max_retries,
         scopes=options.scopes,

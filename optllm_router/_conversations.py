@@ -21,6 +21,8 @@ from optllm_router._types import Message, Messages
 
 _KEPT = 100_000
 """Conversations that are remembered; the least recent make room."""
+_PARTS_OF_CALL = ("id", "name", "arguments")
+_WRITTEN = ("text", "refusal")
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,7 @@ class Transcript:
             self._contents.setdefault(index, []).append(delta.get("content") or "")
             for call in delta.get("tool_calls") or ():
                 made = self._calls.setdefault(index, {}).setdefault(call.get("index") or 0, {})
-                function = call.get("function") or {}
-                for name, piece in (
-                    ("id", call.get("id")),
-                    ("name", function.get("name")),
-                    ("arguments", function.get("arguments")),
-                ):
+                for name, piece in zip(_PARTS_OF_CALL, _called(call), strict=True):
                     made[name] = made.get(name, "") + (piece or "")
 
     @property
@@ -170,14 +167,26 @@ def _said(message: Message) -> bytes:
     calls = message.get("tool_calls") or ()
     said = [
         message.get("role"),
-        message.get("content") or "",
+        _text(message.get("content")),
         message.get("tool_call_id"),
         [_called(call) for call in calls if isinstance(call, Mapping)],
     ]
     return json.dumps(said, default=str).encode() + b"\n"
 
 
+def _text(content: Any) -> Any:
+    """Content, of nothing but text its text: one API writes it whole, the other in parts."""
+    if not isinstance(content, (list, tuple)):
+        return content or ""
+    if not all(isinstance(one, Mapping) and one.get("type") in _WRITTEN for one in content):
+        return content
+    return "".join(str(part.get("text") or "") for part in content)
+
+
 def _called(call: Mapping[str, Any]) -> list[Any]:
-    function = call.get("function")
-    function = function if isinstance(function, Mapping) else {}
-    return [call.get("id"), function.get("name"), function.get("arguments")]
+    """A call's id, the tool's name and its input, of a function or of a custom tool."""
+    made, given = call.get("function"), "arguments"
+    if not isinstance(made, Mapping):
+        made, given = call.get("custom"), "input"
+    made = made if isinstance(made, Mapping) else {}
+    return [call.get("id"), made.get("name"), made.get(given)]

@@ -70,6 +70,7 @@ def prepare_embedding(
         most_prompt_tokens=_most_tokens(inputs),
         operation="embedding",
         required_tags=frozenset(options.require_tags),
+        forbidden_tags=frozenset(options.forbid_tags),
         max_retries=options.max_retries,
     )
     if call.prompt_bytes > _MOST_BYTES:
@@ -79,6 +80,10 @@ def prepare_embedding(
     if missing := call.required_tags - candidate.tags:
         raise InvalidRequestError(
             f"model {candidate.name!r} has no tag {min(missing)!r}, which the call requires"
+        )
+    if unwanted := call.forbidden_tags & candidate.tags:
+        raise InvalidRequestError(
+            f"model {candidate.name!r} has the tag {min(unwanted)!r}, which the call forbids"
         )
     return Prepared(Query("", call, scopes=options.scopes), candidate.name, options)
 

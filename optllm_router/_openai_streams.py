@@ -6,8 +6,8 @@ Imported on the first stream: importing openai takes a second.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from openai import AsyncStream, Stream
 from openai.types.chat import ChatCompletionChunk
@@ -20,14 +20,36 @@ from optllm_router._steps import Paid
 
 PAID = "optllm_paid"
 """A response's extension: a function that tells what the answer took, once it is whole."""
-Encode: TypeAlias = Callable[[Mapping[str, Any]], Iterable[bytes]]
-"""One body as server-sent events; an empty one stands for the end."""
+FAULT = "optllm_fault"
+"""A stream's extension: a function that tells an error as the last bytes."""
 
 
-def chat_events(body: Mapping[str, Any]) -> Iterable[bytes]:
-    """A chunk as chat completions are streamed."""
-    data = json.dumps(body).encode() if body else b"[DONE]"  # ASCII: readers split at U+2028
-    yield b"data: " + data + b"\n\n"
+class Encode(Protocol):
+    """A stream's bodies as server-sent events."""
+
+    def __call__(self, body: Mapping[str, Any], /) -> Iterable[bytes]:
+        """One body; an empty one stands for the end."""
+        ...
+
+    def fault(self, error: Mapping[str, Any], /) -> Iterable[bytes]:
+        """The end of a stream that broke, from what OpenAI's API says under ``error``."""
+        ...
+
+
+class ChatEvents:
+    """Chunks as chat completions are streamed."""
+
+    def __call__(self, body: Mapping[str, Any]) -> Iterable[bytes]:
+        """A chunk's event; that of the end for an empty chunk."""
+        data = json.dumps(body).encode() if body else b"[DONE]"  # ASCII: readers split at U+2028
+        yield b"data: " + data + b"\n\n"
+
+    def fault(self, error: Mapping[str, Any]) -> Iterable[bytes]:
+        """What openai's clients raise."""
+        return self({"error": error})
+
+
+chat_events = ChatEvents()
 
 
 class EventBytes(http.SyncByteStream):
@@ -81,7 +103,7 @@ def event_response(
         stream = EventBytes(chunks, encode)
     else:
         stream = AsyncEventBytes(chunks, encode)
-    extensions = {PAID: lambda: answer.paid}
+    extensions = {PAID: lambda: answer.paid, FAULT: encode.fault}
     return http.Response(
         200, headers=headers, stream=stream, request=request, extensions=extensions
     )

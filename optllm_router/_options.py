@@ -30,6 +30,7 @@ class Options:
         tags: what it is for: one scope ``tag:NAME`` each.
         conversation: names the conversation that the call is a turn of.
         require_tags: what a candidate's tags must include.
+        forbid_tags: what they must not include.
         timeout_seconds: how long an answer may take, all candidates and retries together.
         max_retries: repetitions of a call that a provider could not serve.
     """
@@ -41,6 +42,7 @@ class Options:
     tags: tuple[str, ...] = ()
     conversation: str | None = None
     require_tags: tuple[str, ...] = ()
+    forbid_tags: tuple[str, ...] = ()
     timeout_seconds: float | None = None
     max_retries: int | None = None
 
@@ -50,13 +52,13 @@ class Options:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The scopes of budgets that a call with these options belongs to."""
+        """The scopes of budgets that a call with these options belongs to, its tenant's first."""
         named = (("tenant", self.tenant), ("user", self.user), ("job", self.job))
         pairs = [*named, *(("tag", tag) for tag in self.tags)]
         return tuple(f"{kind}:{name}" for kind, name in pairs if name is not None)
 
     def narrowed(self, further: Options) -> Options:
-        """These and ``further``, which wins; but scopes only add up.
+        """These and ``further``, which wins; but scopes and what tags must be only add up.
 
         Who was given a client for one tenant cannot spend another's money with it.
 
@@ -71,12 +73,15 @@ class Options:
                 )
         given = {one.name: getattr(further, one.name) for one in fields(further)}
         given = {name: value for name, value in given.items() if value not in (None, ())}
-        for name in ("tags", "require_tags"):
+        for name in ("tags", "require_tags", "forbid_tags"):
             given[name] = tuple(dict.fromkeys(getattr(self, name) + getattr(further, name)))
         return replace(self, **given)
 
 
-_OF_A_CALL = ("policy", "tenant", "user", "job", "tags", "conversation", "require_tags")
+_OF_A_CALL = (
+    *("policy", "tenant", "user", "job", "tags", "conversation"),
+    *("require_tags", "forbid_tags"),
+)
 
 
 def read_call_options(given: Any) -> Options:
@@ -128,6 +133,7 @@ def read_options(
     tags: Any = (),
     conversation: Any = None,
     require_tags: Any = (),
+    forbid_tags: Any = (),
     timeout: Any = None,
     max_retries: Any = None,
 ) -> Options:
@@ -149,6 +155,7 @@ def read_options(
         tags=_names("tags", tags),
         conversation=_name("conversation", conversation),
         require_tags=_names("require_tags", require_tags),
+        forbid_tags=_names("forbid_tags", forbid_tags),
         timeout_seconds=checked_seconds(timeout),
         max_retries=max_retries,
     )

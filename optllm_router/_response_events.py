@@ -36,11 +36,12 @@ class ResponseEvents:
 
     def __call__(self, chunk: Mapping[str, Any]) -> Iterable[bytes]:
         """A chunk's events as they are sent; those of the end for an empty chunk."""
-        for event in self.feed(chunk) if chunk else self.finish():
-            event["sequence_number"] = self._sequence
-            self._sequence += 1
-            data = json.dumps(event)  # ASCII: readers split at U+2028
-            yield f"event: {event['type']}\ndata: {data}\n\n".encode()
+        return map(self._sent, self.feed(chunk) if chunk else self.finish())
+
+    def fault(self, error: Mapping[str, Any]) -> Iterable[bytes]:
+        """The end of a stream that broke: openai's clients raise what is under ``error``."""
+        told = {name: error.get(name) for name in ("code", "message", "param")}
+        yield self._sent({"type": "error", **told, "error": error})
 
     def feed(self, chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The events of one chunk."""
@@ -68,6 +69,12 @@ class ResponseEvents:
         frame = {**self._frame, "output": [item.whole() for item in self._items]}
         response = finished(frame, self._finish_reason, self._usage)
         yield {"type": f"response.{response['status']}", "response": response}
+
+    def _sent(self, event: dict[str, Any]) -> bytes:
+        event["sequence_number"] = self._sequence
+        self._sequence += 1
+        data = json.dumps(event)  # ASCII: readers split at U+2028
+        return f"event: {event['type']}\ndata: {data}\n\n".encode()
 
     def _write(
         self, part: tuple[str, str], text: str, logprobs: list[Any]

@@ -7,7 +7,7 @@ Reasoning items of earlier answers are left out: another model could not read th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from optllm_router._errors import InvalidRequestError
@@ -40,8 +40,24 @@ _WHY_NOT = {
     "max_tool_calls": "no tool is run here; leave it out",
     "truncation": "nothing is cut out of a conversation; leave it out",
     "service_tier": "it changes the price; leave it out",
+    "reasoning.summary": "the chat API has no summaries of reasoning; leave it out",
+    "reasoning.generate_summary": "the chat API has no summaries of reasoning; leave it out",
 }
+_WHY_NO_OTHER = "it may change who answers or what is billed; leave it out"
+REASONING = frozenset(("effort",))
+TEXT = frozenset(("format", "verbosity"))
+FORMATS: Mapping[str, frozenset[str]] = {
+    "text": frozenset(("type",)),
+    "json_object": frozenset(("type",)),
+    "json_schema": frozenset(("type", "name", "description", "schema", "strict")),
+}
+TOOLS: Mapping[str, frozenset[str]] = {
+    "function": frozenset(("type", "name", "description", "parameters", "strict")),
+    "custom": frozenset(("type", "name", "description", "format")),
+}
+"""What is taken of the objects within a request, by their type."""
 _INCLUDED = ("message.output_text.logprobs", "reasoning.encrypted_content")
+_LONGEST_NAME = 100
 _PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
 
@@ -55,17 +71,17 @@ def chat_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         known = name in SAME or name in TRANSLATED or value in _HARMLESS.get(name, ())
         if not known:
-            why = _WHY_NOT.get(name, "it may change who answers or what is billed; leave it out")
-            raise InvalidRequestError(f"{name} is not taken: {why}")
+            raise _not_taken(name)
     arguments = {name: value for name, value in given.items() if name in SAME}
     if "max_output_tokens" in arguments:
         arguments["max_completion_tokens"] = arguments.pop("max_output_tokens")
     arguments["messages"] = [*_instructions(given), *_messages(given.get("input"))]
     arguments.update(_text_settings(given.get("text", {})))
-    if effort := _mapping("reasoning", given.get("reasoning", {})).get("effort"):
+    if effort := _object("reasoning", given.get("reasoning", {}), REASONING).get("effort"):
         arguments["reasoning_effort"] = effort
     if "tools" in given:
-        arguments["tools"] = [_tool(tool) for tool in _list("tools", given["tools"])]
+        tools = enumerate(_list("tools", given["tools"]))
+        arguments["tools"] = [_tool(f"tools[{position}]", tool) for position, tool in tools]
     if "tool_choice" in given:
         arguments["tool_choice"] = _tool_choice(given["tool_choice"])
     if _wants_logprobs(given):
@@ -101,7 +117,7 @@ def response_frame(request: Mapping[str, Any], completion: Mapping[str, Any]) ->
         "store": False,
         "text": request.get("text") or {"format": {"type": "text"}},
         "tool_choice": request.get("tool_choice") or "auto",
-        "tools": request.get("tools") or [],
+        "tools": [_with_strictness(tool) for tool in request.get("tools") or ()],
         "truncation": "disabled",
         "usage": None,
         **{name: request.get(name) for name in echoed},
@@ -198,15 +214,20 @@ def _messages(given: Any) -> list[dict[str, Any]]:
 
 
 def _add(messages: list[dict[str, Any]], where: str, item: Mapping[str, Any]) -> None:
-    """Append an item of the input; a tool call joins the assistant's message before it."""
+    """Append an item of the input; text and tool calls of one answer become one message."""
     kind = item.get("type", "message")
+    last = messages[-1] if messages and messages[-1]["role"] == "assistant" else None
     if kind == "message":
-        content = _content(where, item.get("content"))
-        messages.append({"role": item.get("role"), "content": content})
+        role, content = item.get("role"), _content(where, item.get("content"))
+        if role == "assistant" and last is not None and last["content"] is None:
+            last["content"] = content
+        else:
+            messages.append({"role": role, "content": content})
     elif kind in ("function_call", "custom_tool_call"):
-        if not messages or messages[-1]["role"] != "assistant":
-            messages.append({"role": "assistant", "content": None})
-        messages[-1].setdefault("tool_calls", []).append(_tool_call(item))
+        if last is None:
+            last = {"role": "assistant", "content": None}
+            messages.append(last)
+        last.setdefault("tool_calls", []).append(_tool_call(item))
     elif kind in ("function_call_output", "custom_tool_call_output"):
         content = _content(where, item.get("output"))
         messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
@@ -247,27 +268,74 @@ def _part(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text_settings(text: Any) -> dict[str, Any]:
-    settings = _mapping("text", text)
+    settings = _object("text", text, TEXT)
     found: dict[str, Any] = {}
     if settings.get("verbosity") is not None:
         found["verbosity"] = settings["verbosity"]
-    form = _mapping("text.format", settings.get("format") or {})
-    if form.get("type") == "json_schema":
+    form = _mapping("text.format", settings.get("format") or {"type": "text"})
+    kind = form.get("type")
+    if not (isinstance(kind, str) and kind in FORMATS):
+        raise InvalidRequestError(f"text.format has type {quoted(kind)}; use {', '.join(FORMATS)}")
+    form = _object("text.format", form, FORMATS[kind])
+    if kind == "json_schema":
         schema = {name: value for name, value in form.items() if name != "type"}
         found["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif form and form.get("type") != "text":
-        found["response_format"] = dict(form)
+    elif kind == "json_object":
+        found["response_format"] = {"type": kind}
     return found
 
 
-def _tool(tool: Any) -> dict[str, Any]:
-    kind = _mapping("tools", tool).get("type")
-    if kind not in ("function", "custom"):
+def _tool(where: str, tool: Any) -> dict[str, Any]:
+    kind = _mapping(where, tool).get("type")
+    if not (isinstance(kind, str) and kind in TOOLS):
         raise InvalidRequestError(
-            f"tools has one of type {quoted(kind)}, which its provider runs and bills apart; only "
+            f"{where} is of type {quoted(kind)}, which its provider runs and bills apart; only "
             "function and custom tools are taken"
         )
-    return {"type": kind, kind: {name: value for name, value in tool.items() if name != "type"}}
+    made = _object(where, _with_strictness(tool), TOOLS[kind])
+    if isinstance(grammar := made.get("format"), Mapping) and grammar.get("type") == "grammar":
+        parts = {name: value for name, value in grammar.items() if name != "type"}
+        made["format"] = {"type": "grammar", "grammar": parts}
+    elif "format" in made:
+        made["format"] = dict(_mapping(f"{where}.format", grammar))
+    del made["type"]
+    return {"type": kind, kind: made}
+
+
+def _with_strictness(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A function that says whether it is strict: the two APIs differ in what it is by default.
+
+    In the Responses API it is, where its schema can be kept to.
+    """
+    if tool.get("type") != "function" or tool.get("strict") is not None:
+        return tool
+    return {**tool, "strict": _can_be_strict(tool.get("parameters"))}
+
+
+def _can_be_strict(schema: Any) -> bool:
+    """Whether each object in a schema has all its properties, and no others."""
+    if not isinstance(schema, Mapping) or schema.get("type") != "object":
+        return False
+    unseen: list[Any] = [schema]
+    while unseen:
+        part = unseen.pop()
+        if isinstance(part, Mapping):
+            unseen.extend(part.values())
+            if part.get("type") == "object" and not _is_closed(part):
+                return False
+        elif isinstance(part, (list, tuple)):
+            unseen.extend(part)
+    return True
+
+
+def _is_closed(schema: Mapping[str, Any]) -> bool:
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    return (
+        schema.get("additionalProperties") is False
+        and isinstance(properties, Mapping)
+        and isinstance(required, (list, tuple))
+        and all(name in required for name in properties)
+    )
 
 
 def _tool_choice(choice: Any) -> Any:
@@ -284,6 +352,20 @@ def _wants_logprobs(given: Mapping[str, Any]) -> bool:
                 f"include has {quoted(name)}; only {' and '.join(_INCLUDED)} are taken"
             )
     return _INCLUDED[0] in wanted or "top_logprobs" in given
+
+
+def _object(where: str, value: Any, known: Collection[str]) -> dict[str, Any]:
+    """What is set in an object; raises for what is not taken."""
+    given = {name: one for name, one in _mapping(where, value).items() if one is not None}
+    for name in given:
+        if name not in known:
+            raise _not_taken(f"{where}.{name}")
+    return given
+
+
+def _not_taken(name: str) -> InvalidRequestError:
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    return InvalidRequestError(f"{shown} is not taken: {_WHY_NOT.get(name, _WHY_NO_OTHER)}")
 
 
 def _mapping(where: str, value: Any) -> Mapping[str, Any]:

@@ -210,7 +210,8 @@ class Runtime:
                 query.call.messages, query.conversation, query.scopes
             )
             undecided = _Undecided(replace(query, partner=partner), policy)
-            return self._batcher.submit(undecided, line=query.scopes, wake=wake)
+            line = query.scopes[:1]  # a tenant's, whatever else its calls belong to
+            return self._batcher.submit(undecided, line=line, wake=wake)
         done: Future[Decision] = Future()
         done.set_result(self.router.pin(query, model))
         return done

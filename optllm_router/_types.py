@@ -206,6 +206,7 @@ class Call:
         operation: what is asked for.
         needs: what a candidate must be able to do.
         required_tags: what a candidate's tags must include.
+        forbidden_tags: what they must not include.
         max_retries: how often a candidate is asked again after a fault that cost nothing;
             ``None`` for the client's setting.
     """
@@ -221,6 +222,7 @@ class Call:
     operation: Operation = "chat"
     needs: frozenset[Capability] = frozenset()
     required_tags: frozenset[str] = frozenset()
+    forbidden_tags: frozenset[str] = frozenset()
     max_retries: int | None = None
 
 

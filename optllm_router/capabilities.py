@@ -77,6 +77,8 @@ def _reason(candidate: Candidate, call: Call) -> str:
         return " and ".join(_LACK[capability] for capability in sorted(lacking))
     if missing := call.required_tags - candidate.tags:
         return f"is not tagged {' or '.join(map(repr, sorted(missing)))}"
+    if unwanted := call.forbidden_tags & candidate.tags:
+        return f"is tagged {' and '.join(map(repr, sorted(unwanted)))}"
     if candidate.context_tokens is None:
         return ""
     prompt, answer = call.prompt_bytes // _BYTES_PER_TOKEN, call.max_output_tokens or 0

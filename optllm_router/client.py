@@ -146,6 +146,7 @@ class _Client:
         tags: str | Sequence[str] | None = None,
         conversation: str | None = None,
         require_tags: str | Sequence[str] | None = None,
+        forbid_tags: str | Sequence[str] | None = None,
     ) -> Self:
         """A copy that shares everything, for calls with further options.
 
@@ -163,6 +164,7 @@ class _Client:
             tags: what for: each counts towards budgets for ``tag:NAME``.
             conversation: names the conversation that the calls are turns of.
             require_tags: tags that a model must have to be asked, like ``region:eu``.
+            forbid_tags: tags that it must not have, like ``trains-on-prompts``.
 
         Raises:
             InvalidRequestError: an option is wrong, or names another tenant, user or job.
@@ -178,6 +180,7 @@ class _Client:
                 tags=tags,
                 conversation=conversation,
                 require_tags=require_tags,
+                forbid_tags=forbid_tags,
             )
             options = self._session.options.narrowed(further)
         one = copy.copy(self)
@@ -227,6 +230,11 @@ class _Client:
         policy: str | Policy | None,
         arguments: Mapping[str, Any],
     ) -> tuple[list[Decision], Quote, ParetoFront, list[Prepared], Runtime, Budget | None]:
+        if isinstance(queries, (str, bytes, Mapping)) or not isinstance(queries, Iterable):
+            raise InvalidRequestError(
+                f"queries is one {type(queries).__name__}; pass a list of prompts, or of lists of "
+                "messages, like ['What is 2 + 2?']"
+            )
         prepared = [self._session.prepare(_messages(query), "auto", arguments) for query in queries]
         if any(one.stream for one in prepared):
             raise InvalidRequestError("stream=True is given to a plan, whose answers are whole")

@@ -86,6 +86,7 @@ class Query:
         timeout_seconds: float = 600.0,
         streamed: bool = False,
         required_tags: Iterable[str] = (),
+        forbidden_tags: Iterable[str] = (),
         conversation: str | None = None,
         max_retries: int | None = None,
         scopes: tuple[str, ...] = (),
@@ -100,6 +101,7 @@ class Query:
             timeout_seconds: how long the answer may take, all candidates and retries together.
             streamed: whether the answer is wanted as it is made.
             required_tags: what a candidate's tags must include.
+            forbidden_tags: what they must not include.
             conversation: the caller's name of the conversation, where it gives one.
             max_retries: repetitions of a call that a provider could not serve; ``None`` for
                 the client's setting.
@@ -122,6 +124,7 @@ class Query:
             most_audio_tokens=most_audio_tokens(messages),
             needs=needs(messages, parameters, streamed=streamed),
             required_tags=frozenset(required_tags),
+            forbidden_tags=frozenset(forbidden_tags),
             max_retries=max_retries,
         )
         return cls(query_text(messages), call, conversation, scopes=scopes)

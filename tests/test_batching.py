@@ -4,12 +4,19 @@ import gc
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import pytest
 
+from optllm_router import Candidate, Price
 from optllm_router._batching import Batcher
 from optllm_router._errors import InvalidRequestError, OverloadedError
 from optllm_router._openai_errors import as_openai_error
+from optllm_router._options import read_options
+from optllm_router._runtime import Runtime
+from optllm_router.config import read_settings
+from optllm_router.router import Query
+from optllm_router.transports import HttpxTransport
 
 
 class Recorder:
@@ -245,3 +252,45 @@ def test_closing_finishes_what_nobody_helped_with(work, instant):
     waiting = instant.submit(1, wake=False)
     instant.close()
     assert waiting.result(0) == 2
+
+
+@pytest.fixture
+def runtime(work, sqlite_url):
+    """Decides nothing: its batches are told to ``work``, by what their calls belong to."""
+    models = [Candidate("m", "x/m", Price(Decimal(1), Decimal(1), "test"), 10)]
+    runtime = Runtime(read_settings(models, store=sqlite_url), HttpxTransport())
+    runtime._batcher.close()
+    runtime._batcher = Batcher(
+        lambda items: work([one.query.scopes for one in items]), most_per_batch=4
+    )
+    yield runtime
+    work.go.set()
+    runtime.close()
+
+
+@pytest.mark.parametrize(
+    ("owner", "varied"),
+    [
+        *(("tenant", varied) for varied in ("user", "job", "tags")),
+        *(("user", varied) for varied in ("job", "tags")),
+    ],
+)
+def test_who_calls_for_ever_other_jobs_waits_in_one_line(work, runtime, owner, varied):
+    def decide(**options: str) -> tuple[str, ...]:
+        scopes = read_options(**options).scopes
+        query = Query.from_messages([{"role": "user", "content": "Hi"}], scopes=scopes)
+        runtime.decide(query, "auto", None)
+        return scopes
+
+    first = decide(**{owner: "many"})
+    work.entered.wait()
+    many = [decide(**{owner: "many", varied: str(n)}) for n in range(4)]
+    few = [decide(**{owner: "few"}) for _ in range(2)]
+    nobody = decide()
+    work.go.set()
+    runtime._batcher.close()
+    assert work.batches == [
+        [first],
+        [many[0], few[0], nobody, many[1]],
+        [few[1], many[2], many[3]],
+    ]

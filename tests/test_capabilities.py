@@ -35,6 +35,15 @@ def test_everything_that_is_missing_is_said():
     assert reason(tagged, required_tags=tags) == "is not tagged 'audited' or 'no-training'"
 
 
+def test_who_has_a_tag_that_the_call_forbids_is_left_out():
+    tagged = replace(PLAIN, tags=frozenset({"region:us", "trains", "cheap"}))
+    assert reason(tagged, forbidden_tags=frozenset({"region:cn"})) == ""
+    assert reason(tagged, forbidden_tags=frozenset({"trains"})) == "is tagged 'trains'"
+    tags = frozenset({"trains", "region:us", "region:cn"})
+    assert reason(tagged, forbidden_tags=tags) == "is tagged 'region:us' and 'trains'"
+    assert reason(PLAIN, forbidden_tags=tags) == ""
+
+
 def test_only_what_is_surely_too_long_is_left_out():
     small = replace(PLAIN, context_tokens=1000)
     assert reason(small, prompt_bytes=4003, most_prompt_tokens=5000) == ""

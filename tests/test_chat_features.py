@@ -7,8 +7,10 @@ import json
 import pydantic
 import pytest
 from openai import pydantic_function_tool
+from sqlalchemy import create_engine, select
 
 from optllm_router import InvalidRequestError, OptLLM
+from optllm_router.store.schema import decisions
 
 WEATHER = [{"role": "user", "content": "What is the weather in Oslo, and the local time?"}]
 
@@ -173,3 +175,26 @@ def test_a_call_can_require_tags(models, sqlite_url):
             for_europe.chat.completions.create(
                 messages=WEATHER, extra_body={"optllm": {"require_tags": "region:us"}}
             )
+
+
+def test_a_call_can_forbid_tags(models, sqlite_url):
+    for entry in models[1:]:
+        entry["router"] = {"tags": ["region:us"]}
+    first, others = models[0]["model_name"], {entry["model_name"] for entry in models[1:]}
+    with OptLLM(models, store=sqlite_url) as client:
+        abroad = client.with_options(forbid_tags=["region:us"])
+        answer = abroad.chat.completions.create(messages=WEATHER)
+        assert answer.optllm.candidate == first
+        assert answer.optllm.left_out == dict.fromkeys(others, "is tagged 'region:us'")
+        with pytest.raises(InvalidRequestError, match="is tagged 'region:us'; name another"):
+            client.chat.completions.create(
+                messages=WEATHER,
+                model=min(others),
+                extra_body={"optllm": {"forbid_tags": "region:us"}},
+            )
+        client.chat.completions.create(messages=WEATHER)
+    with create_engine(sqlite_url).connect() as connection:
+        rows = connection.execute(select(decisions.c.id, decisions.c.left_out)).all()
+    kept = {row.id: row.left_out for row in rows}
+    assert json.loads(kept.pop(answer.id)) == answer.optllm.left_out
+    assert list(kept.values()) == [None]

@@ -423,6 +423,23 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"logprobs": "yes"}, "logprobs 'yes'"),
         ({"stop": [5]}, "stop list must be text"),
         ({"user": "\ud800"}, "user holds half a surrogate"),
+        ({"user": "x" * 1001}, "user .* must be text of at most 1000 characters"),
+        ({"stop": ["a"] * 17}, "stop list must be text or a list of at most 16 texts"),
+        ({"stop": "a" * 1001}, "stop .* of at most 1000 characters"),
+        ({"stop": ["a" * 1001]}, "stop .* of at most 1000 characters"),
+        ({"logit_bias": dict.fromkeys(map(str, range(2001)), 1)}, "logit_bias .* at most 2000"),
+        ({"logit_bias": {"9" * 21: 1}}, "logit_bias .* at most 2000"),
+        ({"metadata": {str(n): "a" for n in range(17)}}, "metadata .* at most 16 "),
+        ({"metadata": {"a": "b" * 513}}, "metadata .* 512 characters"),
+        ({"metadata": {"a" * 65: "b"}}, "metadata .* 64 "),
+        ({"tools": [TOOL] * 1001}, "tools .* at most 1000"),
+        ({"functions": [{"name": "f"}] * 1001}, "functions .* at most 1000"),
+        ({"extra_body": {"stop_token_ids": [1] * 2001}}, "'stop_token_ids'.* at most 2000"),
+        ({"store": True}, "store True must be False: answers are not kept"),
+        ({"service_tier": "flex"}, "'service_tier' is not taken"),
+        ({"modalities": ["text", "audio"]}, "'modalities' is not taken"),
+        ({"extra_query": {"api-version": "1"}}, "'extra_query' is not taken"),
+        ({"max_retries": 3}, r"'max_retries' is not taken.*with_options\(max_retries="),
         ({"logit_bias": {"5": float("nan")}}, r"logit_bias \['5'\] must"),
         ({"metadata": {"a": 5}}, r"metadata \['a'\] must"),
         ({"tools": 5}, "tools 5 must be a list"),
@@ -477,6 +494,8 @@ def test_what_is_nested_without_end_is_refused(make, server):
         deep = [deep]
     with pytest.raises(InvalidRequestError, match="nested too deeply"):
         make().chat.completions.create(messages=[{**HELLO[0], "deep": deep}])
+    with pytest.raises(InvalidRequestError, match="stop_token_ids"):
+        make().chat.completions.create(messages=HELLO, extra_body={"stop_token_ids": deep})
     assert server.requests == {}
 
 
@@ -496,12 +515,29 @@ def test_what_is_nested_without_end_is_refused(make, server):
         {"extra_headers": {"X-Request-ID": "5"}, "safety_identifier": "a"},
         {"extra_body": {"top_k": 5, "chat_template_kwargs": {"enable_thinking": False}}},
         {"temperature": None, "stop": None, "tools": None, "extra_headers": None},
+        {"stop": ["a" * 1000] * 16, "user": "x" * 1000, "tools": [TOOL] * 1000},
+        {"logit_bias": dict.fromkeys(range(2000), 1), "metadata": {"a" * 64: "b" * 512}},
     ],
     ids=lambda arguments: ",".join(arguments),
 )
 def test_arguments_that_leave_the_price_alone_are_passed_on(make, arguments):
     call = make()._session.prepare(HELLO, "auto", arguments).query.call
     assert call.parameters == arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("service_tier", tier) for tier in (None, "auto", "default")),
+        *(("modalities", kinds) for kinds in (None, ["text"], ("text",))),
+        *(("extra_query", query) for query in (None, {})),
+        *((name, None) for name in ("audio", "prediction", "moderation", "web_search_options")),
+        *((f"prompt_cache_{name}", None) for name in ("options", "retention")),
+    ],
+)
+def test_what_asks_for_what_is_done_anyway_is_taken_and_not_sent(make, name, value):
+    call = make()._session.prepare(HELLO, "auto", {name: value}).query.call
+    assert call.parameters == {}
 
 
 def test_a_conversation_with_tools_is_taken(make):
@@ -556,11 +592,28 @@ def test_what_can_be_no_id_of_an_answer(make, id):
         (["ok"], {"policy": "best"}),
         (["ok"], {"max_tokens": 0}),
         (["ok"], {"stream": True}),
+        (None, {}),
+        (5, {}),
     ],
 )
 def test_a_plan_that_is_none(make, server, queries, arguments):
     with pytest.raises((InvalidRequestError, ConfigurationError)):
         make().plan(queries, **arguments)
+    assert server.requests == {}
+
+
+@pytest.mark.parametrize("queries", ["hello", HELLO[0], b"hello"])
+def test_one_query_is_no_list_of_its_parts(make, models, server, sqlite_url, queries):
+    with pytest.raises(InvalidRequestError, match=r"queries is one .*pass a list") as caught:
+        make().plan(queries)
+    assert isinstance(caught.value, openai.BadRequestError)
+
+    async def plan() -> None:
+        async with AsyncOptLLM(models, store=sqlite_url) as client:
+            await client.plan(queries)
+
+    with pytest.raises(InvalidRequestError, match="queries is one"):
+        litellm_clients.run(plan())
     assert server.requests == {}
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
+from openai.types.responses import Response
 
 from optllm_router import Candidate, OptLLM, Price, _conversations
 from optllm_router._conversations import Conversations, Partner, Transcript
-from optllm_router._types import Completion, Usage
+from optllm_router._types import Chunk, Completion, Usage
 
 ASKED = [
     {"role": "system", "content": "You fix bugs."},
@@ -58,6 +60,42 @@ def test_the_results_of_tools_belong_to_the_turn():
     assert conversations.partner([*ASKED, other, result]) is None
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "text", "text": "Done."}],
+        [{"type": "text", "text": "Do"}, {"type": "text", "text": "ne."}],
+        [{"type": "text", "text": "Done."}, {"type": "refusal", "refusal": "No."}],
+    ],
+)
+def test_a_text_is_the_same_in_parts(conversations, parts):
+    assert conversations.partner([*ASKED, {**ANSWER, "content": parts}, MORE]) == BIG
+    other = [{"type": "text", "text": "Done!"}]
+    assert conversations.partner([*ASKED, {**ANSWER, "content": other}, MORE]) is None
+
+
+def test_a_picture_is_a_part_of_what_was_said():
+    def asked(url: str) -> list[dict]:
+        picture = {"type": "image_url", "image_url": {"url": url}}
+        return [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]}]
+
+    conversations = Conversations()
+    conversations.answered(asked("https://x/a.png"), [ANSWER], BIG)
+    assert conversations.partner([*asked("https://x/a.png"), ANSWER, MORE]) == BIG
+    assert conversations.partner([*asked("https://x/b.png"), ANSWER, MORE]) is None
+
+
+def test_calls_of_custom_tools_are_told_apart():
+    call = {"id": "c1", "type": "custom", "custom": {"name": "run", "input": "ls"}}
+    asks = {"role": "assistant", "content": None, "tool_calls": [call]}
+    conversations = Conversations()
+    conversations.answered(ASKED, [asks], BIG)
+    assert conversations.partner([*ASKED, asks, MORE]) == BIG
+    for custom in ({"name": "run", "input": "rm"}, {"name": "walk", "input": "ls"}):
+        other = {**asks, "tool_calls": [{**call, "custom": custom}]}
+        assert conversations.partner([*ASKED, other, MORE]) is None
+
+
 def test_a_named_conversation_is_known_by_its_name():
     conversations = Conversations()
     conversations.answered(ASKED, [ANSWER], BIG, name="ticket-7")
@@ -93,7 +131,11 @@ def test_nothing_that_was_said_is_kept(conversations):
 
 @pytest.mark.parametrize(
     "strange",
-    [{"role": "assistant"}, {"role": "assistant", "content": "\ud83d", "tool_calls": [1, {}]}],
+    [
+        {"role": "assistant"},
+        {"role": "assistant", "content": "\ud83d", "tool_calls": [1, {}]},
+        {"role": "assistant", "content": [{"type": ["text"]}, 5]},
+    ],
 )
 def test_strange_messages_are_hashed_like_any_other(strange):
     conversations = Conversations()
@@ -115,6 +157,12 @@ class Provider:
 
     async def asend(self, candidate, call) -> Completion:
         return self.send(candidate, call)
+
+    def stream(self, candidate, call) -> Iterator[Chunk]:
+        for delta in ({"role": "assistant", "content": ""}, {"content": f"by {candidate.name}"}):
+            choice = {"index": 0, "delta": delta, "finish_reason": None}
+            yield Chunk({"id": "x", "created": 0, "model": "m", "choices": [choice]})
+        yield Chunk({"id": "x", "choices": []}, Usage(2000, 10))
 
 
 def test_a_client_keeps_the_conversations_of_its_tenants_apart(sqlite_url):
@@ -150,6 +198,24 @@ def test_a_client_goes_on_with_who_answered(sqlite_url, named):
                 assert follow_up.optllm.candidate == answer.optllm.candidate
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_response_says_is_gone_on_with(sqlite_url, stream):
+    price = Price(Decimal(10), Decimal(10), "test")
+    models = [Candidate(name, f"x/{name}", price, 100) for name in ("one", "two", "three")]
+
+    def respond(client: OptLLM, said: list) -> Response:
+        made = client.responses.create(model="auto", input=said, instructions="Fix.", stream=stream)
+        return list(made)[-1].response if stream else made
+
+    with OptLLM(models, store=sqlite_url, transport=Provider(), explore=5.0, seed=1) as client:
+        for _ in range(6):
+            said = [{"role": "user", "content": "Fix the test."}]
+            first = respond(client, said)
+            for _ in range(4):
+                said += [*first.output, MORE]
+                assert respond(client, said).output_text == first.output_text
+
+
 def test_a_streamed_answer_is_known_by_its_whole():
     def chunk(index: int = 0, **delta: object) -> dict:
         return {"choices": [{"index": index, "delta": delta}]}
@@ -166,6 +232,8 @@ def test_a_streamed_answer_is_known_by_its_whole():
         call(index=0, function={"arguments": '{"path": '}),
         call(index=1, id="c2", function={"name": "read", "arguments": "{}"}),
         call(index=0, function={"arguments": '"a"}'}),
+        call(index=2, id="c3", type="custom", custom={"name": "sh", "input": "l"}),
+        call(index=2, custom={"input": "s"}),
         chunk(index=1, content="Or not."),
         {"choices": [], "usage": {}},
     ):
@@ -175,9 +243,10 @@ def test_a_streamed_answer_is_known_by_its_whole():
     calls = [
         {"id": "c1", "type": "function", "function": {"name": "run", "arguments": '{"path": "a"}'}},
         {"id": "c2", "type": "function", "function": {"name": "read", "arguments": "{}"}},
+        {"id": "c3", "type": "custom", "custom": {"name": "sh", "input": "ls"}},
     ]
     whole = {"role": "assistant", "content": "Let me look.", "tool_calls": calls}
     other = {"role": "assistant", "content": "Or not."}
     assert conversations.partner([*ASKED, whole, MORE]) == BIG
     assert conversations.partner([*ASKED, other, MORE]) == BIG
-    assert conversations.partner([*ASKED, {**whole, "tool_calls": calls[:1]}, MORE]) is None
+    assert conversations.partner([*ASKED, {**whole, "tool_calls": calls[:2]}, MORE]) is None

@@ -157,6 +157,7 @@ def test_an_embedding_that_does_not_fit_is_not_sent(provider, sqlite_url):
         ({"user": 5}, "user must be text"),
         ({"timeout": -1}, "timeout -1"),
         ({"extra_body": {"optllm": {"require_tags": ["us"]}}}, "has no tag 'us'"),
+        ({"extra_body": {"optllm": {"forbid_tags": ["eu"]}}}, "has the tag 'eu'"),
         ({"extra_body": {"optllm": {"tenants": "a"}}}, "'tenants'"),
         ({"extra_body": {"truncate": True}}, "'truncate' is not taken"),
         ({"extra_headers": {"authorization": "Bearer theirs"}}, "extra_headers"),

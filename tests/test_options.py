@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import openai
 import pytest
 
@@ -18,10 +20,13 @@ def test_a_call_narrows_what_its_client_sets():
     client = read_options(
         tenant="acme", tags="a", policy="match_best", timeout=5, require_tags=["eu"]
     )
+    client = replace(client, forbid_tags=("trains",))
     call = read_options(tags=["b"], policy="min_cost:0.5", require_tags="safe", user="ann")
+    call = replace(call, forbid_tags=("region:us", "trains"))
     both = client.narrowed(call)
     assert both.scopes == ("tenant:acme", "user:ann", "tag:a", "tag:b")
     assert both.require_tags == ("eu", "safe")
+    assert both.forbid_tags == ("trains", "region:us")
     assert (both.policy, both.timeout_seconds) == (MinCost(0.5), 5.0)
     assert client.narrowed(Options()) == client
     assert Options().narrowed(client) == client
@@ -58,6 +63,7 @@ def test_options_of_a_call():
         ({"conversation": "x" * 201}, "conversation"),
         ({"tags": 5}, "tags must be .* not this int"),
         ({"tags": [5]}, "tags 5"),
+        ({"forbid_tags": [""]}, "forbid_tags ''"),
         ({"tags": ["a"] * 30}, "tags must be"),
         ({"tenants": "acme"}, "'tenants', which is unknown; did you mean 'tenant'"),
         ({"timeout": 5}, "'timeout', which is unknown"),

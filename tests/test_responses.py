@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseErrorEvent
 
 from optllm_router._errors import InvalidRequestError
 from optllm_router._response_events import ResponseEvents
@@ -40,7 +40,7 @@ def test_settings_have_their_names_in_the_chat_api():
             "verbosity": "low",
             "format": {"type": "json_schema", "name": "s", "schema": SCHEMA, "strict": True},
         },
-        "reasoning": {"effort": "low", "summary": "auto"},
+        "reasoning": {"effort": "low", "summary": None},
         "temperature": 0.5,
         "tools": [{"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}],
         "tool_choice": {"type": "function", "name": "f"},
@@ -119,6 +119,67 @@ def test_a_conversation_with_pictures_and_tools():
     ]
 
 
+FITTING = {**SCHEMA, "required": ["a"], "additionalProperties": False}
+NESTED = {**FITTING, "properties": {"a": {"type": "array", "items": SCHEMA}}}
+
+
+@pytest.mark.parametrize(
+    ("tool", "strict"),
+    [
+        ({"parameters": FITTING}, True),
+        ({"parameters": FITTING, "strict": None}, True),
+        ({"parameters": FITTING, "strict": False}, False),
+        ({"parameters": SCHEMA, "strict": True}, True),
+        ({"parameters": {**FITTING, "additionalProperties": True}}, False),
+        ({"parameters": {**FITTING, "required": []}}, False),
+        ({"parameters": {**FITTING, "required": 5}}, False),
+        ({"parameters": NESTED}, False),
+        ({"parameters": {}}, False),
+        ({}, False),
+    ],
+)
+def test_functions_are_strict_unless_the_caller_or_the_schema_says_otherwise(tool, strict):
+    asked = {"type": "function", "name": "f", **tool}
+    (sent,) = chat_arguments({"input": "Hi", "tools": [asked]})["tools"]
+    assert sent["function"].get("parameters") == tool.get("parameters")
+    assert sent["function"]["strict"] is strict
+    (told,) = response_body({"tools": [asked]}, completion({"content": "Hello"}))["tools"]
+    assert told == {**asked, "strict": strict}
+
+
+def test_a_grammar_stands_elsewhere_in_the_chat_api():
+    grammar = {"syntax": "lark", "definition": 'start: "a"'}
+    asked = {"type": "custom", "name": "g", "description": "d", "format": {"type": "text"}}
+    sent = chat_arguments(
+        {"input": "Hi", "tools": [asked, {**asked, "format": {"type": "grammar", **grammar}}]}
+    )
+    assert sent["tools"] == [
+        {
+            "type": "custom",
+            "custom": {"name": "g", "description": "d", "format": {"type": "text"}},
+        },
+        {
+            "type": "custom",
+            "custom": {
+                "name": "g",
+                "description": "d",
+                "format": {"type": "grammar", "grammar": grammar},
+            },
+        },
+    ]
+
+
+def test_a_tool_call_and_the_text_after_it_are_one_answer():
+    call = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    text = {"type": "message", "role": "assistant", "content": "I asked."}
+    done = {"type": "function_call_output", "call_id": "call_1", "output": "42"}
+    assert chat_arguments({"input": [call, text, done, text]})["messages"] == [
+        {"role": "assistant", "content": "I asked.", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "42"},
+        {"role": "assistant", "content": "I asked."},
+    ]
+
+
 @pytest.mark.parametrize(
     ("asked", "shown"),
     [
@@ -132,7 +193,7 @@ def test_a_conversation_with_pictures_and_tools():
         ({"max_tool_calls": 3}, "max_tool_calls is not taken"),
         ({"something_new": 3}, "something_new is not taken: it may change"),
         ({"tools": [{"type": "web_search"}]}, "'web_search'.*bills apart"),
-        ({"tools": [5]}, "tools must be an object, not int"),
+        ({"tools": [5]}, r"tools\[0\] must be an object, not int"),
         ({"tools": {"type": "function"}}, "tools must be a list, not dict"),
         ({"include": ["file_search_call.results"]}, "include has 'file_search_call.results'"),
         ({"input": 5}, "input must be a list, not int"),
@@ -145,6 +206,26 @@ def test_a_conversation_with_pictures_and_tools():
         ({"input": [{"role": "user", "content": [{"type": ["text"]}]}]}, r"type \['text'\]"),
         ({"text": 5}, "text must be an object"),
         ({"reasoning": "low"}, "reasoning must be an object"),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary is not taken: the chat API"),
+        ({"reasoning": {"effort": "low", "bogus": 1}}, "reasoning.bogus is not taken"),
+        ({"text": {"bogus": 2}}, "text.bogus is not taken"),
+        ({"text": {"format": {"type": "text", "schema": {}}}}, "text.format.schema is not taken"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format has type 'xml'; use text"),
+        ({"text": {"format": {"type": ["text"]}}}, "text.format has type"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "s", "schema": {}, "bogus": 1}}},
+            "text.format.bogus is not taken",
+        ),
+        (
+            {"tools": [{"type": "function", "name": "f", "defer_loading": True}]},
+            r"tools\[0\].defer_loading is not taken",
+        ),
+        (
+            {"tools": [{"type": "custom", "name": "f", "bogus": True}]},
+            r"tools\[0\].bogus is not taken",
+        ),
+        ({"tools": [{"type": "custom", "name": "f", "format": 5}]}, r"tools\[0\].format must be"),
+        ({"x" * 1000: 1}, "^.{0,300}$"),
     ],
 )
 def test_what_the_chat_api_cannot_carry_is_refused_by_name(asked, shown):
@@ -261,6 +342,25 @@ def test_a_stream_that_was_cut_short_is_incomplete():
     found = events(chunk({"content": "Hel"}), chunk({}, "length"))
     assert found[-1]["type"] == "response.incomplete"
     assert found[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+
+
+def test_a_fault_is_the_api_s_error_event():
+    machine = ResponseEvents({"input": "Hi"})
+    before = list(machine(chunk({"content": "Hel"})))
+    error = {"message": "it broke", "type": "server_error", "param": None, "code": "cut"}
+    (sent,) = machine.fault(error)
+    name, _, data = sent.decode().partition("\n")
+    assert name == "event: error"
+    told = json.loads(data.removeprefix("data: "))
+    event = ResponseErrorEvent.model_validate(told)
+    assert (event.type, event.code, event.message, event.param) == (
+        "error",
+        "cut",
+        "it broke",
+        None,
+    )
+    assert event.sequence_number == len(before)
+    assert told["error"] == error, "what openai's clients raise"
 
 
 def test_a_stream_without_a_chunk_has_no_events():

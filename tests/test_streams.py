@@ -460,6 +460,27 @@ def test_a_stream_that_is_open_when_the_interpreter_exits_is_settled(start, stor
     assert COUNTED < spent(runtime) <= MOST
 
 
+def test_a_first_chunk_is_handed_on_at_once_by_a_coroutine(start):
+    """As the next test, on an event loop."""
+    arrived, added = [], []
+
+    class Watched(Script):
+        async def astream(self, candidate, call):
+            for one in WHOLE:
+                arrived.append(time.perf_counter())
+                yield one
+
+    async def read(runtime: Runtime) -> None:
+        for number in range(50):
+            arrived.clear()
+            async with await runtime.astream(decision(f"d{number}"), QUERY) as stream:
+                await anext(stream)
+                added.append(time.perf_counter() - arrived[0])
+
+    asyncio.run(read(start(Watched())))
+    assert sorted(added)[len(added) // 2] < 0.001
+
+
 def test_a_first_chunk_is_handed_on_at_once(start):
     """What we add to a chunk that is there: well under the millisecond that we promise."""
     arrived, added = [], []

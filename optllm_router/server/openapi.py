@@ -17,6 +17,7 @@ Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
 _FLAG: Schema = {"type": "boolean"}
+_SHORT: Schema = {"type": "string", "maxLength": 1000}
 _WHOLE: Schema = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
 _NUMBER: Schema = {"type": "number"}
 _OBJECT: Schema = {"type": "object"}
@@ -33,6 +34,16 @@ def _list(items: Schema, **more: Any) -> Schema:
 
 def _object(properties: dict[str, Schema], required: tuple[str, ...] = (), **more: Any) -> Schema:
     return {"type": "object", "properties": properties, "required": list(required), **more}
+
+
+def _mapping(values: Schema, *, most: int, longest_name: int) -> Schema:
+    names = {"type": "string", "maxLength": longest_name}
+    return {
+        "type": "object",
+        "additionalProperties": values,
+        "maxProperties": most,
+        "propertyNames": names,
+    }
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -125,7 +136,7 @@ _ROUTING = _object(
             "pattern": r"^(max_success|match_best|(min_cost|willingness_to_pay):0\.\d{1,6})$",
         },
         **dict.fromkeys(("tenant", "user", "job", "conversation"), _NAME),
-        **dict.fromkeys(("tags", "require_tags"), _NAMES),
+        **dict.fromkeys(("tags", "require_tags", "forbid_tags"), _NAMES),
     },
     additionalProperties=False,
     description="How this call is decided and whose budgets pay; what OpenAI's clients send as "
@@ -151,23 +162,24 @@ _CHAT: dict[str, Schema] = {
         ("temperature", "top_p", "frequency_penalty", "presence_penalty"), _or_null(_NUMBER)
     ),
     **dict.fromkeys(("seed", "top_logprobs"), _or_null(_WHOLE)),
-    **dict.fromkeys(("logprobs", "store", "parallel_tool_calls"), _or_null(_FLAG)),
+    **dict.fromkeys(("logprobs", "parallel_tool_calls"), _or_null(_FLAG)),
+    "store": {"enum": [False, None], "description": "Answers are not kept."},
     **dict.fromkeys(
         ("user", "safety_identifier", "prompt_cache_key", "reasoning_effort", "verbosity"),
-        _or_null(_TEXT),
+        _or_null(_SHORT),
     ),
     **dict.fromkeys(
         ("max_tokens", "max_completion_tokens"), _or_null({"type": "integer", "minimum": 1})
     ),
     "n": _or_null({"type": "integer", "minimum": 1, "maximum": 128}),
-    "stop": {"anyOf": [_TEXT, _list(_TEXT), {"type": "null"}]},
-    "logit_bias": _or_null({"type": "object", "additionalProperties": _NUMBER}),
-    "metadata": _or_null({"type": "object", "additionalProperties": _TEXT}),
-    "tools": _or_null(_list(_ref("Tool"))),
+    "stop": {"anyOf": [_SHORT, _list(_SHORT, maxItems=16), {"type": "null"}]},
+    "logit_bias": _or_null(_mapping(_NUMBER, most=2000, longest_name=20)),
+    "metadata": _or_null(_mapping({"type": "string", "maxLength": 512}, most=16, longest_name=64)),
+    "tools": _or_null(_list(_ref("Tool"), maxItems=1000)),
     "tool_choice": {
         "anyOf": [_TEXT, _tagged("function", _NAMED), _tagged("custom", _NAMED), {"type": "null"}]
     },
-    "functions": _or_null(_list(_NAMED)),
+    "functions": _or_null(_list(_NAMED, maxItems=1000)),
     "function_call": {"anyOf": [_TEXT, _NAMED, {"type": "null"}]},
     "response_format": _or_null(_FORMAT),
     "stream": _or_null(_FLAG),
@@ -217,9 +229,14 @@ _RESPONSE: dict[str, Schema] = {
     "input": {"anyOf": [_TEXT, _list(_ref("InputItem"), minItems=1)]},
     "instructions": _or_null(_TEXT),
     "max_output_tokens": _CHAT["max_tokens"],
-    "text": _or_null(_object({"verbosity": _or_null(_TEXT), "format": _or_null(_OBJECT)})),
-    "reasoning": _or_null(_object({"effort": _or_null(_TEXT)})),
-    "tools": _or_null(_list(_RESPONSE_TOOL)),
+    "text": _or_null(
+        _object(
+            {"verbosity": _or_null(_SHORT), "format": _or_null(_OBJECT)},
+            additionalProperties=False,
+        )
+    ),
+    "reasoning": _or_null(_object({"effort": _or_null(_SHORT)}, additionalProperties=False)),
+    "tools": _or_null(_list(_RESPONSE_TOOL, maxItems=1000)),
     "tool_choice": {"anyOf": [_TEXT, _RESPONSE_TOOL, {"type": "null"}]},
     "include": _or_null(
         _list({"enum": ["message.output_text.logprobs", "reasoning.encrypted_content"]})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
 from optllm_router._openai_http import http
+from optllm_router._openai_streams import FAULT
 from optllm_router.server.errors import as_refusal, refusal_body
 
 if TYPE_CHECKING:
@@ -84,4 +84,6 @@ class _Streamed(Response):
                 yield part
         except Exception as error:  # noqa: BLE001 - logged there, and told to the client
             # The status is sent already: openai's clients raise what an event says.
-            yield b"data: " + json.dumps(refusal_body(as_refusal(error))).encode() + b"\n\n"
+            told = refusal_body(as_refusal(error))["error"]
+            for part in self._response.extensions[FAULT](told):
+                yield part

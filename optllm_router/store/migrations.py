@@ -175,6 +175,11 @@ def keep_first_tokens(connection: Connection) -> None:
     )
 
 
+def keep_left_out(connection: Connection) -> None:
+    """Which candidates could not serve a call, each with the reason; NULL where all could."""
+    connection.exec_driver_sql("ALTER TABLE decisions ADD COLUMN left_out TEXT")
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
@@ -183,6 +188,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0005_create_access_keys", create_access_keys),
     ("0006_keep_scopes_of_decisions", keep_scopes_of_decisions),
     ("0007_keep_first_tokens", keep_first_tokens),
+    ("0008_keep_left_out", keep_left_out),
 )
 
 

@@ -93,6 +93,7 @@ class Records:
             "price": decision.price,
             "reason": decision.reason,
             "scopes": json.dumps(sorted(scopes)),
+            "left_out": json.dumps(dict(decision.left_out)) if decision.left_out else None,
         }
         return self._database.submit_to(_write, _Row(_KEEP_DECISION, row), urgent=False)
 

@@ -92,8 +92,10 @@ decisions = Table(
     Column("price", Double, nullable=False),
     Column("reason", Text, nullable=False),
     Column("scopes", Text, nullable=False),
+    Column("left_out", Text),
 )
-"""``scopes`` is a JSON list: what the call belonged to."""
+"""``scopes`` is a JSON list: what the call belonged to. ``left_out`` is a JSON object: why some
+candidates could not serve the call; NULL where all could."""
 
 outcomes = Table(
     "outcomes",

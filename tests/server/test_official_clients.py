@@ -14,6 +14,8 @@ import pytest
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
+from optllm_router.simulation import Faults
+
 QUESTION = [{"role": "user", "content": "What is 17 + 25?"}]
 TOOL = {
     "type": "function",
@@ -132,6 +134,34 @@ def test_responses(client):
     assert kinds[0] == "response.created"
     assert kinds[-1] == "response.completed"
     assert "response.output_text.delta" in kinds
+
+
+@pytest.fixture
+def cut(provider):
+    """Every answer breaks off after its first tokens."""
+    before, provider.faults = provider.faults, Faults(rates={"cut": 1.0})
+    yield
+    provider.faults = before
+
+
+def test_a_response_that_breaks_off_ends_in_the_error_event(client, router, cut):
+    body = {"model": "sim-small", "input": "Hello", "stream": True}
+    raw = httpx.post(f"{router.url}/v1/responses", json=body, timeout=60)
+    *_, last = raw.text.strip().split("\n\n")
+    name, _, data = last.partition("\n")
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["type"] == "error"
+    with pytest.raises(openai.APIError, match="sim-small"):
+        list(client.responses.create(**body))
+
+
+def test_a_chat_completion_that_breaks_off_ends_in_an_error(client, router, cut):
+    body = {"model": "sim-small", "messages": QUESTION, "stream": True}
+    raw = httpx.post(f"{router.url}/v1/chat/completions", json=body, timeout=60)
+    *_, last = raw.text.strip().split("\n\n")
+    assert json.loads(last.removeprefix("data: ")).keys() == {"error"}
+    with pytest.raises(openai.APIError, match="sim-small"):
+        list(client.chat.completions.create(**body))
 
 
 def test_embeddings(client):
