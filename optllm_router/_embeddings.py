@@ -71,6 +71,7 @@ def prepare_embedding(
         operation="embedding",
         required_tags=frozenset(options.require_tags),
         max_retries=options.max_retries,
+        scopes=options.scopes,
     )
     if call.prompt_bytes > _MOST_BYTES:
         raise InvalidRequestError(

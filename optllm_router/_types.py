@@ -205,6 +205,7 @@ class Call:
         required_tags: what a candidate's tags must include.
         max_retries: how often a candidate is asked again after a fault that cost nothing;
             ``None`` for the client's setting.
+        scopes: what it belongs to, and so who may see its answer.
     """
 
     messages: Messages
@@ -219,6 +220,7 @@ class Call:
     needs: frozenset[Capability] = frozenset()
     required_tags: frozenset[str] = frozenset()
     max_retries: int | None = None
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

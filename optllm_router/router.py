@@ -123,6 +123,7 @@ class Query:
             needs=needs(messages, parameters, streamed=streamed),
             required_tags=frozenset(required_tags),
             max_retries=max_retries,
+            scopes=scopes,
         )
         return cls(query_text(messages), call, conversation, scopes=scopes)
 
