@@ -150,13 +150,19 @@ def check_binding(host: str, keys: AccessKeys) -> bool:
         ConfigurationError: the server would be open to others, and nobody has a key.
     """
     exist = keys.exist()
-    if not exist and not is_loopback(host):
+    if not exist:
+        keep_to_loopback(host)
+    return exist
+
+
+def keep_to_loopback(host: str) -> None:
+    """Raise ``ConfigurationError`` for any other address: nobody has a key."""
+    if not is_loopback(host):
         raise ConfigurationError(
             f"host {host!r} lets others in, and there is no access key yet; make one with "
             "`optllm keys create --scope everything` (with the same --store or --config), or "
             "bind to 127.0.0.1"
         )
-    return exist
 
 
 def is_loopback(host: str) -> bool:

@@ -19,7 +19,7 @@ from optllm_router._scopes import KINDS
 from optllm_router._telemetry import continued
 from optllm_router.server.access import EVERYTHING, Caller
 from optllm_router.server.body import read_json
-from optllm_router.server.errors import Refused
+from optllm_router.server.errors import Refused, budget_headers
 from optllm_router.server.log import log_event
 from optllm_router.server.openapi import ANSWERING_PATHS, FEEDBACK_FIELDS, document
 from optllm_router.server.options import Limits
@@ -99,7 +99,7 @@ class Endpoints:
                 "a budget that this key shares with others does not pay for the call; nothing was "
                 "sent. Try again later or lower max_tokens",
                 code="insufficient_quota",
-                headers={"x-should-retry": "false"},
+                headers=budget_headers(error),
             ) from None
 
     async def feedback(self, request: Request) -> Response:

@@ -17,7 +17,7 @@ from simulated_entries import model_entries
 from optllm_router import Budget
 from optllm_router._errors import StoreError
 from optllm_router.cli import commands
-from optllm_router.ledger import Ledger
+from optllm_router.ledger import Ledger, Reservation
 from optllm_router.server.access import CACHE_SECONDS, Access, Caller, is_loopback
 from optllm_router.server.errors import Refused
 from optllm_router.store import AccessKeys, Database
@@ -155,11 +155,25 @@ def test_a_scope_that_no_budget_covers_pays_nothing(guarded, keys):
 
 
 def test_a_budget_that_is_used_up_is_told_as_openai_tells_it(guarded, keys):
-    Ledger(Database(guarded.store)).set_budget(Budget("0.000000001", scope="tenant:poor"))
+    ledger = Ledger(Database(guarded.store))
+    ledger.set_budget(Budget("0.000000001", scope="tenant:poor"))
     text, _ = keys.create("tenant:poor")
     response = ask(guarded, text)
     assert (response.status_code, response.headers["x-should-retry"]) == (429, "false")
     assert response.json()["error"]["code"] == "insufficient_quota"
+    assert "retry-after" not in response.headers  # time does not help
+
+
+def test_a_budget_that_is_used_up_for_today_says_when_to_come_back(guarded, keys):
+    ledger = Ledger(Database(guarded.store))
+    ledger.set_budget(Budget(1, "day", name="daily", scope="tenant:daily"))
+    all_of_it = Reservation("d-0", "d", "c", 10**9, ("tenant:daily",), "test", 600.0)
+    assert ledger.reserve(all_of_it).result() is None
+    text, _ = keys.create("tenant:daily")
+    response = ask(guarded, text)
+    ledger.release("d-0").result()
+    assert response.json()["error"]["code"] == "insufficient_quota"
+    assert 0 < int(response.headers["retry-after"]) <= 86_401
 
 
 def test_keys_are_in_no_log(guarded):
@@ -197,6 +211,10 @@ def test_no_server_is_open_to_others_without_a_key(provider, tmp_path, host):
     done = CliRunner().invoke(commands, ["serve", "--config", str(config), "--host", host])
     assert "no access key yet" in str(done.exception)
     assert "optllm keys create" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")):
+        again = CliRunner().invoke(commands, ["serve", "--config", str(config), "--host", host])
+    assert "no access key yet" in str(again.exception)
 
 
 @pytest.mark.parametrize(
