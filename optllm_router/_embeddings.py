@@ -72,6 +72,7 @@ def prepare_embedding(
         required_tags=frozenset(options.require_tags),
         forbidden_tags=frozenset(options.forbid_tags),
         max_retries=options.max_retries,
+        scopes=options.scopes,
     )
     if call.prompt_bytes > _MOST_BYTES:
         raise InvalidRequestError(

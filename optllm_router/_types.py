@@ -209,6 +209,7 @@ class Call:
         forbidden_tags: what they must not include.
         max_retries: how often a candidate is asked again after a fault that cost nothing;
             ``None`` for the client's setting.
+        scopes: what it belongs to, and so who may see its answer.
     """
 
     messages: Messages
@@ -224,6 +225,7 @@ class Call:
     required_tags: frozenset[str] = frozenset()
     forbidden_tags: frozenset[str] = frozenset()
     max_retries: int | None = None
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

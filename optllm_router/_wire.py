@@ -7,6 +7,7 @@ types, the helpers and the signatures are then openai's by construction. Importe
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -34,6 +35,10 @@ _KEY = "unused"
 _ERROR = "optllm_error"
 _MADE = "optllm_made"
 _ENDPOINTS = ("chat/completions", "embeddings", "responses")
+PARSED = "optllm_parsed"
+"""A request's extension: its body as JSON values, where it was read before."""
+LARGE_BYTES = 200_000
+"""What is larger is read and checked in a thread: event loops have others to serve."""
 _OWN_HEADERS = frozenset(
     (
         *("accept", "accept-encoding", "connection", "content-length", "content-type", "host"),
@@ -61,7 +66,9 @@ def _asked(session: Session, request: http.Request) -> _Asked:
         )
     if request.url.query:
         raise InvalidRequestError("extra_query is not taken: it would choose who answers")
-    given = json.loads(request.content)
+    given = request.extensions.get(PARSED)
+    if given is None:
+        given = json.loads(request.content)
     arguments = arguments_of_body(given)
     arguments["timeout"] = request.extensions.get("timeout", {}).get("read")
     arguments["extra_headers"] = _further_headers(request)
@@ -134,7 +141,10 @@ class AsyncWire(http.AsyncBaseTransport):
 
     async def answer(self, request: http.Request) -> http.Response:
         """As :meth:`Wire.answer`."""
-        asked = _asked(self._session, request)
+        if len(request.content) > LARGE_BYTES:
+            asked = await asyncio.to_thread(_asked, self._session, request)
+        else:
+            asked = _asked(self._session, request)
         if asked.prepared.stream:
             stream = await self._session.astream(asked.prepared)
             chunks = AsyncChatChunks(stream, asked.prepared.include_usage)

@@ -57,6 +57,31 @@ def read_candidates(
     return tuple(found.values())
 
 
+def shared_limits(candidates: Sequence[Candidate], processes: int) -> tuple[Candidate, ...]:
+    """The candidates as each of several processes may ask them: together they keep the limits.
+
+    Raises:
+        ConfigurationError: a limit has less than one for each process.
+    """
+    return tuple(
+        dataclasses.replace(one, limits=_share(one.name, one.limits, processes))
+        for one in candidates
+    )
+
+
+def _share(name: str, limits: RateLimits, processes: int) -> RateLimits:
+    shares: dict[str, int | None] = {}
+    for given, ours in _LIMITS.items():
+        whole = getattr(limits, ours)
+        shares[ours] = None if whole is None else whole // processes
+        if shares[ours] == 0:
+            raise ConfigurationError(
+                f"{given} {whole} of model {name!r} is too little for {processes} processes, which "
+                f"share it; use at most {whole}, or raise it"
+            )
+    return RateLimits(**shares)
+
+
 def unknown_model(name: str, candidates: Sequence[str]) -> UnknownModelError:
     """The error for a model that is not configured, with the nearest names."""
     near = nearest(name, ["auto", *candidates], most=3, cutoff=0.5)

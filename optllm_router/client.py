@@ -125,8 +125,13 @@ class _Client:
             transport: how to reach providers; litellm by default.
             **overrides: settings that win over those of the file, named as in ``__init__``.
         """
+        return cls.from_settings(load_settings(path, **overrides), transport=transport)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, *, transport: Transport | None = None) -> Self:
+        """Set up from settings that were read before; see :mod:`optllm_router.config`."""
         client = cls.__new__(cls)
-        client._start(load_settings(path, **overrides), transport)
+        client._start(settings, transport)
         return client
 
     def _start(self, settings: Settings, transport: Transport | None) -> None:

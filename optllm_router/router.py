@@ -126,6 +126,7 @@ class Query:
             required_tags=frozenset(required_tags),
             forbidden_tags=frozenset(forbidden_tags),
             max_retries=max_retries,
+            scopes=scopes,
         )
         return cls(query_text(messages), call, conversation, scopes=scopes)
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from optllm_router.transports._async_connections import AsyncSender
+from optllm_router.transports._connections import Idle
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOk"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nOk\r\n0\r\n\r\n"
@@ -49,11 +50,11 @@ async def hang_up(listening: asyncio.Server, server: Server) -> None:
 
 
 @contextlib.asynccontextmanager
-async def asking(*answers: bytes | None):
+async def asking(*answers: bytes | None, idle_seconds: float = 4.0):
     """The server, and a function that asks it and returns status and body."""
     server = Server(*answers)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    sender = AsyncSender(4.0, http2=False)
+    sender = AsyncSender(idle_seconds, http2=False)
     port = listening.sockets[0].getsockname()[1]
 
     async def ask(user: str = "") -> tuple[int, bytes]:
@@ -125,6 +126,61 @@ def test_a_connection_that_was_closed_while_it_waited_is_not_used_again():
             assert server.connections == 2
 
     asyncio.run(program())
+
+
+def test_a_connection_that_waited_too_long_is_not_used_but_closed():
+    async def program() -> None:
+        async with asking(OK, OK, OK, idle_seconds=0) as (server, ask):
+            for number in (1, 2, 3):
+                assert await ask() == (200, b"Ok")
+                assert server.connections == number
+            for writer in server.writers[:2]:
+                await asyncio.wait_for(writer.wait_closed(), 20)
+
+    asyncio.run(program())
+
+
+class Noted:
+    """A connection that is only told to close."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_only_young_connections_are_taken_and_the_older_are_closed():
+    now = 100.0
+    idle: Idle = Idle(4.0, clock=lambda: now)
+    first, second, third, other = Noted(), Noted(), Noted(), Noted()
+    idle.give_back(b"a:1", first)
+    idle.give_back(b"b:1", other)
+    now = 102.0
+    idle.give_back(b"a:1", second)
+    idle.give_back(b"a:1", third)
+    now = 105.9
+    assert idle.take(b"a:1") is third
+    assert first.closed == 0  # nobody looked at it
+    now = 106.0
+    assert idle.take(b"a:1") is None
+    assert [one.closed for one in (first, second, third, other)] == [1, 1, 0, 0]
+    assert idle.take(b"a:1") is None
+    assert idle.take(b"b:1") is None
+    assert other.closed == 1
+
+
+def test_giving_one_back_closes_those_that_nobody_needed():
+    now = 100.0
+    idle: Idle = Idle(4.0, clock=lambda: now)
+    old, young, late = Noted(), Noted(), Noted()
+    idle.give_back(b"a:1", old)
+    now = 104.5
+    idle.give_back(b"a:1", young)
+    assert (old.closed, young.closed) == (1, 0)
+    idle.close()
+    idle.give_back(b"a:1", late)
+    assert (old.closed, young.closed, late.closed) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
+import threading
+import time
 import uuid
 from contextlib import closing
 from decimal import Decimal
@@ -19,8 +22,9 @@ from optllm_router._types import Call, Candidate, Price, Usage
 from optllm_router.config import read_settings
 from optllm_router.simulation import EMBEDDING_MODEL, SIMULATED_MODELS, Faults
 from optllm_router.transports import CachingTransport, HttpxTransport, LocalStore
-from optllm_router.transports import caching as room
-from optllm_router.transports.caching import CacheSettings, RedisStore, cache_key, make_store
+from optllm_router.transports import _answer_stores as room
+from optllm_router.transports._answer_stores import CacheSettings, RedisStore, make_store
+from optllm_router.transports.caching import cache_key
 
 MODEL = SIMULATED_MODELS[-1]
 CALL = Call([{"role": "user", "content": "What is 2 + 3?"}], timeout_seconds=20)
@@ -138,6 +142,7 @@ def test_a_failure_is_not_kept(server):
         Call(CALL.messages, {"n": 2}, choices=2),
         Call(CALL.messages, max_output_tokens=5),
         Call(CALL.messages, operation="embedding"),
+        Call(CALL.messages, scopes=("tenant:a",)),
     ],
 )
 def test_what_changes_an_answer_makes_another_call(other):
@@ -162,6 +167,17 @@ def test_what_changes_no_answer_makes_no_other_call():
     assert cache_key(one, call) == cache_key(candidate("http://h/v1", api_key="key"), CALL)
 
 
+def test_scopes_are_told_apart_unless_the_cache_is_shared():
+    to = candidate("http://h/v1")
+    one, same, other = (
+        Call(CALL.messages, scopes=scopes)
+        for scopes in (("tenant:a", "tag:x"), ("tag:x", "tenant:a"), ("tenant:b", "tag:x"))
+    )
+    assert cache_key(to, one) == cache_key(to, same)
+    assert cache_key(to, one) != cache_key(to, other)
+    assert cache_key(to, one, shared=True) == cache_key(to, CALL, shared=True)
+
+
 def test_no_prompt_can_be_read_from_a_key():
     assert "2 + 3" not in cache_key(candidate("http://h/v1"), CALL)
 
@@ -170,8 +186,6 @@ def test_no_prompt_can_be_read_from_a_key():
 
 
 def test_what_is_kept_ends(settings):
-    import time
-
     store = make_store(CacheSettings(settings.type, ttl=0.05, namespace=settings.namespace))
     with closing(store):
         store.put("key", b"value")
@@ -225,6 +239,92 @@ def test_calls_go_on_without_redis_and_one_line_says_so(server, caplog):
     assert "cache" in warnings[0].getMessage()
 
 
+class Silent(threading.Thread):
+    """Accepts connections and never answers."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.port = self.listener.getsockname()[1]
+        self.accepted: list[socket.socket] = []
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self.accepted.append(self.listener.accept()[0])
+
+    def close(self) -> None:
+        for one in (self.listener, *self.accepted):
+            one.close()
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_redis_that_never_answers_is_waited_for_once(server, how):
+    pytest.importorskip("redis")
+    calls = [Call([{"role": "user", "content": f"What is 2 + {one}?"}]) for one in range(20)]
+    to = candidate(server.base_url)
+
+    async def together(transport: CachingTransport) -> None:
+        answers = await asyncio.gather(*(transport.asend(to, call) for call in calls))
+        assert all(answer.usage for answer in answers)
+        await asyncio.to_thread(transport.close)
+
+    with closing(Silent()) as silent:
+        silent.start()
+        store = RedisStore(CacheSettings("redis", port=silent.port))
+        with closing(CachingTransport(HttpxTransport(), store)) as transport:
+            start = time.monotonic()
+            if how == "async":
+                asyncio.run(together(transport))
+            else:
+                assert all(transport.send(to, call).usage for call in calls)
+            seconds = time.monotonic() - start
+        attempts = len(silent.accepted)
+    # A second or so for those that came together, in as many threads as there are; none after it.
+    assert attempts <= (8 if how == "async" else 1) * (1 + seconds // 5)
+    assert seconds < 30
+
+
+class Flaky:
+    """What ``redis.Redis`` does, or raises."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+        self.asked = 0
+
+    def get(self, key: str) -> bytes:
+        self.asked += 1
+        if self.fault:
+            raise self.fault
+        return b"kept"
+
+    def close(self) -> None:
+        pass
+
+
+def test_after_a_fault_redis_is_left_alone_and_then_tried_by_one():
+    redis = pytest.importorskip("redis")
+    now = 100.0
+    store = RedisStore(CacheSettings("redis"), clock=lambda: now)
+    store.close()
+    store._client = flaky = Flaky()
+    assert store.get("a") == b"kept"
+    flaky.fault = redis.TimeoutError("slow")
+    assert [store.get("a") for _ in range(5)] == [None] * 5
+    assert flaky.asked == 2
+    now = 105.1
+    assert store._may_ask()  # by one who is still waiting for the answer
+    flaky.fault = None
+    assert store.get("a") is None
+    assert flaky.asked == 2
+    now = 110.2
+    assert [store.get("a") for _ in range(3)] == [b"kept"] * 3
+    flaky.fault = redis.ResponseError("out of memory")  # no reason to wait: it answers
+    assert store.get("a") is None
+    flaky.fault = None
+    assert store.get("a") == b"kept"
+
+
 # Settings
 
 
@@ -238,11 +338,30 @@ def test_calls_go_on_without_redis_and_one_line_says_so(server, caplog):
         ({"type": "local", "ttl": 0}, "ttl 0"),
         ({"type": "local", "ttl": "long"}, "'long'"),
         ({"type": "redis", "password": "os.environ/NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE"),
+        ({"type": "redis", "port": "foo"}, "port 'foo'"),
+        ({"type": "redis", "port": 70_000}, "port 70000"),
+        ({"type": "redis", "port": True}, "port True"),
+        ({"type": "redis", "port": "os.environ/CACHE_NUMBER"}, "port '60.5'"),
+        ({"type": "redis", "host": 7}, "host 7"),
+        ({"type": "redis", "host": ""}, "host ''"),
+        ({"type": "redis", "host": "a..b"}, "host 'a..b'"),
+        ({"type": "redis", "namespace": 5}, "namespace 5"),
+        ({"type": "redis", "password": 1234}, "password must be text"),
+        ({"type": "local", "shared": "yes"}, "shared 'yes'"),
     ],
 )
-def test_settings_that_are_wrong(given, named):
+def test_settings_that_are_wrong(given, named, monkeypatch):
+    monkeypatch.setenv("CACHE_NUMBER", "60.5")
     with pytest.raises(ConfigurationError, match=named):
         read_settings(["openai/gpt-4o-mini"], cache=given)
+
+
+def test_numbers_come_from_the_environment_too(monkeypatch):
+    monkeypatch.setenv("CACHE_SECONDS", "60.5")
+    monkeypatch.setenv("CACHE_PORT", "6380")
+    cache = {"type": "redis", "ttl": "os.environ/CACHE_SECONDS", "port": "os.environ/CACHE_PORT"}
+    settings = read_settings(["openai/gpt-4o-mini"], cache=cache)
+    assert settings.cache == CacheSettings("redis", ttl=60.5, port=6380)
 
 
 def test_a_password_comes_from_the_environment_and_is_not_shown(monkeypatch):
@@ -274,6 +393,19 @@ def test_a_hit_costs_nothing_and_is_recorded_as_such(server, sqlite_url):
     texts = ["".join(c.choices[0].delta.content or "" for c in s if c.choices) for s in streamed]
     assert texts == [answers[0].choices[0].message.content] * 2
     assert server.requests == {SIMULATED_MODELS[0].name: 2}
+
+
+@pytest.mark.parametrize(("shared", "asked"), [(False, 2), (True, 1)])
+def test_what_one_tenant_asked_is_no_hit_for_another(server, sqlite_url, shared, asked):
+    entries = model_entries(server.base_url)[:1]
+    messages = [{"role": "user", "content": "What is 2 + 3?"}]
+    cache = {"type": "local", "shared": shared}
+    budget = "1 USD for tenant:*"
+    with OptLLM(entries, budget=budget, store=sqlite_url, cache=cache) as client:
+        for tenant in ("a", "b", "a", "b"):
+            of_one = client.with_options(tenant=tenant)
+            of_one.chat.completions.create(messages=messages, model="auto")
+    assert server.requests == {SIMULATED_MODELS[0].name: asked}
 
 
 def test_a_hit_of_the_async_client_costs_nothing(server, sqlite_url):

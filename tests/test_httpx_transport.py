@@ -356,6 +356,39 @@ def test_a_stream_is_bounded_as_a_whole(server, how, monkeypatch):
     assert caught.value.maybe_billed
 
 
+class Complaining(threading.Thread):
+    """Refuses a request with 400, and says why at great length."""
+
+    most = 60_000_000
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.base_url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
+        self.sent = 0
+
+    def run(self) -> None:
+        connection, _ = self.listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 400 Bad\r\nconnection: close\r\n\r\nmax_tokens is bad")
+            while self.sent < self.most:
+                connection.sendall(b"x" * 100_000)
+                self.sent += 100_000
+
+
+@both
+@either
+def test_of_an_error_only_the_beginning_is_read(how, streamed):
+    server = Complaining()
+    server.start()
+    with server.listener, pytest.raises(ProviderRejectedError, match="max_tokens is bad") as caught:
+        run(how, candidate(server.base_url), streamed=streamed)
+    server.join(30)
+    assert server.sent < 20_000_000  # what fits into the buffers of sockets, at most
+    assert (caught.value.status, caught.value.maybe_billed) == (400, False)
+
+
 @both
 @either
 @pytest.mark.parametrize("fault", ["endless", "stall"])

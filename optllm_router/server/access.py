@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ipaddress
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -57,7 +58,7 @@ class Access:
 
     Args:
         keys: of the store.
-        required: whether to ask for a key even when none was ever made.
+        required: whether to ask for a key from the start; see :func:`check_binding`.
         clock: seconds, monotonic and since the epoch.
     """
 
@@ -73,7 +74,8 @@ class Access:
         self._required = required
         self._clock = clock
         self._wall_clock = wall_clock
-        self._looked_for_any = -CACHE_SECONDS
+        self._looked_for_any = -math.inf
+        self._looking: asyncio.Task[bool] | None = None
         self._found: OrderedDict[bytes, tuple[float, AccessKey | None]] = OrderedDict()
 
     async def caller(self, authorization: str, host: str) -> Caller:
@@ -97,10 +99,17 @@ class Access:
         return Caller(key.id, key.scope)
 
     async def _is_required(self) -> bool:
+        if self._required or self._clock() - self._looked_for_any < CACHE_SECONDS:
+            return self._required
+        # Whoever comes meanwhile waits for the same look, and hears the same of it.
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_for_any())
+        return await asyncio.shield(self._looking)
+
+    async def _look_for_any(self) -> bool:
         now = self._clock()
-        if not self._required and now - self._looked_for_any >= CACHE_SECONDS:
-            self._looked_for_any = now
-            self._required = await asyncio.to_thread(self._keys.exist)
+        self._required = await asyncio.to_thread(self._keys.exist)
+        self._looked_for_any = now  # only now: a look that failed says nothing
         return self._required
 
     async def _find(self, text: str) -> AccessKey | None:
@@ -135,20 +144,25 @@ class Authenticated:
 
 
 def check_binding(host: str, keys: AccessKeys) -> bool:
-    """Whether keys are asked for from the start: always beyond this machine.
+    """Whether keys are asked for from the start: always beyond this machine, here if there are any.
 
     Raises:
         ConfigurationError: the server would be open to others, and nobody has a key.
     """
-    if is_loopback(host):
-        return False
-    if not keys.exist():
+    exist = keys.exist()
+    if not exist:
+        keep_to_loopback(host)
+    return exist
+
+
+def keep_to_loopback(host: str) -> None:
+    """Raise ``ConfigurationError`` for any other address: nobody has a key."""
+    if not is_loopback(host):
         raise ConfigurationError(
             f"host {host!r} lets others in, and there is no access key yet; make one with "
             "`optllm keys create --scope everything` (with the same --store or --config), or "
             "bind to 127.0.0.1"
         )
-    return True
 
 
 def is_loopback(host: str) -> bool:

@@ -17,9 +17,10 @@ from optllm_router._openai_streams import PAID
 from optllm_router._routing import routing_info
 from optllm_router._scopes import KINDS
 from optllm_router._telemetry import continued
+from optllm_router._wire import LARGE_BYTES
 from optllm_router.server.access import EVERYTHING, Caller
 from optllm_router.server.body import read_json
-from optllm_router.server.errors import Refused
+from optllm_router.server.errors import Refused, budget_headers
 from optllm_router.server.log import log_event
 from optllm_router.server.openapi import ANSWERING_PATHS, FEEDBACK_FIELDS, document
 from optllm_router.server.options import Limits
@@ -90,7 +91,9 @@ class Endpoints:
         request_id = request.state.request_id
         try:
             with continued(request.headers):
-                return await relay(client, path, sent, request_id, note, keep=self.log_prompts)
+                return await relay(
+                    client, path, sent, body, request_id, note, keep=self.log_prompts
+                )
         except BudgetExceededError as error:
             if caller.sees_everything or error.scope == caller.scope:
                 raise
@@ -99,7 +102,7 @@ class Endpoints:
                 "a budget that this key shares with others does not pay for the call; nothing was "
                 "sent. Try again later or lower max_tokens",
                 code="insufficient_quota",
-                headers={"x-should-retry": "false"},
+                headers=budget_headers(error),
             ) from None
 
     async def feedback(self, request: Request) -> Response:
@@ -165,7 +168,10 @@ class Endpoints:
                 f"content-type {kind[:100]!r} is not taken; send application/json",
                 code="unsupported_media_type",
             )
-        return read_json(await request.body(), self.limits)
+        sent = await request.body()
+        if len(sent) > LARGE_BYTES:
+            return await asyncio.to_thread(read_json, sent, self.limits)
+        return read_json(sent, self.limits)
 
     def _client_of(self, scope: str) -> AsyncOptLLM:
         """The client whose calls count under a scope."""

@@ -7,7 +7,9 @@ OpenAI's clients raise by the status, and show the message. What is nobody's bus
 from __future__ import annotations
 
 import logging
+import math
 import re
+import time
 import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -123,6 +125,14 @@ def error_response(refused: Refused) -> JSONResponse:
     return JSONResponse(refusal_body(refused), refused.status, headers=dict(refused.headers))
 
 
+def budget_headers(error: BudgetExceededError) -> dict[str, str]:
+    """When to come back, where time helps; ``x-should-retry`` is what openai's clients go by."""
+    headers = {"x-should-retry": "false"}
+    if error.next_window is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.next_window - time.time())))
+    return headers
+
+
 def _faults(error: Exception) -> Sequence[ProviderError]:
     """What providers did wrong."""
     if isinstance(error, AllCandidatesFailedError):
@@ -145,9 +155,7 @@ def _told(error: OptLLMError) -> Refused:
         status = 502
     elif isinstance(error, ConfigurationError) and status == 500:
         status = 400
-    headers = {}
-    if isinstance(error, BudgetExceededError):
-        headers["x-should-retry"] = "false"  # what openai's clients go by
+    headers = budget_headers(error) if isinstance(error, BudgetExceededError) else {}
     code = body["code"] or _snake(type(error).__name__)
     return Refused(status, str(error)[:_MOST_TOLD], code=code, headers=headers)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
 from optllm_router._openai_http import http
 from optllm_router._openai_streams import FAULT
+from optllm_router._wire import PARSED
 from optllm_router.server.errors import as_refusal, refusal_body
 
 if TYPE_CHECKING:
@@ -25,7 +26,14 @@ _HOP_BY_HOP = frozenset(("content-length", "transfer-encoding", "connection", "x
 
 
 async def relay(
-    client: AsyncOptLLM, path: str, body: bytes, request_id: str, note: Note, *, keep: bool
+    client: AsyncOptLLM,
+    path: str,
+    body: bytes,
+    parsed: Mapping[str, Any],
+    request_id: str,
+    note: Note,
+    *,
+    keep: bool,
 ) -> Response:
     """Have a client answer a request of OpenAI's API.
 
@@ -33,6 +41,7 @@ async def relay(
         client: decides, pays, sends.
         path: of the endpoint.
         body: JSON, as it came.
+        parsed: what is in it.
         request_id: handed on to the provider.
         note: told when it is over.
         keep: whether ``note`` gets the bytes of a stream, too.
@@ -41,7 +50,13 @@ async def relay(
         OptLLMError: there is no answer.
     """
     headers = {"content-type": "application/json", "x-request-id": request_id}
-    request = http.Request("POST", f"https://optllm.invalid{path}", content=body, headers=headers)
+    request = http.Request(
+        "POST",
+        f"https://optllm.invalid{path}",
+        content=body,
+        headers=headers,
+        extensions={PARSED: parsed},
+    )
     response = await client.send(request)
     further = {name: value for name, value in response.headers.items() if name not in _HOP_BY_HOP}
     if response.is_stream_consumed:

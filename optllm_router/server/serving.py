@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
+from prometheus_client.multiprocess import mark_process_dead
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 from uvicorn.supervisors import Multiprocess
 
 from optllm_router._errors import ConfigurationError
+from optllm_router.candidates import shared_limits
 from optllm_router.client import AsyncOptLLM
 from optllm_router.config import Settings, load_settings, read_settings
-from optllm_router.server.access import check_binding
+from optllm_router.server.access import check_binding, keep_to_loopback
 from optllm_router.server.app import make_app
 from optllm_router.server.log import log_event, log_to_stderr
 from optllm_router.server.metrics import WORKERS_FOLDER
@@ -28,8 +36,12 @@ from optllm_router.transports import all_transports, keys_in_sight
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+_log = logging.getLogger("optllm_router.server")
+
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 30
+_STARTUP_FAILURE = 3
+"""uvicorn's exit code of a worker that cannot start, and would not when started again."""
 
 
 def serve(options: ServerOptions, *, listening: Callable[[str], None]) -> None:
@@ -44,12 +56,7 @@ def serve(options: ServerOptions, *, listening: Callable[[str], None]) -> None:
             be open to others without a key.
         StoreError: the store cannot be used.
     """
-    settings = _settings(options)
-    database = Database(settings.store)
-    try:
-        check_binding(options.host, AccessKeys(database))
-    finally:
-        database.close()
+    _check(options)
     with _bound(options) as listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
@@ -63,7 +70,43 @@ def serve(options: ServerOptions, *, listening: Callable[[str], None]) -> None:
             return
         with tempfile.TemporaryDirectory(prefix="optllm-metrics-") as folder:
             os.environ[WORKERS_FOLDER] = folder  # workers are spawned with it
-            Multiprocess(config, sockets=[listener]).run()
+            Workers(config, [listener]).run()
+
+
+class Workers(Multiprocess):
+    """uvicorn's workers: those that end leave the metrics, those that cannot start are told of."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._counted: set[int] = set()
+
+    def run(self) -> None:
+        """Run until told to stop.
+
+        Raises:
+            ConfigurationError: a worker could not start.
+        """
+        super().run()
+        if self._has_failed():
+            raise ConfigurationError("a worker could not start; the log above says why")
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that ended; what they were doing counts no more."""
+        if self._has_failed():
+            self.should_exit.set()
+            return
+        started = self._counted | self._running()
+        super().keep_subprocess_alive()
+        self._counted = self._running()
+        for pid in started - self._counted:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+    def _has_failed(self) -> bool:
+        return any(one.process.exitcode == _STARTUP_FAILURE for one in self.processes)
+
+    def _running(self) -> set[int]:
+        every = [one.process for one in self.processes]
+        return {one.pid for one in every if one.pid is not None and one.exitcode is None}
 
 
 def uvicorn_config(options: ServerOptions) -> uvicorn.Config:
@@ -91,26 +134,53 @@ def uvicorn_config(options: ServerOptions) -> uvicorn.Config:
 def _worker_app(options: ServerOptions) -> ASGIApp:
     """The application of one worker, with a client of its own."""
     log_to_stderr()
-    if options.config is not None:
-        client = AsyncOptLLM.from_config(options.config, **options.settings)
-    else:
-        client = AsyncOptLLM(options.models, **options.settings)
+    try:
+        client = AsyncOptLLM.from_settings(_settings(options))
+    except ConfigurationError as error:
+        _log.error("a worker cannot start: %s", error)
+        sys.exit(_STARTUP_FAILURE)
     log_event("worker started", pid=os.getpid())
     return make_app(client, options)
 
 
 def _settings(options: ServerOptions) -> Settings:
-    """What the workers will be set up with: mistakes are found before there are any.
-
-    So is a missing key: it leaves no store behind, and nobody reads that the server listens.
-    """
+    """What a worker is set up with; all of them together keep the models' rate limits."""
     if options.config is not None:
         settings = load_settings(options.config, **options.settings)
     else:
         settings = read_settings(options.models, **options.settings)
-    if not keys_in_sight(settings.candidates):
-        all_transports(settings.cache).check(settings.candidates)
-    return settings
+    candidates = shared_limits(settings.candidates, options.workers)
+    return dataclasses.replace(settings, candidates=candidates)
+
+
+def _check(options: ServerOptions) -> None:
+    """Find mistakes before there are workers, and before anybody reads that the server listens.
+
+    No store is left behind by a server that does not start.
+    """
+    settings = _settings(options)
+    transport = all_transports(settings.cache)
+    # litellm takes seconds to load, and is only asked about keys that are not plainly there.
+    unsure = [
+        one for one in settings.candidates if one.transport != "litellm" or not keys_in_sight([one])
+    ]
+    transport.check(unsure)
+    if _is_absent(settings.store):
+        keep_to_loopback(options.host)
+    database = Database(settings.store)
+    try:
+        check_binding(options.host, AccessKeys(database))
+    finally:
+        database.close()
+
+
+def _is_absent(store: str) -> bool:
+    """Whether a store is a file that is not there: to look for keys in it would make it."""
+    try:
+        url = make_url(store)
+    except (ArgumentError, ValueError):
+        return False  # opening it says what is wrong
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
 
 
 def _bound(options: ServerOptions) -> socket.socket:

@@ -1,7 +1,8 @@
 """Ways to reach providers; each maps its library's errors to ours in one place."""
 
+from optllm_router.transports._answer_stores import CacheSettings, LocalStore
 from optllm_router.transports._counting import count_usage
-from optllm_router.transports.caching import CacheSettings, CachingTransport, LocalStore
+from optllm_router.transports.caching import CachingTransport
 from optllm_router.transports.dispatching import DispatchingTransport, all_transports
 from optllm_router.transports.httpx import HttpxTransport
 from optllm_router.transports.litellm import LiteLLMTransport, keys_in_sight

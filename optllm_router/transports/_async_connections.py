@@ -121,8 +121,7 @@ class AsyncSender:
 
     async def aclose(self) -> None:
         """Close what waits, and calls under way when they end."""
-        for connection in self._idle.close():
-            connection.close()
+        self._idle.close()
         await self._client.aclose()
         await asyncio.sleep(0)  # asyncio closes a socket in its next round
 
@@ -151,8 +150,7 @@ class _Body(httpx.AsyncByteStream):
         if not self._connection.finish():
             self._connection.close()
             return
-        for old in self._idle.give_back(self._server, self._connection):
-            old.close()
+        self._idle.give_back(self._server, self._connection)
 
 
 @contextlib.contextmanager

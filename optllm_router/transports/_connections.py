@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.request import getproxies
 
@@ -26,39 +26,62 @@ Connection = TypeVar("Connection", httpx.HTTPTransport, "AsyncConnection")
 
 
 class Idle(Generic[Connection]):
-    """Connections that wait, by the server that they lead to."""
+    """Connections that wait, by the server that they lead to, each for a while only.
 
-    def __init__(self, seconds: float) -> None:
+    A server closes what it has not heard of for long. A request that crosses that on its way gets
+    no answer, and nobody can know whether it was carried out: it must not be sent again, and is
+    paid. So no connection is used that may be as old.
+
+    Args:
+        seconds: how long one may wait; those that waited longer are closed here.
+        clock: seconds, from any start, that never go back.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
+        self._clock = clock
         self._lock = threading.Lock()
         self._stacks: dict[bytes, deque[tuple[float, Connection]]] = {}
         self._closed = False
 
     def take(self, server: bytes) -> Connection | None:
-        """The one that was used last."""
+        """The one that was used last, unless that is too long ago."""
         with self._lock:
             stack = self._stacks.get(server)
-            return stack.pop()[1] if stack else None
+            if not stack:
+                return None
+            since, connection = stack.pop()
+            if self._clock() - since < self._seconds:
+                return connection
+            del self._stacks[server]  # those below have waited for even longer
+        connection.close()
+        for _, older in stack:
+            older.close()
+        return None
 
-    def give_back(self, server: bytes, connection: Connection) -> list[Connection]:
-        """Let one wait; returns those that waited too long, to be closed."""
-        now = time.monotonic()
+    def give_back(self, server: bytes, connection: Connection) -> None:
+        """Let one wait."""
+        now = self._clock()
         old = []
         with self._lock:
             if self._closed:
-                return [connection]
-            stack = self._stacks.setdefault(server, deque())
-            stack.append((now, connection))
-            while stack[0][0] < now - self._seconds:
-                old.append(stack.popleft()[1])
-        return old
+                old.append(connection)
+            else:
+                stack = self._stacks.setdefault(server, deque())
+                stack.append((now, connection))
+                while now - stack[0][0] > self._seconds:
+                    old.append(stack.popleft()[1])
+        for one in old:
+            one.close()
 
-    def close(self) -> list[Connection]:
-        """Let none wait any more; returns those that do, to be closed."""
+    def close(self) -> None:
+        """Let none wait any more."""
         with self._lock:
             self._closed = True
             stacks, self._stacks = self._stacks, {}
-        return [connection for stack in stacks.values() for _, connection in stack]
+        for stack in stacks.values():
+            for _, connection in stack:
+                connection.close()
 
 
 def is_direct() -> bool:
@@ -94,8 +117,7 @@ class Connections(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close what waits, and calls under way when they end."""
-        for connection in self._idle.close():
-            connection.close()
+        self._idle.close()
 
 
 class _Body(httpx.SyncByteStream):
@@ -123,5 +145,4 @@ class _Body(httpx.SyncByteStream):
         except BaseException:
             self._connection.close()
             raise
-        for old in self._idle.give_back(self._server, self._connection):
-            old.close()
+        self._idle.give_back(self._server, self._connection)

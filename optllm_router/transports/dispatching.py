@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 
 from optllm_router._errors import ConfigurationError
 from optllm_router._types import Call, Candidate, Chunk, Completion, Transport
-from optllm_router.transports.caching import CacheSettings, CachingTransport, make_store
+from optllm_router.transports._answer_stores import CacheSettings, make_store
+from optllm_router.transports.caching import CachingTransport
 from optllm_router.transports.httpx import HttpxTransport
 from optllm_router.transports.litellm import LiteLLMTransport
 
@@ -18,7 +19,9 @@ def all_transports(cache: CacheSettings | None = None) -> Transport:
         cache: where answers are kept; ``None`` for nowhere.
     """
     each = DispatchingTransport({"litellm": LiteLLMTransport(), "httpx": HttpxTransport()})
-    return each if cache is None else CachingTransport(each, make_store(cache))
+    if cache is None:
+        return each
+    return CachingTransport(each, make_store(cache), shared=cache.shared)
 
 
 class DispatchingTransport:

@@ -101,8 +101,10 @@ class HttpxTransport:
         with exchange.mapped(), exchange.deadline:
             response = self._sync_client().send(request, stream=True)
             with contextlib.closing(response):
-                data = b"".join(map(exchange.received, response.iter_bytes()))
-            exchange.check_status(response, data)
+                pieces = map(exchange.received, response.iter_bytes())
+                if not response.is_success:
+                    raise exchange.refusal(response, _beginning(pieces))
+                data = b"".join(pieces)
             return read_completion(data, response.headers, candidate, call)
 
     async def asend(self, candidate: Candidate, call: Call) -> Completion:
@@ -112,8 +114,9 @@ class HttpxTransport:
         with exchange.mapped(), exchange.time_left():
             response = await self._async_sender().send(request)
             async with contextlib.aclosing(response):
+                if not response.is_success:
+                    raise exchange.refusal(response, await _abeginning(response))
                 data = b"".join([exchange.received(d) async for d in response.aiter_bytes()])
-            exchange.check_status(response, data)
             return read_completion(data, response.headers, candidate, call)
 
     def stream(self, candidate: Candidate, call: Call) -> Generator[Chunk, None, None]:
@@ -127,7 +130,7 @@ class HttpxTransport:
             pieces = map(exchange.received, response.iter_bytes())
             if not response.is_success:
                 with exchange.deadline:
-                    exchange.check_status(response, b"".join(pieces))
+                    raise exchange.refusal(response, _beginning(pieces))
             reader = exchange.read_stream(response)
             while True:
                 with exchange.deadline:
@@ -147,7 +150,7 @@ class HttpxTransport:
             async with contextlib.aclosing(response):
                 if not response.is_success:
                     with exchange.time_left():
-                        exchange.check_status(response, await response.aread())
+                        raise exchange.refusal(response, await _abeginning(response))
                 reader = exchange.read_stream(response)
                 pieces = response.aiter_bytes()
                 while True:
@@ -182,6 +185,29 @@ class HttpxTransport:
                 sender = AsyncSender(_IDLE_SECONDS, http2=self._http2)
                 self._async_senders[loop] = sender
             return sender
+
+
+def _beginning(pieces: Iterator[bytes]) -> bytes:
+    """As much of a body as says why there is no answer; the rest is not read."""
+    data = bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) >= _MOST_ERROR_BYTES:
+            break
+    return bytes(data[:_MOST_ERROR_BYTES])
+
+
+async def _abeginning(response: httpx.Response) -> bytes:
+    """As :func:`_beginning`, without blocking the event loop."""
+    data = bytearray()
+    all_pieces = response.aiter_bytes()
+    assert isinstance(all_pieces, AsyncGenerator)
+    async with contextlib.aclosing(all_pieces) as pieces:
+        async for piece in pieces:
+            data += piece
+            if len(data) >= _MOST_ERROR_BYTES:
+                break
+    return bytes(data[:_MOST_ERROR_BYTES])
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -237,15 +263,13 @@ class _Exchange:
             raise TIMED_OUT.of(self._candidate, self._limit())
         return data
 
-    def check_status(self, response: httpx.Response, data: bytes) -> None:
-        """Raise ``ProviderError`` unless the provider says that all is well."""
-        if response.is_success:
-            return
+    def refusal(self, response: httpx.Response, data: bytes) -> ProviderError:
+        """What a response means that is no success; ``data`` is the beginning of its body."""
         try:
             said = message_in(json.loads(data))
         except (ValueError, RecursionError):
             said = data[:1000].decode(errors="replace")
-        raise fault_of_status(response.status_code).of(
+        return fault_of_status(response.status_code).of(
             self._candidate,
             said,
             status=response.status_code,

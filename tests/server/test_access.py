@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -12,9 +15,11 @@ from running import RunningServer, until, write_config
 from simulated_entries import model_entries
 
 from optllm_router import Budget
+from optllm_router._errors import StoreError
 from optllm_router.cli import commands
-from optllm_router.ledger import Ledger
-from optllm_router.server.access import CACHE_SECONDS, is_loopback
+from optllm_router.ledger import Ledger, Reservation
+from optllm_router.server.access import CACHE_SECONDS, Access, Caller, is_loopback
+from optllm_router.server.errors import Refused
 from optllm_router.store import AccessKeys, Database
 from optllm_router.store.schema import access_keys
 
@@ -150,11 +155,25 @@ def test_a_scope_that_no_budget_covers_pays_nothing(guarded, keys):
 
 
 def test_a_budget_that_is_used_up_is_told_as_openai_tells_it(guarded, keys):
-    Ledger(Database(guarded.store)).set_budget(Budget("0.000000001", scope="tenant:poor"))
+    ledger = Ledger(Database(guarded.store))
+    ledger.set_budget(Budget("0.000000001", scope="tenant:poor"))
     text, _ = keys.create("tenant:poor")
     response = ask(guarded, text)
     assert (response.status_code, response.headers["x-should-retry"]) == (429, "false")
     assert response.json()["error"]["code"] == "insufficient_quota"
+    assert "retry-after" not in response.headers  # time does not help
+
+
+def test_a_budget_that_is_used_up_for_today_says_when_to_come_back(guarded, keys):
+    ledger = Ledger(Database(guarded.store))
+    ledger.set_budget(Budget(1, "day", name="daily", scope="tenant:daily"))
+    all_of_it = Reservation("d-0", "d", "c", 10**9, ("tenant:daily",), "test", 600.0)
+    assert ledger.reserve(all_of_it).result() is None
+    text, _ = keys.create("tenant:daily")
+    response = ask(guarded, text)
+    ledger.release("d-0").result()
+    assert response.json()["error"]["code"] == "insufficient_quota"
+    assert 0 < int(response.headers["retry-after"]) <= 86_401
 
 
 def test_keys_are_in_no_log(guarded):
@@ -192,6 +211,10 @@ def test_no_server_is_open_to_others_without_a_key(provider, tmp_path, host):
     done = CliRunner().invoke(commands, ["serve", "--config", str(config), "--host", host])
     assert "no access key yet" in str(done.exception)
     assert "optllm keys create" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")):
+        again = CliRunner().invoke(commands, ["serve", "--config", str(config), "--host", host])
+    assert "no access key yet" in str(again.exception)
 
 
 @pytest.mark.parametrize(
@@ -210,3 +233,80 @@ def test_no_server_is_open_to_others_without_a_key(provider, tmp_path, host):
 )
 def test_what_loopback_is(host, inside):
     assert is_loopback(host) is inside
+
+
+class SlowKeys:
+    """Access keys whose store answers when it is told to, or fails."""
+
+    def __init__(self, *answers: bool | StoreError) -> None:
+        self.answers = list(answers)
+        self.may_answer = threading.Event()
+        self.looks = 0
+
+    def exist(self) -> bool:
+        self.looks += 1
+        answer = self.answers.pop(0)
+        assert self.may_answer.wait(30)
+        if isinstance(answer, StoreError):
+            raise answer
+        return answer
+
+
+async def admitted(access: Access, callers: int) -> list[object]:
+    """Who came in, or what each was told, of callers without a key that come together."""
+    asking = [asyncio.ensure_future(access.caller("", "localhost")) for _ in range(callers)]
+    for _ in range(3):  # all of them are at the store now, or would have come in
+        await asyncio.sleep(0)
+    access._keys.may_answer.set()
+    return await asyncio.gather(*asking, return_exceptions=True)
+
+
+def statuses(told: list[object]) -> set[object]:
+    return {one.status if isinstance(one, Refused) else one for one in told}
+
+
+@pytest.mark.parametrize(("exist", "told"), [(True, {401}), (False, {Caller()})])
+def test_nobody_comes_in_before_the_store_has_said_whether_there_are_keys(exist, told):
+    keys = SlowKeys(exist)
+    access = Access(keys, required=False)
+    assert statuses(asyncio.run(admitted(access, 50))) == told
+    assert keys.looks == 1
+
+
+def test_a_store_that_fails_lets_nobody_in():
+    keys = SlowKeys(StoreError("locked"), StoreError("locked"), True)
+    access = Access(keys, required=False)
+
+    async def program() -> None:
+        for _ in range(2):
+            told = await admitted(access, 5)
+            assert all(isinstance(one, StoreError) for one in told), told
+        assert statuses(await admitted(access, 5)) == {401}
+
+    asyncio.run(program())
+    assert keys.looks == 3
+
+
+def test_a_caller_that_leaves_does_not_end_the_look_of_the_others():
+    keys = SlowKeys(True)
+    access = Access(keys, required=False)
+
+    async def program() -> None:
+        first = asyncio.ensure_future(access.caller("", "localhost"))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert statuses(await admitted(access, 5)) == {401}
+
+    asyncio.run(program())
+    assert keys.looks == 1
+
+
+def test_the_first_callers_of_a_server_need_a_key_if_there_is_one(provider, tmp_path):
+    config = write_config(tmp_path, model_entries(provider.base_url))
+    with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")) as database:
+        AccessKeys(database).create()
+    before = sum(provider.requests.values())
+    with RunningServer(config) as running, ThreadPoolExecutor(20) as pool:
+        told = list(pool.map(lambda _: ask(running, None).status_code, range(100)))
+    assert set(told) == {401}
+    assert sum(provider.requests.values()) == before

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from optllm_router import (
     AllCandidatesFailedError,
+    BudgetExceededError,
     InvalidRequestError,
     ProviderAuthenticationError,
     ProviderConnectionError,
@@ -44,3 +47,18 @@ def test_what_all_candidates_do_wrong_decides_the_status(kind, status):
 
 def test_a_message_that_quotes_the_request_is_cut_short():
     assert len(as_refusal(InvalidRequestError("a" * 1_000_000)).message) <= 2_000
+
+
+def test_a_budget_that_is_used_up_says_when_there_is_room_again():
+    def refused(next_window: int | None):
+        return as_refusal(
+            BudgetExceededError(
+                "no", budget="b", needed_nano=2, left_nano=1, next_window=next_window
+            )
+        )
+
+    assert dict(refused(None).headers) == {"x-should-retry": "false"}
+    soon = refused(int(time.time()) + 600).headers
+    assert soon["x-should-retry"] == "false"
+    assert 500 < int(soon["retry-after"]) <= 601
+    assert refused(1_000).headers["retry-after"] == "1"

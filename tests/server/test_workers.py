@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from running import RunningServer, until, write_config
 from simulated_entries import model_entries
 
+from optllm_router import ConfigurationError
+from optllm_router._types import RateLimits
+from optllm_router.cli import commands
 from optllm_router.ledger import Ledger
 from optllm_router.scores import Scores
+from optllm_router.server import ServerOptions
+from optllm_router.server.serving import _settings
 from optllm_router.simulation import SimulationServer
 from optllm_router.store import Database
 
@@ -127,3 +137,77 @@ def test_a_stop_cuts_what_takes_longer_than_the_grace_and_settles_it(tmp_path):
         database.close()
     assert balance.reserved_nano == 0
     assert balance.spent_nano > 0  # the provider may have charged for it
+
+
+def test_a_worker_that_was_killed_counts_no_more_in_the_metrics(tmp_path):
+    with SimulationServer(latency_seconds=60) as provider:
+        config = write_config(tmp_path, model_entries(provider.base_url), budget="1 USD")
+        with RunningServer(config, "--workers", "2") as server, ThreadPoolExecutor(1) as pool:
+            until(lambda: len(server.events("worker started")) == 2, seconds=60)
+            asking = pool.submit(ask, server)
+            until(lambda: under_way(server) == 2, seconds=60)  # that one, and the one that looks
+            for event in server.events("worker started"):
+                os.kill(event["pid"], signal.SIGKILL)
+            assert isinstance(asking.exception(60), httpx.TransportError)
+            until(lambda: len(server.events("worker started")) == 4, seconds=60)
+            until(lambda: under_way(server) == 1, seconds=60)
+
+
+def under_way(server: RunningServer) -> float | None:
+    try:
+        text = httpx.get(f"{server.url}/metrics", timeout=60).text
+    except httpx.TransportError:  # that worker was killed
+        return None
+    name = "optllm_requests_under_way "
+    (value,) = [line.removeprefix(name) for line in text.splitlines() if line.startswith(name)]
+    return float(value)
+
+
+def test_workers_share_the_rate_limits_of_a_model(tmp_path):
+    limits = {"rpm": 10, "tpm": 1_001, "max_parallel_requests": 4}
+    config = write_config(tmp_path, model_entries("http://h/v1", **limits))
+
+    def limits_of_a_worker(workers: int) -> set[RateLimits]:
+        candidates = _settings(ServerOptions(config=config, workers=workers)).candidates
+        return {one.limits for one in candidates}
+
+    assert limits_of_a_worker(1) == {RateLimits(10, 1_001, 4)}
+    assert limits_of_a_worker(4) == {RateLimits(2, 250, 1)}
+    with pytest.raises(ConfigurationError, match=r"max_parallel_requests 4 .* for 5 processes"):
+        limits_of_a_worker(5)
+
+
+BROKEN = """
+import sys
+from pathlib import Path
+from optllm_router.server import ServerOptions, serving
+
+if __name__ == "__main__":
+    config = Path(sys.argv[1])
+    options = ServerOptions(config=config, port=0, workers=int(sys.argv[2]))
+    serving.serve(options, listening=lambda url: config.write_text("model_list: []"))
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_cannot_start_ends_the_server_with_an_error(tmp_path, workers):
+    """Its configuration is broken after it was looked at."""
+    config = write_config(tmp_path, model_entries("http://h/v1"))
+    program = tmp_path / "broken.py"
+    program.write_text(BROKEN)
+    arguments = [sys.executable, str(program), str(config), str(workers)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert any("a worker cannot start: models is []" in line["event"] for line in lines)
+
+
+def test_a_model_that_cannot_be_called_is_told_before_the_server_listens(tmp_path):
+    entries = [
+        {**entry, "router": {"transport": "httpx"}} for entry in model_entries("localhost:8000")
+    ]
+    config = write_config(tmp_path, entries)
+    done = CliRunner().invoke(commands, ["serve", "--config", str(config), "--port", "0"])
+    assert "api_base 'localhost:8000'" in str(done.exception)
+    assert "listening" not in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
