@@ -24,6 +24,7 @@ have charged for them. Should the true cost become known after all, settling cor
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -207,7 +208,7 @@ class Ledger:
 
     def _submit(self, operation: Operation, *, urgent: bool = True) -> Future[Any]:
         done: Future[Any] = self._database.submit_to(self._apply, operation, urgent=urgent)
-        done.add_done_callback(lambda _: self._announce(operation.effects))
+        done.add_done_callback(functools.partial(self._announce, operation))
         return done
 
     def _apply(self, connection: Connection, operations: Sequence[Operation]) -> list[object]:
@@ -216,11 +217,15 @@ class Ledger:
         ids = {id for operation in operations for id in operation.ids()}
         scopes = {scope for operation in operations for scope in operation.scopes()}
         books = Books(connection, ids, scopes, now)
-        results = [operation.apply(books, now) for operation in operations]
+        results = [operation.attempt(books, now) for operation in operations]
         books.write()
         for operation in operations:
             operation.effects = None
-        operations[0].effects = Effects(books.moves(), self._crossings(connection, books))
+        effects = Effects(books.moves(), self._crossings(connection, books))
+        for operation, result in zip(operations, results, strict=True):
+            if not isinstance(result, Exception):  # who fails, announces nothing
+                operation.effects = effects
+                break
         return results
 
     def _crossings(self, connection: Connection, books: Books) -> list[Crossing]:
@@ -234,9 +239,10 @@ class Ledger:
                 found += self._thresholds.cross(connection, limit, spent)
         return found
 
-    def _announce(self, effects: Effects | None) -> None:
-        """What a group did is committed, or failed and has none."""
-        if effects is None:
+    def _announce(self, operation: Operation, done: Future[Any]) -> None:
+        """Tell of what a group did, once that is committed."""
+        effects = operation.effects
+        if effects is None or done.exception() is not None:
             return
         for account, moved in effects.moves.items():
             self._glances.move(account, moved)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from optllm_router._errors import ConfigurationError, StoreError
+from optllm_router._errors import ConfigurationError, OptLLMError, StoreError
 from optllm_router.ledger._balances import Moved, room_from
 from optllm_router.ledger._books import Books, Entry, Part, State
 from optllm_router.ledger._limits import Account, Limit
@@ -109,8 +109,19 @@ class Operation:
         return ()
 
     def apply(self, books: Books, now: float) -> object:
-        """Do it."""
+        """Do it; what cannot be done is refused before anything is changed.
+
+        Raises:
+            OptLLMError: it cannot be done.
+        """
         raise NotImplementedError
+
+    def attempt(self, books: Books, now: float) -> object:
+        """As :meth:`apply`; an error is returned, so that the rest of a group goes on."""
+        try:
+            return self.apply(books, now)
+        except OptLLMError as error:
+            return error
 
     def describe(self) -> str:
         """What it moves, for the log."""
