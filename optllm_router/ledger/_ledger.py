@@ -37,7 +37,7 @@ from sqlalchemy import Connection, case, func, select
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import MAX_NANO, Budget, nano_from_usd
 from optllm_router._scopes import scopes_of_call
-from optllm_router.ledger._balances import Balance, Glances, read_balances
+from optllm_router.ledger._balances import Balance, Glances, balance_of, read_balances
 from optllm_router.ledger._books import Books, State
 from optllm_router.ledger._limits import (
     change_limit,
@@ -87,7 +87,8 @@ class Ledger:
 
         Raises:
             ConfigurationError: the budget has another scope, window or time zone. Its books are
-                kept by these: what was spent in another window is not in them.
+                kept by these: what was spent in another window is not in them. Or it has the
+                name of a budget that a template makes.
         """
         self._database.submit(lambda connection: keep_budget(connection, budget)).result()
         self._glances.forget()
@@ -159,6 +160,16 @@ class Ledger:
         """Every budget in its current window, by name."""
         with self._database.read() as connection:
             return read_balances(connection, read_limits(connection, self._clock()))
+
+    def templates(self) -> list[Balance]:
+        """The budgets that are for each (``tenant:*``), by name, as if nothing were spent.
+
+        What each has spent is in the balance of its own, of which there is one from its first
+        call on.
+        """
+        with self._database.read() as connection:
+            limits = read_limits(connection, self._clock(), templates=True)
+        return [balance_of(limit, {}) for limit in limits]
 
     def balance(self, name: str) -> Balance:
         """One budget in its current window.
