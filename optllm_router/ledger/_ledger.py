@@ -49,6 +49,7 @@ from optllm_router.ledger._limits import (
 from optllm_router.ledger._operations import (
     Closing,
     Effects,
+    Freeing,
     Operation,
     Refusal,
     Reservation,
@@ -145,6 +146,19 @@ class Ledger:
     def release(self, reservation_id: str) -> Future[bool]:
         """Give the money back: the call was not billed. As :meth:`settle` for the result."""
         return self._close(reservation_id, "released", 0, False)
+
+    def free(self, block_id: str, held_nano: int, kept_nano: int) -> Future[bool]:
+        """Take out of an expired block what nobody was charged for.
+
+        The future holds False when the block holds something else meanwhile (then nothing
+        changes).
+
+        Args:
+            block_id: the block.
+            held_nano: what it held when it was looked at.
+            kept_nano: what it keeps.
+        """
+        return self._submit(Freeing(block_id, held_nano, kept_nano))
 
     def recover(self) -> int:
         """Close, at the full amount, the reservations whose lease is over; returns how many."""
