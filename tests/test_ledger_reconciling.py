@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import random
 from collections import Counter
 from contextlib import closing
@@ -10,6 +11,7 @@ from contextlib import closing
 import pytest
 
 from optllm_router._money import NANO_PER_USD, Budget
+from optllm_router.cli import main
 from optllm_router.ledger import (
     Charge,
     ExpiredBlock,
@@ -259,3 +261,70 @@ def test_no_budget_ever_falls_below_the_truth(ledger, database, clock, seed):
     reconcile(ledger, database, known, complete=EVER)
     for balance in ledger.balances():
         assert balance.spent_nano == written[balance.budget]
+
+
+# The command
+
+
+@pytest.fixture
+def optllm(capsys):
+    """Runs ``optllm budget reconcile``; gives its exit code, and what it said."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["budget", "reconcile", *arguments])
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def dead_for_long(tmp_path, sqlite_url, monkeypatch):
+    """A store in which a process died, in 1970, with a block and a call under way."""
+    monkeypatch.chdir(tmp_path)
+    clock = Clock()
+    with closing(Database(sqlite_url)) as database:
+        ledger = Ledger(database, clock)
+        ledger.set_budget(Budget(1))
+        leave_block(database, clock, "a")
+        assert ledger.reserve(call("dead")).result() is None
+
+
+@pytest.mark.usefixtures("dead_for_long")
+def test_the_command_lists_blocks_and_frees_them(optllm, tmp_path):
+    code, shown = optllm()
+    assert code == 0, shown
+    assert "1 expired calls still count in full" in shown
+    assert "1 blocks of dead processes still count in full (0.000004 USD)" in shown
+    (block,) = json.loads(optllm("--json")[1])["expired_blocks"]
+    assert (block["amount_nano"], block["budgets"]) == (4 * MOST, ["default"])
+    (tmp_path / "usage.csv").write_text("id,cost_usd\nunknown,0.0000007\n")
+    until = ["--complete-until", "1970-02-01", "--complete-since", "1970-01-02", "--json"]
+    assert json.loads(optllm("usage.csv", "--json")[1])["corrections"] == []
+    done = json.loads(optllm("usage.csv", *until)[1])
+    freed = [
+        (one["candidate"], one["before_nano"], one["after_nano"]) for one in done["corrections"]
+    ]
+    assert freed == [("", 4 * MOST, 700), ("m", MOST, 0)]
+    assert (done["still_expired"], done["expired_blocks"]) == (0, [])
+    assert "of dead processes" not in optllm()[1]
+
+
+@pytest.mark.usefixtures("dead_for_long")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--complete-until", "1970-02-01"], "give one"),
+        (["usage.csv", "--complete-since", "1d"], "needs --complete-until"),
+        (["usage.csv", "--complete-until", "9999-01-01"], "must be past"),
+        (["usage.csv", "--complete-until", "2d", "--complete-since", "1d"], "must be past"),
+        (["usage.csv", "--complete-until", "soon"], "is no moment"),
+    ],
+)
+def test_a_period_that_makes_no_sense_frees_nothing(optllm, tmp_path, arguments, complaint):
+    (tmp_path / "usage.csv").write_text("id,cost_usd\nunknown,0.0000007\n")
+    code, said = optllm(*arguments)
+    assert code == 2
+    assert complaint in said
+    assert len(json.loads(optllm("--json")[1])["expired_blocks"]) == 1
