@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from optllm_router._command_options import json_option, opened, print_json, stor
 from optllm_router._display import print_balances, print_reconciliation
 
 if TYPE_CHECKING:
-    from optllm_router.ledger import Balance, Ledger
+    from optllm_router.ledger import Balance, Ledger, Period
     from optllm_router.store import Database
 
 _Place: TypeAlias = "tuple[Path | None, str | None]"
@@ -116,25 +117,63 @@ def remove(place: _Place, name: str) -> None:
 
 
 @budget.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False
+)
+@click.option(
+    "--complete-until",
+    metavar="TIME",
+    help="FILE names every charged call that was sent before; what else expired is freed.",
+)
+@click.option(
+    "--complete-since", metavar="TIME", help="FILE is complete from then on.  [default: ever]"
+)
 @_placed
 @json_option
-def reconcile(place: _Place, file: Path, as_json: bool) -> None:
-    """Put true costs in the place of the full amounts of calls whose process died.
+def reconcile(
+    place: _Place,
+    file: Path | None,
+    complete_until: str | None,
+    complete_since: str | None,
+    as_json: bool,
+) -> None:
+    """Put true costs in the place of the full amounts of what dead processes left.
 
     FILE is the provider's usage report: CSV with a header or a JSON list, with id (as in our
-    answers) and cost_usd, and model where an id was tried with several.
+    answers) and cost_usd, and model where an id was tried with several. Without it, tells what
+    counts in full. TIME is like 7d, 24h, 2026-01-31 or 2026-01-31T12:00:00+01:00.
     """
     from optllm_router.ledger import read_charges, reconcile
 
-    charges = read_charges(file)
+    if file is None and (complete_until or complete_since):
+        raise click.UsageError("--complete-until says something about a FILE; give one")
+    complete = _period(complete_since, complete_until)
+    charges = read_charges(file) if file else []
     with _books(place) as (ledger, database):
         ledger.recover()
-        done = reconcile(ledger, database, charges)
+        done = reconcile(ledger, database, charges, complete=complete)
     if as_json:
         print_json(asdict(done))
     else:
         print_reconciliation(done)
+
+
+def _period(since: str | None, until: str | None) -> Period | None:
+    from optllm_router.ledger import Period
+    from optllm_router.receipts.receipt import read_moment
+
+    if until is None:
+        if since is not None:
+            raise click.UsageError("--complete-since needs --complete-until")
+        return None
+    now = time.time()
+    start = read_moment(since, now, "--complete-since") if since else 0.0
+    end = read_moment(until, now, "--complete-until")
+    if not start < end <= now:
+        raise click.UsageError(
+            f"--complete-until {until!r} must be past, and after --complete-since"
+        )
+    return Period(start, end)
 
 
 @contextlib.contextmanager

@@ -150,11 +150,22 @@ def print_reconciliation(done: Reconciliation) -> None:
             )
         for one in done.corrections:
             amounts = (format_usd(one.before_nano), format_usd(one.after_nano))
-            table.add_row(one.reservation_id, one.candidate, *amounts)
+            table.add_row(one.reservation_id, one.candidate or "(calls to come)", *amounts)
         console().print(table)
     for id in done.unmatched:
         console().print(f"no single expired call of id {id}")
     console().print(f"{done.still_expired:,} expired calls still count in full")
+    if done.expired_blocks:
+        held = format_usd(sum(block.amount_nano for block in done.expired_blocks))
+        console().print(
+            f"{len(done.expired_blocks):,} blocks of dead processes still count in full ({held}); "
+            "a complete report frees them: --complete-until"
+        )
+        for block in done.expired_blocks:
+            console().print(
+                f"  {block.id}: {format_usd(block.amount_nano)} of {', '.join(block.budgets)}",
+                markup=False,
+            )
 
 
 def print_models(rows: Sequence[dict[str, Any]]) -> None:

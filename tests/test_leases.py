@@ -18,7 +18,8 @@ from sqlalchemy import select
 
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
-from optllm_router.ledger import LeasingLedger, Ledger, Reservation
+from optllm_router.ledger import LeasingLedger, Ledger, Reservation, _blocks
+from optllm_router.ledger._operations import Held
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
 
@@ -31,6 +32,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def _blocks_for_sixteen_calls(monkeypatch):
+    """So that a test can make some calls with the first block already."""
+    monkeypatch.setattr(_blocks, "_FEWEST_CALLS", 16)
 
 
 @pytest.fixture
@@ -111,6 +118,41 @@ def test_a_block_is_a_small_part_of_what_is_left(ledger, database):
     assert ledger.reserve(call("large", LIMIT // 64)).result() is None
     database.catch_up()
     assert ledger._blocks == {}
+
+
+def test_all_blocks_of_a_process_are_a_small_part_of_what_is_left(ledger, database):
+    """However many tenants it serves."""
+    ledger.set_budget(Budget(1, scope="tenant:*"))
+    for n in range(100):
+        assert ledger.reserve(call(f"r{n}", 100, f"tenant:{n}")).result() is None
+    for n in range(100):
+        ledger.release(f"r{n}")
+    database.catch_up()
+    held = {balance.budget: balance.reserved_nano for balance in Ledger(database).balances()}
+    assert 0 < held["default"] <= LIMIT // 64
+    assert ledger._holdings.of("default") == held["default"]
+    assert books_of_many(ledger) == 0
+    assert ledger._holdings.of("default") == 0
+
+
+def books_of_many(ledger: Ledger) -> int:
+    assert ledger.verify() == []
+    return sum(balance.reserved_nano for balance in ledger.balances())
+
+
+def test_a_block_is_for_the_traffic_that_was_seen(monkeypatch):
+    monkeypatch.setattr(_blocks, "_FEWEST_CALLS", 4)
+
+    def next_after(drawn: int, seconds: float) -> int:
+        held = Held("block", (), 10**9, 0, None)
+        before = _blocks.Block(held, 0, 0, since=100.0, drawn=drawn)
+        return _blocks.calls_to_hold_for(before, 100.0 + seconds)
+
+    assert _blocks.calls_to_hold_for(None, 100.0) == 4
+    assert next_after(0, 1.0) == 4
+    assert next_after(30, 1.0) == 15  # half a second
+    assert next_after(30, 0.0) == next_after(30, 0.1) == 120  # four times as many
+    assert next_after(1_000, 0.01) == 1_024
 
 
 @pytest.mark.parametrize("callers", [1, 8])
@@ -315,7 +357,7 @@ PROCESS = """
 
     database = Database(sys.argv[1])
     ledger = LeasingLedger(database)
-    for n in range(8):
+    for n in range(5):
         ledger.reserve(Reservation(f"r{n}", "d", "m", 100, (), "test", 0.0)).result()
         database.catch_up()
     ledger.settle("r0", 5)
@@ -344,11 +386,15 @@ def test_a_killed_process_leaves_its_block_to_expire(database):
     assert victim.stdout.readline() == "ready\n"
     os.kill(victim.pid, signal.SIGKILL)
     victim.communicate()
-    assert blocks(database) == ["open"]
-    assert books(ledger) == (10, 16 * 100 + 600 - 700)
+    # The first call is reserved by itself. The next three draw from a block for four, and make it
+    # low, so that there is another one, from which the fifth may draw.
+    assert blocks(database) == ["open", "open"]
+    _, reserved = books(ledger)
+    held = reserved - 300
+    assert 4 * 100 <= held <= 12 * 100
     now += 60
-    assert ledger.recover() == 7
-    assert books(ledger) == (10 + 900 + 600, 0)
+    assert ledger.recover() == 3 + 2
+    assert books(ledger) == (10 + 300 + held, 0)
 
 
 FORKED = """
@@ -405,4 +451,4 @@ def test_a_process_that_ends_gives_its_block_back(database):
     _, complaints = process.communicate(timeout=60)
     assert (process.returncode, complaints) == (0, "")
     assert blocks(database) == []
-    assert books(ledger) == (10, 600)
+    assert books(ledger) == (10, 300)

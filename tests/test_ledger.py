@@ -346,6 +346,52 @@ def test_many_first_calls_make_one_copy(store_url, ledger):
     assert ledger.verify() == []
 
 
+def test_processes_that_start_together_set_the_same_budget(store_url):
+    databases = [Database(store_url) for _ in range(3)]
+    try:
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            for n in range(10):
+                together = threading.Barrier(3)
+
+                def set_one(one: Database, n: int = n, together=together) -> None:
+                    together.wait(30)
+                    Ledger(one).set_budget(budget_of(7, "day", f"tag {n}"))
+
+                for done in [pool.submit(set_one, one) for one in databases]:
+                    done.result()
+        found = Ledger(databases[0]).balances()
+        assert [(b.limit_nano, b.window) for b in found] == [(7, "day")] * 10
+    finally:
+        for one in databases:
+            one.close()
+
+
+def test_a_budget_is_not_called_like_one_that_a_template_makes(ledger):
+    ledger.set_budget(budget_of(40, tag="*"))
+    taken = Budget(1, name="*/tag:a", scope="tag:b")
+    with pytest.raises(ConfigurationError, match=r"'\*/tag:a' is kept for what budget '\*'"):
+        ledger.set_budget(taken)
+    assert reserve(ledger, "a", 1, "a") is None
+    ledger.set_budget(Budget(1, name="*/user:a", scope="tag:b"))
+    ledger.set_budget(Budget(1, name="each/tag:a", scope="tag:b"))
+    with pytest.raises(ConfigurationError, match="'each/tag:a', which is taken"):
+        ledger.set_budget(Budget(1, name="each", scope="tag:*"))
+    ledger.set_budget(Budget("40e-9", name="*/tag:a", scope="tag:a"))  # the copy itself
+    assert reserve(ledger, "b", 1, "a") is None
+    assert ledger.verify() == []
+
+
+def test_templates_are_listed_by_themselves(ledger):
+    ledger.set_budget(budget_of(40, "day", "*", hard=False))
+    (each,) = ledger.templates()
+    assert (each.budget, each.scope, each.window, each.hard) == ("*", "tag:*", "day", False)
+    assert (each.limit_nano, each.left_nano, each.calls) == (40, 40, 0)
+    assert reserve(ledger, "a", 1, "a") is None
+    assert ledger.templates() == [each]
+    ledger.remove_budget("*")
+    assert ledger.templates() == []
+
+
 @pytest.mark.parametrize("scope", ["tag:*", "tag:", "team:a", "tag:a\0b", 5])
 def test_a_call_belongs_to_scopes_that_are_some(ledger, scope):
     with pytest.raises(ConfigurationError, match="scope"):

@@ -11,6 +11,7 @@ from optllm_router.ledger._reconciling import (
     read_charges,
     reconcile,
 )
+from optllm_router.ledger._remains import ExpiredBlock, Period
 from optllm_router.ledger._thresholds import Crossing
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "Charge",
     "Correction",
     "Crossing",
+    "ExpiredBlock",
     "LeasingLedger",
     "Ledger",
+    "Period",
     "Reconciliation",
     "Refusal",
     "Reservation",

@@ -15,6 +15,7 @@ back what it added before and adds what it adds now.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -80,6 +81,7 @@ class Books:
 
     Attributes:
         limits: the budgets on ``scopes`` and on everything, and those of known reservations.
+        leased: what blocks were leased in this transaction, by budget.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Books:
         self.limits = find_limits(connection, scopes, now, names=names, lock=True)
         self._accounts = read_accounts(connection, self.limits, known, lock=True)
         self._as_read = {account: replace(moved) for account, moved in self._accounts.items()}
+        self.leased: Counter[str] = Counter()
         self._touched: set[Account] = set()
         self._changed: set[str] = set()
         self._parted: set[str] = set()

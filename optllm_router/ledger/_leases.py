@@ -6,11 +6,14 @@ order. Nothing that was promised depends on that: until the drawing is written, 
 aside in the block, and a process that is killed leaves the block, which then expires like any
 reservation, at the full amount.
 
-A block is small, a sixty-fourth of what its budgets have left at most, and short-lived: after a
-second and a half it is given back, so that a lowered limit stops calls soon and processes do not
-starve each other. It belongs to one window of each budget. A call that it does not cover gives all
-blocks of its scopes back, and is reserved by itself: one process can use a budget to its last
-nano-dollar.
+Blocks are small, so that a process that dies takes little along: one holds money for half a second
+of the traffic that was seen, and all of a process together hold a sixty-fourth of what a budget has
+left at most. They are short-lived: after a second and a half they are given back, so that a lowered
+limit stops calls soon and processes do not starve each other. What an expired one held is freed by
+a provider's report, see :mod:`._remains`.
+
+A block belongs to one window of each budget. A call that it does not cover gives all blocks of its
+scopes back, and is reserved by itself: one process can use a budget to its last nano-dollar.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from optllm_router._errors import OptLLMError, StoreError
 from optllm_router._money import Budget
 from optllm_router.ledger._balances import Balance
+from optllm_router.ledger._blocks import LIFE_SECONDS, Block, Holdings, calls_to_hold_for
 from optllm_router.ledger._books import State
 from optllm_router.ledger._ledger import Ledger, checked, closing_of
 from optllm_router.ledger._operations import (
@@ -52,10 +55,6 @@ T = TypeVar("T")
 
 _log = logging.getLogger("optllm_router")
 
-_LIFE_SECONDS = 1.5
-"""A block is given back after so long."""
-_FEWEST_CALLS, _MOST_CALLS = 16, 1024
-"""For how many calls a block holds money, as far as the budgets allow."""
 _MOST_UNWRITTEN = 1_024
 """With so many writes waiting, callers wait for theirs."""
 
@@ -68,49 +67,6 @@ def _done(result: T) -> Future[T]:
 
 _GRANTED: Future[Refusal | None] = _done(None)
 _CLOSED: Future[bool] = _done(True)
-
-
-@dataclass
-class _Block:
-    """What is left of a block, as its holder knows; amounts in nano-dollars.
-
-    Attributes:
-        held: how it was leased.
-        left: of the most that calls can cost.
-        soft_left: of what they can set aside in soft budgets.
-        since: when it was asked for, Unix seconds.
-        drawn: how many calls drew from it.
-    """
-
-    held: Held
-    left: int
-    soft_left: int
-    since: float
-    drawn: int = 0
-
-    @property
-    def until(self) -> float:
-        """When it is given back, Unix seconds."""
-        over = self.since + _LIFE_SECONDS
-        return over if self.held.until is None else min(over, self.held.until)
-
-    def covers(self, reservation: Reservation, now: float) -> bool:
-        """Whether a call can draw from it now."""
-        return (
-            self.since <= now < self.until
-            and reservation.amount(True) <= self.left
-            and reservation.amount(False) <= self.soft_left
-        )
-
-    def draw(self, reservation: Reservation) -> None:
-        """Take what a call needs."""
-        self.left -= reservation.amount(True)
-        self.soft_left -= reservation.amount(False)
-        self.drawn += 1
-
-    def is_low(self) -> bool:
-        """Whether it is time to ask for another one."""
-        return 2 * self.left < self.held.amount_nano
 
 
 class LeasingLedger(Ledger):
@@ -133,7 +89,8 @@ class LeasingLedger(Ledger):
     ) -> None:
         super().__init__(database, clock, on_threshold=on_threshold)
         self._changed = threading.Condition()
-        self._blocks: dict[tuple[str, ...], list[_Block]] = {}
+        self._blocks: dict[tuple[str, ...], list[Block]] = {}
+        self._holdings = Holdings()
         self._asked: set[tuple[str, ...]] = set()
         self._under_way: dict[str, Drawing | None] = {}
         self._fault: Exception | None = None
@@ -207,10 +164,11 @@ class LeasingLedger(Ledger):
             if block is None:
                 return self._reserve_directly(reservation)
             block.draw(reservation)
+            self._holdings.add(block.held, -reservation.amount(True), -reservation.amount(False))
             drawing = Drawing(reservation.id, reservation, block.held)
             self._under_way[reservation.id] = drawing
             granted = self._write_behind(drawing, _GRANTED)
-            if block.is_low():
+            if block.is_low() and block is self._blocks[reservation.scopes][-1]:
                 self._ask_for_block(reservation, block)
             return granted
 
@@ -229,7 +187,7 @@ class LeasingLedger(Ledger):
 
     # What follows is called with the lock held.
 
-    def _covering(self, reservation: Reservation) -> _Block | None:
+    def _covering(self, reservation: Reservation) -> Block | None:
         now = self._clock()
         blocks = self._blocks.get(reservation.scopes, ())
         return next((block for block in blocks if block.covers(reservation, now)), None)
@@ -248,16 +206,13 @@ class LeasingLedger(Ledger):
         self._ask_for_block(reservation, latest)
         return result
 
-    def _ask_for_block(self, like: Reservation, before: _Block | None) -> None:
-        """Ask for a block that will last about as long as one may be held."""
+    def _ask_for_block(self, like: Reservation, before: Block | None) -> None:
         if like.scopes in self._asked or self._closing:
             return
-        calls, now = _FEWEST_CALLS, self._clock()
-        if before is not None:
-            per_second = before.drawn / max(now - before.since, 1e-3)
-            calls = min(max(calls, int(per_second * _LIFE_SECONDS)), _MOST_CALLS)
+        now = self._clock()
         self._asked.add(like.scopes)
-        leasing = Leasing(f"block-{os.getpid()}-{secrets.token_hex(8)}", like, calls)
+        id = f"block-{os.getpid()}-{secrets.token_hex(8)}"
+        leasing = Leasing(id, like, calls_to_hold_for(before, now), self._holdings.of)
         asked = self._submit(leasing, urgent=False)
         asked.add_done_callback(functools.partial(self._leased, like.scopes, now))
 
@@ -269,7 +224,8 @@ class LeasingLedger(Ledger):
         for block in self._blocks.pop(scopes, ()):
             self._return(block)
 
-    def _return(self, block: _Block) -> None:
+    def _return(self, block: Block) -> None:
+        self._holdings.add(block.held, -block.left, -block.soft_left)
         returning = Returning(block.held.block_id, left_nano=block.left)
         returned = self._submit(returning, urgent=False)
         returned.add_done_callback(functools.partial(_log_if_kept, block))
@@ -345,7 +301,8 @@ class LeasingLedger(Ledger):
             held = None if leased.exception() else leased.result()
             if held is None:
                 return
-            block = _Block(held, held.amount_nano, held.soft_nano, since)
+            block = Block(held, held.amount_nano, held.soft_nano, since)
+            self._holdings.add(held, block.left, block.soft_left)
             if self._closing:
                 self._return(block)
                 return
@@ -367,11 +324,11 @@ class LeasingLedger(Ledger):
                         self._return(block)
                     if not blocks:
                         del self._blocks[scopes]
-                self._changed.wait(_LIFE_SECONDS / 4)
+                self._changed.wait(LIFE_SECONDS / 4)
             self._tended = False
 
 
-def _log_if_kept(block: _Block, returned: Future[bool]) -> None:
+def _log_if_kept(block: Block, returned: Future[bool]) -> None:
     """A block that cannot be given back is not lost: it expires."""
     if returned.exception() is not None or not returned.result():
         _log.warning(

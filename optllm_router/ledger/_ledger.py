@@ -24,6 +24,7 @@ have charged for them. Should the true cost become known after all, settling cor
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -36,7 +37,7 @@ from sqlalchemy import Connection, case, func, select
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import MAX_NANO, Budget, nano_from_usd
 from optllm_router._scopes import scopes_of_call
-from optllm_router.ledger._balances import Balance, Glances, read_balances
+from optllm_router.ledger._balances import Balance, Glances, balance_of, read_balances
 from optllm_router.ledger._books import Books, State
 from optllm_router.ledger._limits import (
     change_limit,
@@ -48,6 +49,7 @@ from optllm_router.ledger._limits import (
 from optllm_router.ledger._operations import (
     Closing,
     Effects,
+    Freeing,
     Operation,
     Refusal,
     Reservation,
@@ -86,7 +88,8 @@ class Ledger:
 
         Raises:
             ConfigurationError: the budget has another scope, window or time zone. Its books are
-                kept by these: what was spent in another window is not in them.
+                kept by these: what was spent in another window is not in them. Or it has the
+                name of a budget that a template makes.
         """
         self._database.submit(lambda connection: keep_budget(connection, budget)).result()
         self._glances.forget()
@@ -144,6 +147,19 @@ class Ledger:
         """Give the money back: the call was not billed. As :meth:`settle` for the result."""
         return self._close(reservation_id, "released", 0, False)
 
+    def free(self, block_id: str, held_nano: int, kept_nano: int) -> Future[bool]:
+        """Take out of an expired block what nobody was charged for.
+
+        The future holds False when the block holds something else meanwhile (then nothing
+        changes).
+
+        Args:
+            block_id: the block.
+            held_nano: what it held when it was looked at.
+            kept_nano: what it keeps.
+        """
+        return self._submit(Freeing(block_id, held_nano, kept_nano))
+
     def recover(self) -> int:
         """Close, at the full amount, the reservations whose lease is over; returns how many."""
         overdue = select(reservations.c.id).where(
@@ -158,6 +174,16 @@ class Ledger:
         """Every budget in its current window, by name."""
         with self._database.read() as connection:
             return read_balances(connection, read_limits(connection, self._clock()))
+
+    def templates(self) -> list[Balance]:
+        """The budgets that are for each (``tenant:*``), by name, as if nothing were spent.
+
+        What each has spent is in the balance of its own, of which there is one from its first
+        call on.
+        """
+        with self._database.read() as connection:
+            limits = read_limits(connection, self._clock(), templates=True)
+        return [balance_of(limit, {}) for limit in limits]
 
     def balance(self, name: str) -> Balance:
         """One budget in its current window.
@@ -207,7 +233,7 @@ class Ledger:
 
     def _submit(self, operation: Operation, *, urgent: bool = True) -> Future[Any]:
         done: Future[Any] = self._database.submit_to(self._apply, operation, urgent=urgent)
-        done.add_done_callback(lambda _: self._announce(operation.effects))
+        done.add_done_callback(functools.partial(self._announce, operation))
         return done
 
     def _apply(self, connection: Connection, operations: Sequence[Operation]) -> list[object]:
@@ -216,11 +242,15 @@ class Ledger:
         ids = {id for operation in operations for id in operation.ids()}
         scopes = {scope for operation in operations for scope in operation.scopes()}
         books = Books(connection, ids, scopes, now)
-        results = [operation.apply(books, now) for operation in operations]
+        results = [operation.attempt(books, now) for operation in operations]
         books.write()
         for operation in operations:
             operation.effects = None
-        operations[0].effects = Effects(books.moves(), self._crossings(connection, books))
+        effects = Effects(books.moves(), self._crossings(connection, books))
+        for operation, result in zip(operations, results, strict=True):
+            if not isinstance(result, Exception):  # who fails, announces nothing
+                operation.effects = effects
+                break
         return results
 
     def _crossings(self, connection: Connection, books: Books) -> list[Crossing]:
@@ -234,9 +264,10 @@ class Ledger:
                 found += self._thresholds.cross(connection, limit, spent)
         return found
 
-    def _announce(self, effects: Effects | None) -> None:
-        """What a group did is committed, or failed and has none."""
-        if effects is None:
+    def _announce(self, operation: Operation, done: Future[Any]) -> None:
+        """Tell of what a group did, once that is committed."""
+        effects = operation.effects
+        if effects is None or done.exception() is not None:
             return
         for account, moved in effects.moves.items():
             self._glances.move(account, moved)

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, or_, select, text, update
 
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import Budget
-from optllm_router._scopes import EVERYTHING, is_template, template_of
+from optllm_router._scopes import EVERYTHING, KINDS, is_template, template_of
 from optllm_router._windows import Span, span_at
 from optllm_router.store.schema import budgets
 
@@ -64,7 +64,8 @@ def keep_budget(connection: Connection, budget: Budget) -> None:
     """Create a budget, or change its limit and manners.
 
     Raises:
-        ConfigurationError: a budget of that name has another scope, window or time zone.
+        ConfigurationError: a budget of that name has another scope, window or time zone, or the
+            name is one that a copy of a template has or will have.
     """
     values = {
         "limit_nano": budget.limit_nano,
@@ -75,9 +76,11 @@ def keep_budget(connection: Connection, budget: Budget) -> None:
     meaning = {"scope": budget.scope, "window": budget.window, "timezone": budget.timezone}
     before = _row(connection, budget.name)
     if before is None:
+        _refuse_names_of_copies(connection, budget)
         new = {"name": budget.name, "template": "", "removed": 0, **meaning, **values}
-        connection.execute(budgets.insert().values(new))
-        return
+        if connection.execute(_INSERT, new).rowcount == 1:
+            return
+        before = connection.execute(_locked(budget.name)).one()  # another process was faster
     for what, value in meaning.items():
         if before._mapping[what] != value:
             raise ConfigurationError(
@@ -114,14 +117,48 @@ def remove_budget(connection: Connection, name: str) -> None:
     connection.execute(update(budgets).where(_with_copies(name)).values(removed=1))
 
 
+def _refuse_names_of_copies(connection: Connection, new: Budget) -> None:
+    templates = select(budgets.c.name, budgets.c.scope).where(budgets.c.scope.in_(_TEMPLATES))
+    for name, scope in connection.execute(templates):
+        if _names_copy(new.name, name, scope):
+            raise ConfigurationError(
+                f"budget name {new.name!r} is kept for what budget {name!r} makes for {scope}; "
+                "give the new budget another name"
+            )
+    if is_template(new.scope):
+        starts = budgets.c.name.startswith(_copy_name(new.name, ""), autoescape=True)
+        for name in connection.scalars(select(budgets.c.name).where(starts)):
+            if _names_copy(name, new.name, new.scope):
+                raise ConfigurationError(
+                    f"budget {new.name!r} could not call one of those that it makes for "
+                    f"{new.scope} {name!r}, which is taken; give the new budget another name"
+                )
+
+
+_TEMPLATES = [f"{kind}:*" for kind in KINDS]
+"""Scopes that stand for every one of their kind."""
+
+
+def _copy_name(template: str, scope: str) -> str:
+    return f"{template}/{scope}"
+
+
+def _names_copy(name: str, template: str, scope: str) -> bool:
+    """Whether the template of a name and scope calls one of its copies like this."""
+    of = name.removeprefix(_copy_name(template, ""))
+    return of != name and not is_template(of) and template_of(of) == scope
+
+
 def _with_copies(name: str) -> ColumnElement[bool]:
     return or_(budgets.c.name == name, budgets.c.template == name)
 
 
 def _row(connection: Connection, name: str) -> Row[Any] | None:
-    return connection.execute(
-        select(budgets).where(budgets.c.name == name).with_for_update()
-    ).first()
+    return connection.execute(_locked(name)).first()
+
+
+def _locked(name: str) -> Select[Any]:
+    return select(budgets).where(budgets.c.name == name).with_for_update()
 
 
 def _known(connection: Connection, name: str) -> Row[Any]:
@@ -141,6 +178,11 @@ def _change(connection: Connection, before: Row[Any], values: dict[str, Any]) ->
         connection.execute(update(budgets).where(followers).values(values))
 
 
+_INSERT = text(
+    'INSERT INTO budgets (name, "window", limit_nano, scope, timezone, hard, thresholds, pace,'
+    " template, removed) VALUES (:name, :window, :limit_nano, :scope, :timezone, :hard,"
+    " :thresholds, :pace, :template, :removed) ON CONFLICT DO NOTHING"
+)
 _FOUND = select(budgets).where(budgets.c.removed == 0).order_by(budgets.c.name)
 _APPLICABLE = _FOUND.where(
     or_(
@@ -151,10 +193,10 @@ _APPLICABLE = _FOUND.where(
 _LOCKED = _APPLICABLE.with_for_update()
 
 
-def read_limits(connection: Connection, now: float) -> list[Limit]:
-    """Every budget, by name; templates, which have no balance, are left out."""
+def read_limits(connection: Connection, now: float, *, templates: bool = False) -> list[Limit]:
+    """Every budget that has a balance, by name; or every template, which has none."""
     found = (_limit(row, now) for row in connection.execute(_FOUND))
-    return [limit for limit in found if not is_template(limit.scope)]
+    return [limit for limit in found if is_template(limit.scope) == templates]
 
 
 def find_limits(
@@ -209,7 +251,12 @@ def applicable(limits: Iterable[Limit], scopes: Collection[str]) -> tuple[Limit,
 def _missing_copies(found: Collection[Limit], scopes: Collection[str]) -> list[Limit]:
     made = {(limit.template, limit.scope) for limit in found}
     return [
-        replace(template, name=f"{template.name}/{scope}", scope=scope, template=template.name)
+        replace(
+            template,
+            name=_copy_name(template.name, scope),
+            scope=scope,
+            template=template.name,
+        )
         for template in found
         if is_template(template.scope)
         for scope in sorted(scopes)
@@ -233,7 +280,13 @@ def _insert(connection: Connection, limits: Collection[Limit]) -> None:
         }
         for limit in limits
     ]
-    connection.execute(budgets.insert(), rows)
+    for row in rows:
+        if connection.execute(_INSERT, row).rowcount != 1:
+            raise ConfigurationError(
+                f"budget {row['template']!r} cannot make one for {row['scope']}: another budget "
+                f"is called {row['name']!r}; remove {row['template']!r} and set it under another "
+                "name"
+            )
 
 
 def _limit(row: Row[Any], now: float) -> Limit:

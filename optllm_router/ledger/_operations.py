@@ -9,18 +9,18 @@ moves money from the block's entry to that of a call: the balances stay as they 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from optllm_router._errors import ConfigurationError, StoreError
+from optllm_router._errors import ConfigurationError, OptLLMError, StoreError
 from optllm_router.ledger._balances import Moved, room_from
 from optllm_router.ledger._books import Books, Entry, Part, State
 from optllm_router.ledger._limits import Account, Limit
 from optllm_router.ledger._thresholds import Crossing
 
-BLOCK_SHARE = 64
-"""A block holds at most this fraction of what a budget has left."""
-_BLOCK_LEASE_SECONDS = 30.0
+_BLOCK_SHARE = 64
+"""The blocks of a process hold at most this fraction of what a budget has left."""
+BLOCK_LEASE_SECONDS = 30.0
 """After so long, other processes take a block's holder to be dead."""
 
 
@@ -109,8 +109,19 @@ class Operation:
         return ()
 
     def apply(self, books: Books, now: float) -> object:
-        """Do it."""
+        """Do it; what cannot be done is refused before anything is changed.
+
+        Raises:
+            OptLLMError: it cannot be done.
+        """
         raise NotImplementedError
+
+    def attempt(self, books: Books, now: float) -> object:
+        """As :meth:`apply`; an error is returned, so that the rest of a group goes on."""
+        try:
+            return self.apply(books, now)
+        except OptLLMError as error:
+            return error
 
     def describe(self) -> str:
         """What it moves, for the log."""
@@ -212,11 +223,13 @@ class Leasing(Operation):
     Attributes:
         like: a call like those to come.
         calls: how many.
+        holds: what the process holds already of a budget, in nano-dollars, by its name.
     """
 
     like: Reservation
     calls: int
-    held: Held | None = None
+    holds: Callable[[str], int]
+    held: Held | None = field(default=None, init=False)
 
     def scopes(self) -> tuple[str, ...]:
         """Those of the calls."""
@@ -227,7 +240,7 @@ class Leasing(Operation):
         if self.written and books.entry(self.id) is not None:
             return self.held
         limits = books.limits_of(self.like.scopes)
-        calls = min([self.calls, *(_calls_in(limit, books, self.like) for limit in limits)])
+        calls = min([self.calls, *(self._calls_in(limit, books) for limit in limits)])
         if calls < 2:
             return None
         amount, soft = calls * self.like.amount(True), calls * self.like.amount(False)
@@ -240,16 +253,28 @@ class Leasing(Operation):
         )
         parts = [Part(limit.account, amount if limit.hard else soft) for limit in limits]
         block = Reservation(
-            self.id, "", "", amount, self.like.scopes, "", _BLOCK_LEASE_SECONDS, soft
+            self.id, "", "", amount, self.like.scopes, "", BLOCK_LEASE_SECONDS, soft
         )
         _enter(books, block, parts, now, block=True)
+        books.leased.update({limit.name: amount if limit.hard else soft for limit in limits})
         self.written = True
         return self.held
+
+    def _calls_in(self, limit: Limit, books: Books) -> int:
+        """How many calls a block may hold money for, by one limit."""
+        used = sum(moved.used for moved in books.counted(limit).values())
+        held = self.holds(limit.name) + books.leased[limit.name]
+        room = max(0, limit.nano - used + held) // _BLOCK_SHARE - held
+        return max(0, room) // max(1, self.like.amount(limit.hard))
 
 
 @dataclass
 class Drawing(Operation):
-    """Move money from a block to a call, which the holder of the block has sent already."""
+    """Move money from a block to a call, which the holder of the block has sent already.
+
+    The block may have expired meanwhile, and even have been freed: then the call takes what is
+    left of it, and counts in full nevertheless.
+    """
 
     reservation: Reservation
     held: Held
@@ -263,11 +288,11 @@ class Drawing(Operation):
         return f"{self.reservation.amount_nano} nano-dollars that were set aside"
 
     def apply(self, books: Books, now: float) -> None:
-        """Move it, also out of a block whose lease ended meanwhile."""
+        """Move it."""
         if _was_made(self, books):
             return
         block = books.entry(self.held.block_id)
-        if block is None or block.state not in ("open", "expired"):
+        if block is None:
             raise StoreError(
                 f"reservation {self.id!r} of {self.reservation.amount_nano} nano-dollars was drawn "
                 f"from block {self.held.block_id!r}, which is gone"
@@ -276,12 +301,12 @@ class Drawing(Operation):
             Part(account, self.reservation.amount(hard)) for account, hard in self.held.accounts
         ]
         drawn = {part.account: part.amount for part in parts}
-        left = block.reserved - self.reservation.amount_nano
+        left = max(0, block.reserved - self.reservation.amount_nano)
         smaller = replace(
             block,
             reserved=left,
-            settled=left if block.state == "expired" else 0,
-            parts=tuple(Part(p.account, p.amount - drawn[p.account]) for p in block.parts),
+            settled=0 if block.state == "open" else left,
+            parts=tuple(Part(p.account, max(0, p.amount - drawn[p.account])) for p in block.parts),
         )
         books.put(self.held.block_id, smaller)
         _enter(books, self.reservation, parts, now)
@@ -301,9 +326,47 @@ class Returning(Operation):
     def apply(self, books: Books, now: float) -> bool:
         """Forget the block."""
         block = books.entry(self.id)
-        if block is None or block.reserved != self.left_nano:
+        if block is None or block.state not in ("open", "expired"):
+            return False
+        if block.reserved != self.left_nano:
             return False
         books.drop(self.id)
+        return True
+
+
+@dataclass
+class Freeing(Operation):
+    """Take out of an expired block what nobody was charged for; the result is whether it was done.
+
+    Its entry stays, so that a holder who was not dead after all finds it.
+
+    Attributes:
+        held_nano: what the block held when it was looked at; else it is left alone.
+        kept_nano: what it keeps, as it may have been charged.
+    """
+
+    held_nano: int
+    kept_nano: int
+
+    def apply(self, books: Books, now: float) -> bool:
+        """Free it."""
+        block = books.entry(self.id)
+        if self.written and block is not None and block.reserved == self.kept_nano:
+            return True
+        if block is None or not block.block or block.state not in ("expired", "settled"):
+            return False
+        if block.reserved != self.held_nano:
+            return False
+        freed = replace(
+            block,
+            state="settled" if self.kept_nano else "released",
+            reserved=self.kept_nano,
+            settled=self.kept_nano,
+            estimated=False,
+            parts=tuple(Part(p.account, min(p.amount, self.kept_nano)) for p in block.parts),
+        )
+        books.put(self.id, freed)
+        self.written = True
         return True
 
 
@@ -356,10 +419,3 @@ def _refusal(limit: Limit, slots: dict[int, Moved], needed: int) -> Refusal | No
         reserved_nano=sum(moved.reserved for moved in slots.values()),
         next_window=room_from(limit, slots, needed),
     )
-
-
-def _calls_in(limit: Limit, books: Books, like: Reservation) -> int:
-    """How many calls a block may hold money for, by one limit."""
-    left = limit.nano - sum(moved.used for moved in books.counted(limit).values())
-    each = max(1, like.amount(limit.hard))
-    return max(0, left) // BLOCK_SHARE // each

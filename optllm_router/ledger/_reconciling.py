@@ -9,15 +9,16 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 
 from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router._money import nano_from_usd
 from optllm_router.ledger._ledger import Ledger
+from optllm_router.ledger._remains import ExpiredBlock, Period, expired_blocks, free_remains
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
 
@@ -54,14 +55,17 @@ class Reconciliation:
     """What a report came to.
 
     Attributes:
-        corrections: reservations that had expired and now have their true cost.
+        corrections: reservations that had expired and now have their true cost; a block, which
+            a process held for calls to come, has no candidate.
         unmatched: ids of charges that mean no expired reservation, or might mean several calls.
-        still_expired: how many remain at their full amount.
+        still_expired: how many calls remain at their full amount.
+        expired_blocks: the blocks that do.
     """
 
     corrections: tuple[Correction, ...]
     unmatched: tuple[str, ...]
     still_expired: int
+    expired_blocks: tuple[ExpiredBlock, ...] = ()
 
 
 def read_charges(path: Path) -> list[Charge]:
@@ -78,8 +82,22 @@ def read_charges(path: Path) -> list[Charge]:
     return [_charge(row, number) for number, row in enumerate(rows, start=1)]
 
 
-def reconcile(ledger: Ledger, database: Database, charges: Iterable[Charge]) -> Reconciliation:
-    """Settle expired reservations at what the provider charged for them."""
+def reconcile(
+    ledger: Ledger,
+    database: Database,
+    charges: Iterable[Charge],
+    *,
+    complete: Period | None = None,
+) -> Reconciliation:
+    """Settle expired reservations at what the provider charged for them.
+
+    Args:
+        ledger: of the same database.
+        database: with the reservations.
+        charges: what the provider charged.
+        complete: when every call that was sent then and charged is among the charges: what else
+            expired is free, see :mod:`._remains`.
+    """
     known = list(charges)
     sent: dict[str, list[Any]] = {}
     for ids in _slices(sorted({charge.id for charge in known})):
@@ -97,10 +115,17 @@ def reconcile(ledger: Ledger, database: Database, charges: Iterable[Charge]) -> 
                 )
                 continue
         unmatched.append(charge.id)
-    left = select(reservations.c.id).where(reservations.c.state == "expired")
+    if complete is not None:
+        charged = [(charge.id, charge.cost_nano) for charge in known]
+        for freed in free_remains(ledger, database, charged, complete):
+            corrections.append(Correction(*astuple(freed)))
+    left = select(func.count()).where(
+        reservations.c.state == "expired", reservations.c.candidate != ""
+    )
     with database.read() as connection:
-        still = len(connection.scalars(left).all())
-    return Reconciliation(tuple(corrections), tuple(unmatched), still)
+        still = connection.scalar(left) or 0
+    blocks = tuple(expired_blocks(database))
+    return Reconciliation(tuple(corrections), tuple(unmatched), still, blocks)
 
 
 def _sent(database: Database, ids: Sequence[str]) -> Sequence[Any]:

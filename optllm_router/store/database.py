@@ -88,8 +88,9 @@ class Database:
     ) -> Future[T]:
         """As :meth:`submit`, for many writes at once: ``kind`` gets all items that wait for it.
 
-        It returns a result per item. Writes of one kind are done in the order in which they
-        were submitted; kinds in the order in which they are first seen in a commit.
+        It returns a result per item; an exception among them is raised to who waits for that
+        item, and harms no other. Writes of one kind are done in the order in which they were
+        submitted; kinds in the order in which they are first seen in a commit.
         """
         self.check_process()
         done: Future[T] = Future()

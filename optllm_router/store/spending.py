@@ -244,7 +244,7 @@ _SUMS = ", ".join(
         ("reported_nano", "r.state = 'settled' AND o.reported_nano IS NOT NULL", "r.settled_nano"),
         ("expired_calls", f"r.state = 'expired' AND {_CALL}", "1"),
         ("expired_nano", "r.state = 'expired'", "r.settled_nano"),
-        ("free_calls", "r.state = 'released'", "1"),
+        ("free_calls", f"r.state = 'released' AND {_CALL}", "1"),
         ("open_calls", f"r.state = 'open' AND {_CALL}", "1"),
         ("open_nano", "r.state = 'open'", "r.reserved_nano"),
         ("prompt_tokens", "o.prompt_tokens IS NOT NULL", "o.prompt_tokens"),

@@ -141,7 +141,10 @@ class Writer:
                 write.done.set_exception(error)
         else:
             for write, result in done:
-                write.done.set_result(result)
+                if isinstance(result, Exception):
+                    write.done.set_exception(result)
+                else:
+                    write.done.set_result(result)
 
     def _explained(self, error: Exception) -> Exception:
         try:

@@ -1,0 +1,330 @@
+"""What processes that died left in the books, and how a provider's report frees it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import random
+from collections import Counter
+from contextlib import closing
+
+import pytest
+
+from optllm_router._money import NANO_PER_USD, Budget
+from optllm_router.cli import main
+from optllm_router.ledger import (
+    Charge,
+    ExpiredBlock,
+    LeasingLedger,
+    Ledger,
+    Period,
+    Reservation,
+    reconcile,
+)
+from optllm_router.store import Database
+
+EVER = Period(0.0, 1e12)
+START = 1_000_800.0
+MOST = 1_000
+LATER = 60.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(store_url):
+    with closing(Database(store_url)) as database:
+        yield database
+
+
+@pytest.fixture
+def ledger(database, clock) -> Ledger:
+    ledger = Ledger(database, clock)
+    ledger.set_budget(Budget(f"{1_000 * MOST}e-9"))
+    return ledger
+
+
+def call(id: str, *scopes: str, most: int = MOST) -> Reservation:
+    return Reservation(f"{id}-0", id, "m", most, scopes, "test", 30.0)
+
+
+def die(process: LeasingLedger) -> None:
+    """As if it were killed: what it holds is not given back."""
+    atexit.unregister(process._at_exit)
+    with process._changed:
+        process._closing = True
+        process._blocks.clear()
+        process._changed.notify_all()
+
+
+def leave_block(database: Database, clock: Clock, name: str, *scopes: str) -> None:
+    """A process makes one call that costs nothing, and dies with a block for four more."""
+    process = LeasingLedger(database, clock)
+    assert process.reserve(call(name, *scopes)).result() is None
+    database.catch_up()
+    process.release(f"{name}-0")
+    database.catch_up()
+    assert len(process._blocks[scopes]) == 1
+    die(process)
+
+
+def expire(ledger: Ledger, clock: Clock) -> None:
+    clock.now += LATER
+    ledger.recover()
+
+
+def spent(ledger: Ledger, name: str = "default") -> int:
+    assert ledger.verify() == []
+    balance = ledger.balance(name)
+    assert balance.reserved_nano == 0
+    return balance.spent_nano
+
+
+def test_twenty_deaths_burn_little_and_a_complete_report_frees_that(ledger, database, clock):
+    ledger.set_limit("default", 100)
+    most = NANO_PER_USD // 20
+    for death in range(20):
+        process = LeasingLedger(database, clock)
+        for n in range(3):
+            id = f"{death}.{n}"
+            assert process.reserve(call(id, most=most)).result() is None
+            process.release(f"{id}-0")
+            database.catch_up()
+        die(process)
+    expire(ledger, clock)
+    assert 0 < spent(ledger) <= 2 * NANO_PER_USD
+    listed = reconcile(ledger, database, [])
+    assert len(listed.expired_blocks) == 20
+    assert sum(block.amount_nano for block in listed.expired_blocks) == spent(ledger)
+    assert (listed.corrections, listed.still_expired) == ((), 0)
+    done = reconcile(ledger, database, [], complete=EVER)
+    assert done.expired_blocks == ()
+    assert {(one.candidate, one.after_nano) for one in done.corrections} == {("", 0)}
+    assert spent(ledger) == 0
+
+
+def test_expired_blocks_are_listed_with_what_they_hold_and_where(ledger, database, clock):
+    ledger.set_budget(Budget(1, scope="tag:*"))
+    leave_block(database, clock, "a", "tag:x")
+    expire(ledger, clock)
+    (block,) = reconcile(ledger, database, []).expired_blocks
+    assert block == ExpiredBlock(block.id, 4 * MOST, START, ("default", "tag:*/tag:x"))
+    assert block.id.startswith("block-")
+
+
+def test_what_unknown_calls_were_charged_stays_in_the_blocks(ledger, database, clock):
+    """They were drawn from a block, sent, and not written down before their process died."""
+    for name in "ab":
+        leave_block(database, clock, name)
+    expire(ledger, clock)
+    unknown = [Charge("x", 700), Charge("y", 500)]
+    for _ in range(2):
+        reconcile(ledger, database, unknown, complete=EVER)
+        assert spent(ledger) == 1_200
+    assert reconcile(ledger, database, unknown[:1], complete=EVER).expired_blocks == ()
+    assert spent(ledger) == 700
+    reconcile(ledger, database, [Charge("foreign", 10**6)], complete=EVER)
+    assert spent(ledger) == 700
+
+
+def test_a_charge_larger_than_all_blocks_frees_none(ledger, database, clock):
+    leave_block(database, clock, "a")
+    expire(ledger, clock)
+    done = reconcile(ledger, database, [Charge("foreign", 10**6)], complete=EVER)
+    assert (len(done.expired_blocks), done.corrections) == (1, ())
+    assert spent(ledger) == 4 * MOST
+
+
+def test_each_budget_keeps_what_may_have_been_charged_to_it(ledger, database, clock):
+    ledger.set_budget(Budget(1, scope="tag:*"))
+    for name in ("x", "y"):
+        leave_block(database, clock, name, f"tag:{name}")
+    expire(ledger, clock)
+    reconcile(ledger, database, [Charge("unknown", 700)], complete=EVER)
+    assert spent(ledger, "tag:*/tag:x") == spent(ledger, "tag:*/tag:y") == 700
+    assert 700 <= spent(ledger) <= 1_400
+
+
+@pytest.mark.parametrize(
+    "period",
+    [
+        Period(START - 10, START + 1_000),  # clocks may differ by a little
+        Period(START + 1, START + 1_000),
+        Period(0, START + 29),
+    ],
+)
+def test_a_report_says_nothing_about_other_times(ledger, database, clock, period):
+    leave_block(database, clock, "a")
+    assert ledger.reserve(call("dead")).result() is None
+    expire(ledger, clock)
+    done = reconcile(ledger, database, [], complete=period)
+    assert (done.corrections, done.still_expired, len(done.expired_blocks)) == ((), 1, 1)
+    assert spent(ledger) == 5 * MOST
+
+
+def test_expired_calls_that_a_complete_report_does_not_charge_are_free(ledger, database, clock):
+    for id in ("charged", "not charged"):
+        assert ledger.reserve(call(id)).result() is None
+    expire(ledger, clock)
+    assert reconcile(ledger, database, [Charge("charged", 9)]).still_expired == 1
+    assert spent(ledger) == 9 + MOST
+    foreign = [Charge("charged", 9), Charge("unknown", 1)]
+    assert reconcile(ledger, database, foreign, complete=EVER).still_expired == 1
+    assert reconcile(ledger, database, [Charge("charged", 9)], complete=EVER).still_expired == 0
+    assert spent(ledger) == 9
+
+
+def test_a_second_attempt_that_was_not_written_down_is_unknown_too(ledger, database, clock):
+    """Its decision is known by the first attempt, which cost less than is charged for both."""
+    leave_block(database, clock, "a")
+    assert ledger.reserve(call("d")).result() is None
+    assert ledger.settle("d-0", 100).result() is True
+    expire(ledger, clock)
+    reconcile(ledger, database, [Charge("d", 100), Charge("d", 250, "n")], complete=EVER)
+    assert spent(ledger) == 100 + 250
+
+
+def test_a_holder_that_was_not_dead_after_all_is_counted_in_full(ledger, database, clock):
+    process = LeasingLedger(database, clock)
+    assert process.reserve(call("a")).result() is None
+    database.catch_up()
+    process.release("a-0")
+    (block,) = process._blocks[()]
+    held = [block.held]
+    die(process)
+    expire(ledger, clock)
+    reconcile(ledger, database, [], complete=EVER)
+    assert spent(ledger) == 0
+    from optllm_router.ledger._operations import Drawing, Returning
+
+    reservation = call("late")
+    ledger._submit(Drawing(reservation.id, reservation, held[0])).result()
+    assert ledger.settle("late-0", 600).result() is True
+    assert spent(ledger) == 600
+    assert ledger._submit(Returning(held[0].block_id, 0)).result() is False
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_budget_ever_falls_below_the_truth(ledger, database, clock, seed):
+    chance = random.Random(seed)
+    ledger.set_budget(Budget(1, scope="tag:*"))
+    truth: Counter[str] = Counter()
+    written: Counter[str] = Counter()
+    bill: list[Charge] = []
+
+    def charge(id: str, cost: int, scopes: tuple[str, ...]) -> None:
+        bill.append(Charge(id, cost))
+        for name in ("default", *(f"tag:*/{scope}" for scope in scopes)):
+            truth[name] += cost
+            written[name] += 0 if id.endswith("unwritten") else cost
+
+    for death in range(10):
+        scopes = chance.choice([(), ("tag:x",), ("tag:y",), ("tag:x", "tag:y")])
+        process = LeasingLedger(database, clock)
+        for n in range(chance.randint(1, 6)):
+            id = f"{death}.{n}"
+            assert process.reserve(call(id, *scopes)).result() is None
+            database.catch_up()
+            cost = chance.randint(0, MOST)
+            fate = chance.choice(["settled", "released", "charged", "not charged"])
+            if fate in ("settled", "charged"):
+                charge(id, cost, scopes)
+            if fate == "settled":
+                process.settle(f"{id}-0", cost)
+            elif fate == "released":
+                process.release(f"{id}-0")
+        database.catch_up()
+        if chance.random() < 0.5 and process._blocks.get(scopes):  # sent, and not written down
+            charge(f"{death}.unwritten", chance.randint(1, MOST), scopes)
+        die(process)
+        clock.now += chance.choice([0, 1, 40])
+    expire(ledger, clock)
+    before = {balance.budget: balance.spent_nano for balance in ledger.balances()}
+    reconcile(ledger, database, bill, complete=EVER)
+    assert ledger.verify() == []
+    unwritten = sum(one.cost_nano for one in bill if one.id.endswith("unwritten"))
+    for balance in ledger.balances():
+        assert truth[balance.budget] <= balance.spent_nano <= before[balance.budget]
+        assert balance.spent_nano <= truth[balance.budget] + 4 * unwritten  # four kinds of calls
+    known = [one for one in bill if not one.id.endswith("unwritten")]
+    reconcile(ledger, database, known, complete=EVER)
+    for balance in ledger.balances():
+        assert balance.spent_nano == written[balance.budget]
+
+
+# The command
+
+
+@pytest.fixture
+def optllm(capsys):
+    """Runs ``optllm budget reconcile``; gives its exit code, and what it said."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["budget", "reconcile", *arguments])
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out + printed.err
+
+    return run
+
+
+@pytest.fixture
+def dead_for_long(tmp_path, sqlite_url, monkeypatch):
+    """A store in which a process died, in 1970, with a block and a call under way."""
+    monkeypatch.chdir(tmp_path)
+    clock = Clock()
+    with closing(Database(sqlite_url)) as database:
+        ledger = Ledger(database, clock)
+        ledger.set_budget(Budget(1))
+        leave_block(database, clock, "a")
+        assert ledger.reserve(call("dead")).result() is None
+
+
+@pytest.mark.usefixtures("dead_for_long")
+def test_the_command_lists_blocks_and_frees_them(optllm, tmp_path):
+    code, shown = optllm()
+    assert code == 0, shown
+    assert "1 expired calls still count in full" in shown
+    assert "1 blocks of dead processes still count in full (0.000004 USD)" in shown
+    (block,) = json.loads(optllm("--json")[1])["expired_blocks"]
+    assert (block["amount_nano"], block["budgets"]) == (4 * MOST, ["default"])
+    (tmp_path / "usage.csv").write_text("id,cost_usd\nunknown,0.0000007\n")
+    until = ["--complete-until", "1970-02-01", "--complete-since", "1970-01-02", "--json"]
+    assert json.loads(optllm("usage.csv", "--json")[1])["corrections"] == []
+    done = json.loads(optllm("usage.csv", *until)[1])
+    freed = [
+        (one["candidate"], one["before_nano"], one["after_nano"]) for one in done["corrections"]
+    ]
+    assert freed == [("", 4 * MOST, 700), ("m", MOST, 0)]
+    assert (done["still_expired"], done["expired_blocks"]) == (0, [])
+    assert "of dead processes" not in optllm()[1]
+
+
+@pytest.mark.usefixtures("dead_for_long")
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--complete-until", "1970-02-01"], "give one"),
+        (["usage.csv", "--complete-since", "1d"], "needs --complete-until"),
+        (["usage.csv", "--complete-until", "9999-01-01"], "must be past"),
+        (["usage.csv", "--complete-until", "2d", "--complete-since", "1d"], "must be past"),
+        (["usage.csv", "--complete-until", "soon"], "is no moment"),
+    ],
+)
+def test_a_period_that_makes_no_sense_frees_nothing(optllm, tmp_path, arguments, complaint):
+    (tmp_path / "usage.csv").write_text("id,cost_usd\nunknown,0.0000007\n")
+    code, said = optllm(*arguments)
+    assert code == 2
+    assert complaint in said
+    assert len(json.loads(optllm("--json")[1])["expired_blocks"]) == 1
