@@ -29,10 +29,9 @@ _log = logging.getLogger("optllm_router")
 MOST_TEXTS = 20_000
 """How many texts, the most recently graded ones, a refit learns from."""
 _FIRST_FIT = 20
-_GROWTH = 1.1
 _MOST_NEW = MOST_TEXTS // 10
-"""However many labels were learnt, after so many new ones all are learnt anew. Of more the oldest
-need not be taught to a predictor that was fitted meanwhile: the next fit follows at once."""
+"""New labels that are taught to a predictor that was fitted meanwhile, the newest: the next fit
+follows at once."""
 
 
 class Labels:
@@ -101,6 +100,10 @@ class _Learner(Generic[Taught]):
     A lesson is what the predictor's ``learn_one`` takes.
     """
 
+    _growth = 1.1
+    """All is learnt anew once so many times as many labels are known; of more than are kept, once
+    as many are new as if that many were all."""
+
     def __init__(self, make: Callable[[], Taught], candidates: int) -> None:
         self._make = make
         self._predictor = make()
@@ -142,9 +145,8 @@ class _Learner(Generic[Taught]):
         return self._labels.matrix()
 
     def _due(self) -> bool:
-        """Whether a tenth more is known, or a tenth of what is kept is new."""
-        tried = self._tried_on
-        return self._labels.count >= max(_FIRST_FIT, min(tried * _GROWTH, tried + _MOST_NEW))
+        new = (self._growth - 1.0) * min(self._tried_on, MOST_TEXTS)
+        return self._labels.count >= max(_FIRST_FIT, self._tried_on + new)
 
     def _refit_in_background(self) -> None:
         if self._refit is not None:
@@ -235,6 +237,8 @@ class LengthLearner(_Learner[LengthPredictor]):
         make: makes a fresh, unfitted predictor.
         candidates: how many candidates there are.
     """
+
+    _growth = 1.5  # every call teaches a length: a refit per tenth would cost as much as the calls
 
     def __init__(self, make: Callable[[], LengthPredictor], candidates: int) -> None:
         super().__init__(make, candidates)

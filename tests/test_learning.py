@@ -111,7 +111,7 @@ def test_a_score_changes_the_very_next_prediction(learner):
 
 def test_enough_scores_make_a_fresh_predictor_that_knows_them_all(learner, made, monkeypatch):
     monkeypatch.setattr(learning, "_FIRST_FIT", 20)
-    monkeypatch.setattr(learning, "_GROWTH", 1.25)
+    monkeypatch.setattr(Learner, "_growth", 1.25)
     for one in distinct(20):
         learner.learn(*one)
     learner.wait()
@@ -242,7 +242,7 @@ def test_the_predictor_is_told_which_score_a_correction_replaces(learner, made):
 
 
 def test_refits_never_become_rare(learner, monkeypatch):
-    monkeypatch.setattr(learning, "_MOST_NEW", 40)
+    monkeypatch.setattr(learning, "MOST_TEXTS", 400)
     fitted_on = []
     monkeypatch.setattr(learner, "_refit_in_background", lambda: fitted_on.append(learner.labels))
     learner._tried_on = 5_000
