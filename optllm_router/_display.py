@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from optllm_router._money import format_usd
+from optllm_router._money import format_usd, usd_text
 
 if TYPE_CHECKING:
     from optllm_router.evaluation.demo import Demo
@@ -58,7 +58,7 @@ def progress_bar() -> Iterator[Report]:
         yield report
 
 
-def print_demo(demo: Demo, figure: Path) -> None:
+def print_demo(demo: Demo, figure: Path, *, replaced: bool) -> None:
     """The demo's table, cap and spend."""
     out = console()
     table = Table(
@@ -72,7 +72,7 @@ def print_demo(demo: Demo, figure: Path) -> None:
     for i, row in enumerate(demo.rows):
         shares = ", ".join(f"{name} {share:.0%}" for name, share in row.shares.items())
         style = "bold" if i == 0 else None
-        table.add_row(row.name, f"{row.success:.1%}", f"{row.cost_usd:.4f}", shares, style=style)
+        table.add_row(row.name, f"{row.success:.1%}", usd_text(row.cost_usd), shares, style=style)
     out.print(table)
     parts = " → ".join(f"{part:.0%}" for part in demo.success_by_part)
     out.print(f"success by quarter, learning from no label on: {parts}")
@@ -85,7 +85,7 @@ def print_demo(demo: Demo, figure: Path) -> None:
         else f"spent {format_usd(demo.spent_nano)}, billed {format_usd(demo.billed_nano)}"
     )
     out.print("books " + ("verified" if not demo.books else "; ".join(demo.books)))
-    out.print(f"wrote {figure}")
+    out.print(f"replaced {figure}" if replaced else f"wrote {figure}")
 
 
 def print_replay(replay: Replay) -> None:
@@ -98,13 +98,13 @@ def print_replay(replay: Replay) -> None:
     for heading in ("", "accuracy", "USD"):
         table.add_column(heading, justify="right" if heading else "left")
     offline = replay.offline
-    spent = f"{replay.spent_nano / 1e9:.6f}"
+    spent = usd_text(replay.spent_nano / 1e9)
     table.add_row("sent and graded", f"{replay.accuracy:.4f}", spent, style="bold")
-    on_paper = (f"{offline.accuracy:.4f}", f"{offline.cost_usd:.6f}")
+    on_paper = (f"{offline.accuracy:.4f}", usd_text(offline.cost_usd))
     table.add_row("the same allocation offline", *on_paper)
-    table.add_row("promised by the plan", f"{offline.promised:.4f}", f"{offline.expected_usd:.6f}")
+    table.add_row("promised by the plan", f"{offline.promised:.4f}", usd_text(offline.expected_usd))
     table.add_section()
-    table.add_row(f"always {best['model']}", f"{best['accuracy']:.4f}", f"{best['cost_usd']:.6f}")
+    table.add_row(f"always {best['model']}", f"{best['accuracy']:.4f}", usd_text(best["cost_usd"]))
     out = console()
     out.print(table)
     shares = ", ".join(f"{name} {share:.1%}" for name, share in replay.shares.items())

@@ -61,7 +61,7 @@ class InfeasibleError(OptLLMError):
     Attributes:
         limit: the value of the constraint that was asked for.
         attainable: the nearest value that can be met, in the same unit: USD for budgets, a
-            success rate for targets.
+            success rate for targets, queries or tokens for capacities.
     """
 
     def __init__(self, message: str, *, limit: float, attainable: float) -> None:

@@ -78,6 +78,15 @@ def format_usd(nano: int) -> str:
     return f"{'-' if nano < 0 else ''}{whole}.{digits} USD"
 
 
+def usd_text(usd: float) -> str:
+    """An amount for people: to a hundredth of a cent, or four digits that say something.
+
+    >>> usd_text(12.5), usd_text(0.00001234), usd_text(0.0)
+    ('12.5000', '0.00001234', '0.0000')
+    """
+    return f"{usd:.4f}" if usd == 0 or abs(usd) >= 0.1 else f"{Decimal(f'{usd:.4g}'):f}"
+
+
 @dataclass(frozen=True)
 class Budget:
     """A cap in USD on a scope over a window.

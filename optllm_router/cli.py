@@ -106,6 +106,7 @@ def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool
     from optllm_router.evaluation.demo import run_demo
 
     check_figure(figure)
+    replaced = figure.exists()
     with progress_bar() as report:
         done = run_demo(
             prompts=prompts,
@@ -117,7 +118,7 @@ def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool
     if as_json:
         print_json({**done.to_dict(), "figure": str(figure)})
     else:
-        print_demo(done, figure)
+        print_demo(done, figure, replaced=replaced)
 
 
 @commands.command(short_help="Recorded prompts and answers through the real client.")
@@ -195,8 +196,8 @@ def evaluate(
 ) -> None:
     """Predictor and allocation on recorded outcomes, against baselines and the oracle.
 
-    DIR holds queries.csv and outcomes.csv. Nothing is sent. Ctrl-C stops a comparison and shows
-    what is finished.
+    DIR holds queries.csv and outcomes.csv. Nothing is sent. Ctrl-C stops a comparison, shows what
+    is finished, and exits with 130.
     """
     _check_outputs(figure, dump, report, keep)
     if baselines is None and seeds is None and report is None and keep is None:
@@ -205,18 +206,21 @@ def evaluate(
     if dump is not None:
         raise click.UsageError("--dump is for one split; leave out --baselines, --seeds, --report")
     wanted = range(seed, seed + (seeds or 5))
-    _compare(folder, labels, cost, wanted, baselines or "optllm", figure, report, keep, as_json)
+    names = "optllm" if baselines is None else baselines
+    _compare(folder, labels, cost, wanted, names, figure, report, keep, as_json)
 
 
-def _check_outputs(figure: Path | None, *others: Path | None) -> None:
+def _check_outputs(
+    figure: Path | None, dump: Path | None, report: Path | None, keep: Path | None
+) -> None:
     """Nobody should learn after minutes of work that its result cannot be written."""
-    from optllm_router.evaluation import check_figure
+    from optllm_router.evaluation import check_dump, check_figure, check_report
 
-    if figure is not None:
-        check_figure(figure)
-    for path in others:
-        if path is not None and not path.parent.is_dir():
-            raise click.UsageError(f"{str(path)!r}: there is no folder {str(path.parent)!r}")
+    for path, check in ((figure, check_figure), (dump, check_dump), (report, check_report)):
+        if path is not None:
+            check(path)
+    if keep is not None and not keep.parent.is_dir():
+        raise click.UsageError(f"{str(keep)!r}: there is no folder {str(keep.parent)!r}")
 
 
 def _evaluate_once(
@@ -234,14 +238,14 @@ def _evaluate_once(
         progress("reading", 0, 0)
         recorded = evaluation.load_recorded(folder)
         done = evaluation.evaluate(recorded, labels=labels, seed=seed, cost=cost, progress=progress)
-    if dump is not None:
-        evaluation.write_dump(done, dump)
-    if figure is not None:
-        evaluation.draw_evaluation(done, figure)
     if as_json:
         click.echo(done.to_json())
     else:
         console().print(evaluation.evaluation_table(done))
+    if dump is not None:
+        evaluation.write_dump(done, dump)
+    if figure is not None:
+        evaluation.draw_evaluation(done, figure)
 
 
 def _compare(
@@ -259,7 +263,7 @@ def _compare(
 
     methods = evaluation.methods_named(baselines)
     setting = evaluation.Setting(labels=labels, cost=cost)
-    parts = []
+    parts, complete = [], False
     with progress_bar() as progress:
         progress("reading", 0, 0)
         recorded = evaluation.load_recorded(folder)
@@ -270,19 +274,22 @@ def _compare(
         try:
             for part in running:
                 parts.append(part)
+            complete = True
         except KeyboardInterrupt:
             if not parts:
                 raise
             click.echo(f"interrupted: {len(parts)} parts are finished", err=True)
-    comparison = evaluation.summarise(recorded.name, setting, parts)
-    if figure is not None:
-        evaluation.draw_comparison(comparison, figure)
-    if report is not None:
-        evaluation.write_report(comparison, report)
+    comparison = evaluation.summarise(recorded.name, setting, parts, complete=complete)
     if as_json:
         click.echo(comparison.to_json())
     else:
         console().print(evaluation.comparison_table(comparison))
+    if figure is not None:
+        evaluation.draw_comparison(comparison, figure)
+    if report is not None:
+        evaluation.write_report(comparison, report)
+    if not complete:
+        raise click.exceptions.Exit(130)
 
 
 @commands.command(short_help="Prices and limits of models, as the router uses them.")

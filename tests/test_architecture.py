@@ -55,7 +55,7 @@ WORLD = (
     *("sqlalchemy", "pickle", "joblib"),
 )
 # Saving a predictor is writing to the place that the caller names; nothing else is.
-SAVING = ("predictor/_saving.py imports os.PathLike", "predictor/_saving.py calls open")
+SAVING = ("predictor/_saving.py imports os", "predictor/_saving.py calls open")
 MONEY = ("pricing", "store", "ledger")
 NOT_FOR_MONEY = ("numpy", "scipy", "sklearn", *NUMERICS, "learning", "policy")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from optllm_router import Budget
-from optllm_router.cli import commands
+from optllm_router import Budget, ConfigurationError, evaluation
+from optllm_router.cli import commands, main
 from optllm_router.ledger import Ledger, Reservation
 from optllm_router.store import Database
 
@@ -140,6 +141,9 @@ def test_demo_for_people(tmp_path: Path) -> None:
     assert "cap   0.02 USD" in done.stdout
     assert "books verified" in done.stdout
     assert "<svg" in (tmp_path / "front.svg").read_text()
+    assert "wrote front.svg" in done.stdout
+    again = optllm("demo", "--prompts", "4", "--budget-usd", "0.02", cwd=tmp_path)
+    assert "replaced front.svg" in again.stdout
 
 
 def test_replay_does_what_its_plan_promised(tmp_path: Path) -> None:
@@ -194,6 +198,55 @@ def test_evaluate_compares_and_keeps_what_is_finished(tmp_path: Path) -> None:
     assert "<html" in (tmp_path / "r.html").read_text()
     again = optllm(*arguments, cwd=tmp_path)
     assert json.loads(again.stdout) == json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "output", [["--report", "r.html"], ["--report", "r.txt"], ["--dump", "d.npy"]]
+)
+def test_outputs_are_checked_before_the_work(tmp_path: Path, monkeypatch, output) -> None:
+    folder = write_recorded(tmp_path / "recorded")
+    monkeypatch.setattr(evaluation, "load_recorded", lambda folder: pytest.fail("began to work"))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = CliRunner().invoke(commands, ["evaluate", str(folder), *output])
+    assert isinstance(done.exception, ConfigurationError)
+
+
+def test_what_was_found_out_is_shown_before_it_is_written(tmp_path: Path, monkeypatch) -> None:
+    folder = write_recorded(tmp_path / "recorded")
+
+    def full(comparison, path) -> None:
+        raise ConfigurationError("the disk is full")
+
+    monkeypatch.setattr(evaluation, "write_report", full)
+    report = ["--report", str(tmp_path / "r.html"), "--seeds", "1", "--json"]
+    done = CliRunner().invoke(commands, ["evaluate", str(folder), "--labels", "0.3", *report])
+    assert str(done.exception) == "the disk is full"
+    assert json.loads(done.stdout)["complete"] is True
+
+
+def test_an_interrupted_comparison_shows_what_is_finished_and_exits_130(
+    tmp_path: Path, monkeypatch
+) -> None:
+    folder = write_recorded(tmp_path / "recorded")
+    compare = evaluation.compare
+
+    def interrupted(*given, **named):
+        parts = compare(*given, **named)
+        yield next(parts)
+        yield next(parts)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "compare", interrupted)
+    arguments = ["evaluate", str(folder), "--labels", "0.3", "--baselines", "random", "--json"]
+    done = CliRunner().invoke(commands, arguments)
+    assert done.exit_code == 130
+    assert "interrupted: 2 parts are finished" in done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["complete"] is False
+    assert list(printed["methods"]) == ["optllm", "random"]
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 130
 
 
 def test_models_are_shown_with_their_prices(tmp_path: Path) -> None:
@@ -343,6 +396,11 @@ def test_budget_leaves_the_file_of_another_program_alone(tmp_path: Path, content
         (["evaluate", "recorded", "--dump", "absent/d.npz"], "no folder 'absent'"),
         (["evaluate", "recorded", "--seeds", "2", "--dump", "d.npz"], "--dump is for one split"),
         (["evaluate", "recorded", "--baselines", "magic"], "magic"),
+        (["evaluate", "recorded", "--baselines", ""], "'' names no method"),
+        (["evaluate", "recorded", "--dump", "d.json"], "'d.json' must end in .npz"),
+        (["evaluate", "recorded", "--report", "r.pdf"], "'r.pdf' must end in .html"),
+        (["evaluate", "recorded", "--report", "absent/r.html"], "no folder 'absent'"),
+        (["evaluate", "recorded", "--keep", "absent/k"], "no folder 'absent'"),
         (["replay", "absent", "--budget-usd", "1"], "absent"),
         (["replay", "absent"], "--budget-usd"),
         (["evaluate", "absent"], "absent"),

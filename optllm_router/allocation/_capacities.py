@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optllm_router._errors import InfeasibleError, InvalidDataError
+from optllm_router._nearest import quoted
 from optllm_router.allocation._dual import IMPOSSIBLE, DualPoint, Limits, minimise_dual
+from optllm_router.allocation._limits import ROUNDING
 from optllm_router.allocation._rounding import Problem, repaired, rounded
 from optllm_router.allocation._solution import Solution
 from optllm_router.allocation._sums import exact_sum
@@ -63,8 +65,9 @@ def solve_with_capacities(
 
     Raises:
         InfeasibleError: when no allocation that keeps the limits was found; ``attainable`` is
-            the least cost found, or the number of queries where the capacities alone are too
-            small. Rarely, and on small or very tight instances only, one may exist nevertheless.
+            the least cost found, or what the queries take at least where the capacities alone
+            are too small, and ``limit`` what there is of the same. Rarely, and on small or very
+            tight instances only, one may exist nevertheless.
         InvalidDataError: naming the first entry that cannot be.
 
     Example:
@@ -123,13 +126,16 @@ def _from_cheapest(problem: Problem, worth: FloatArray) -> IntArray:
     if cheapest is None:
         raise InfeasibleError(
             f"no allocation of {n} queries was found within the capacities "
-            f"{problem.capacities.tolist()}; raise them or send fewer queries",
+            f"{[float(f'{limit:.10g}') for limit in problem.capacities]}; raise them or send fewer "
+            "queries",
             limit=float(problem.capacities.sum()),
-            attainable=float(n),
+            attainable=exact_sum(problem.load.min(axis=1)),
         )
     improved = repaired(problem, cheapest, worth)
+    least = problem.spent(cheapest)
+    if improved is None and problem.usd >= least * (1.0 - ROUNDING):
+        return cheapest
     if improved is None:
-        least = problem.spent(cheapest)
         raise InfeasibleError(
             f"no allocation within the capacities was found for {problem.usd:.10g} USD: the "
             f"cheapest found costs {least:.10g} USD; raise the budget to that, raise the "
@@ -151,27 +157,48 @@ def _checked(
         raise InvalidDataError(
             f"loads[{query}, {candidate}] is {float(load[query, candidate])!r}: it must be >= 0"
         )
-    limits = np.asarray(capacities, dtype=np.float64)
-    if limits.shape != (k,) or np.isnan(limits).any() or (limits < 0.0).any():
-        raise InvalidDataError(
-            f"capacities are {limits.tolist()!r}: one number >= 0 is needed for each of the "
-            f"{k} candidates, infinity where there is no limit"
-        )
-    problem = Problem(p_matrix, cost_matrix, load, limits, check_amount(usd, "the budget in USD"))
+    limits = _checked_capacities(capacities, k)
+    if loads is not None:
+        limits = limits * (1.0 + ROUNDING)  # loads that fill a capacity may add up to a bit more
+    usd, least = check_amount(usd, "the budget in USD"), exact_sum(cost_matrix.min(axis=1))
+    if least * (1.0 - ROUNDING) <= usd < least:
+        usd = least
+    problem = Problem(p_matrix, cost_matrix, load, limits, usd)
     _check_each_query_fits(problem)
     return problem
 
 
+def _checked_capacities(capacities: ArrayLike, k: int) -> FloatArray:
+    try:
+        limits = np.asarray(capacities, dtype=np.float64)
+    except (TypeError, ValueError):
+        limits = np.empty(0)
+    if limits.shape != (k,) or np.isnan(limits).any() or (limits < 0.0).any():
+        raise InvalidDataError(
+            f"capacities are {quoted(capacities)}: one number >= 0 is needed for each of the "
+            f"{k} candidates, infinity where there is no limit"
+        )
+    return limits
+
+
 def _check_each_query_fits(problem: Problem) -> None:
     impossible = _impossible(problem).all(axis=1)
-    if impossible.any():
-        query = int(impossible.argmax())
-        raise InfeasibleError(
-            f"query {query} fits no candidate: each costs more than the budget of "
-            f"{problem.usd:.10g} USD or takes more than its capacity",
-            limit=problem.usd,
-            attainable=float(problem.cost[query].min()),
-        )
+    if not impossible.any():
+        return
+    query = int(impossible.argmax())
+    load, cost = problem.load[query], problem.cost[query]
+    roomy = load <= problem.capacities
+    if roomy.any():
+        limit, attainable = problem.usd, float(cost[roomy].min())
+    else:
+        nearest = int((load - problem.capacities).argmin())
+        limit, attainable = float(problem.capacities[nearest]), float(load[nearest])
+    raise InfeasibleError(
+        f"query {query} fits no candidate: each costs more than the budget of "
+        f"{problem.usd:.10g} USD or takes more than its capacity",
+        limit=limit,
+        attainable=attainable,
+    )
 
 
 def _impossible(problem: Problem) -> NDArray[np.bool_]:

@@ -15,7 +15,7 @@ import numpy as np
 from optllm_router._errors import ConfigurationError
 from optllm_router.allocation._archive import Archive
 from optllm_router.allocation._paper import robust
-from optllm_router.allocation._validation import check_instance
+from optllm_router.allocation._validation import check_count, check_instance
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -62,6 +62,8 @@ def evolve(
     """
     p_matrix, cost_matrix = check_instance(p, cost)
     believed = robust(p_matrix, std, alpha)
+    check_count(population, "the population")
+    check_count(generations, "the number of generations")
     result = _pymoo("pymoo.optimize").minimize(
         _problem(believed, cost_matrix),
         _algorithm(algorithm, population),

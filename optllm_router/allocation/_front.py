@@ -215,9 +215,11 @@ class ParetoFront:
 
         There the next dollar stops buying more than the average dollar does. Its gap is 0.
         """
-        if len(self) == 1:
-            return self._corner(0)
-        average = (self.success[-1] - self.success[0]) / (self.cost[-1] - self.cost[0])
+        gained = float(self.success[-1] - self.success[0])
+        paid = float(self.cost[-1] - self.cost[0])
+        if paid == 0.0:  # a single point, or moves too cheap to show in the total
+            return self._corner(len(self) - 1)
+        average = gained / paid
         return self._corner(int(np.searchsorted(-self.slope, -average, side="right")))
 
     def shadow_price(self, usd: float) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from optllm_router._errors import InfeasibleError, InvalidDataError
-from optllm_router.allocation._validation import check_amount
+from optllm_router._errors import InfeasibleError
+from optllm_router.allocation._validation import check_amount, check_share
 
 # Callers compute limits with sums of their own: a limit this close to the extreme is the extreme.
 ROUNDING = 1e-12
@@ -39,8 +39,7 @@ def reachable(rate: float, highest: float, n: int) -> float:
         InfeasibleError: when the target is above ``highest``; it speaks in rates.
         InvalidDataError: when the rate is not a number in 0..1.
     """
-    if not 0.0 <= rate <= 1.0:
-        raise InvalidDataError(f"the target success rate is {rate!r}: it must be a number in 0..1")
+    rate = check_share(rate, "the target success rate")
     target = rate * n * (1.0 - ROUNDING)
     if target > highest:
         raise InfeasibleError(

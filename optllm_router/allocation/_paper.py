@@ -16,7 +16,12 @@ from optllm_router.allocation._archive import Archive, Certifier
 from optllm_router.allocation._exchange import Exchange, cheapest, most_successful
 from optllm_router.allocation._limits import payable, reachable
 from optllm_router.allocation._sums import exact_sum
-from optllm_router.allocation._validation import check_instance, check_values
+from optllm_router.allocation._validation import (
+    check_amount,
+    check_count,
+    check_instance,
+    check_values,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -53,8 +58,7 @@ def optllm_m(
         InvalidDataError: naming the first entry that cannot be, or a grid below 1.
     """
     p_matrix, cost_matrix = check_instance(p, cost)
-    if grid < 1:
-        raise InvalidDataError(f"the grid number is {grid!r}: it must be at least 1")
+    check_count(grid, "the grid number")
     believed = robust(p_matrix, std, alpha)
     low = Exchange(believed, cost_matrix, cheapest(believed, cost_matrix))
     high = Exchange(believed, cost_matrix, most_successful(believed, cost_matrix))
@@ -100,8 +104,8 @@ def robust(p: FloatArray, std: ArrayLike | None, alpha: float) -> FloatArray:
     uncertainty = check_values(std, "std", (p.shape[0], p.shape[1]))
     if (uncertainty < 0.0).any():
         raise InvalidDataError(f"std goes down to {uncertainty.min()!r}: it must be >= 0")
-    if not 0.0 <= alpha < np.inf:
-        raise InvalidDataError(f"alpha is {alpha!r}: it must be a number >= 0")
+    if check_amount(alpha, "alpha") == np.inf:
+        raise InvalidDataError("alpha is inf: it must be a number >= 0")
     believed: FloatArray = np.clip(p - alpha * uncertainty, 0.0, 1.0)
     return believed
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optllm_router._errors import InvalidDataError
+from optllm_router._nearest import quoted
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -66,10 +68,37 @@ def check_values(values: ArrayLike, name: str, shape: tuple[int, int]) -> FloatA
 
 def check_amount(value: float, name: str) -> float:
     """Return ``value`` as a float >= 0 (infinity allowed), refusing NaN and negative numbers."""
-    amount = float(value)
+    amount = _as_number(value)
     if math.isnan(amount) or amount < 0.0:
-        raise InvalidDataError(f"{name} is {value!r}: it must be a number >= 0")
+        raise InvalidDataError(f"{name} is {quoted(value)}: it must be a number >= 0")
     return amount
+
+
+def check_share(value: float, name: str) -> float:
+    """Return ``value`` as a float in 0..1, refusing everything else."""
+    share = _as_number(value)
+    if not 0.0 <= share <= 1.0:
+        raise InvalidDataError(f"{name} is {quoted(value)}: it must be a number in 0..1")
+    return share
+
+
+def check_count(value: int, name: str) -> int:
+    """Return ``value`` if it is a whole number >= 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InvalidDataError(
+            f"{name} is {quoted(value)}: it must be a whole number, and at least 1"
+        )
+    return int(value)
+
+
+def _as_number(value: object) -> float:
+    """NaN for what is no number, or text."""
+    if isinstance(value, (str, bytes)):
+        return math.nan
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _matrix(values: ArrayLike, name: str) -> FloatArray:

@@ -7,7 +7,7 @@
 
 from optllm_router.evaluation.comparison import Comparison, Part, Setting, compare, summarise
 from optllm_router.evaluation.dataset import RecordedOutcomes, load_recorded
-from optllm_router.evaluation.dump import write_dump
+from optllm_router.evaluation.dump import check_dump, write_dump
 from optllm_router.evaluation.figures import (
     Point,
     Series,
@@ -19,7 +19,7 @@ from optllm_router.evaluation.figures import (
 from optllm_router.evaluation.kept import KeptParts
 from optllm_router.evaluation.methods import METHODS, Method, methods_named
 from optllm_router.evaluation.protocol import Evaluation, evaluate
-from optllm_router.evaluation.report import write_report
+from optllm_router.evaluation.report import check_report, write_report
 from optllm_router.evaluation.split import Split, split_recorded
 from optllm_router.evaluation.tables import comparison_table, evaluation_table
 
@@ -35,7 +35,9 @@ __all__ = [
     "Series",
     "Setting",
     "Split",
+    "check_dump",
     "check_figure",
+    "check_report",
     "compare",
     "comparison_table",
     "draw_comparison",

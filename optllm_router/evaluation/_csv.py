@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import math
 import zlib
 from contextlib import contextmanager
 from itertools import islice
@@ -53,7 +54,7 @@ class Table:
         """
         texts = self._columns[name]
         try:
-            values = np.array([float(text or "nan") for text in texts])
+            values = np.array([_number(text) if text else math.nan for text in texts])
         except ValueError:
             at = next(row for row, text in enumerate(texts) if text and not _is_number(text))
             raise self.error(
@@ -178,9 +179,16 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
+def _number(text: str) -> float:
+    """As :class:`float`, but for ``1_0``, which is 10 to Python alone."""
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        _number(text)
     except ValueError:
         return False
     return True

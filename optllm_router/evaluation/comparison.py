@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optllm_router._errors import ConfigurationError
 from optllm_router.evaluation.bootstrap import FIGURES, Estimate, Resampler, estimate
-from optllm_router.evaluation.protocol import REFERENCES, Figures, evaluate
+from optllm_router.evaluation.protocol import REFERENCES, Figures, evaluate_split, known_costs
+from optllm_router.evaluation.split import split_recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -120,6 +122,7 @@ class Comparison:
         rows: by method, in the order they were finished.
         curves: by method, of its first finished seed, for figures.
         singles: every model on its own in the first finished seed, for figures.
+        complete: False when it was interrupted before all parts were finished.
     """
 
     dataset: str
@@ -131,11 +134,13 @@ class Comparison:
     rows: dict[str, Row]
     curves: dict[str, Curve]
     singles: tuple[SingleModel, ...]
+    complete: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the curves, ready for JSON."""
         return {
             "dataset": self.dataset,
+            "complete": self.complete,
             **asdict(self.setting),
             "n_train": self.n_train,
             "n_test": self.n_test,
@@ -204,14 +209,18 @@ class _Bench:
         self._predictions: dict[Predicting, TimedPrediction] = {}
         self._resampler: Resampler | None = None
 
+    @cached_property
+    def _split(self) -> Split:
+        return split_recorded(self._recorded, labels=self._setting.labels, seed=self._seed)
+
+    @cached_property
+    def _costs(self) -> FloatArray:
+        return known_costs(self._split, self._setting.cost)
+
     def part(self, method: Method) -> Part:
-        run = evaluate(
-            self._recorded,
-            labels=self._setting.labels,
-            seed=self._seed,
-            cost=self._setting.cost,
-            methods=[replace(method, predict=self._remembered(method.predict))],
-            confidence=self._setting.confidence,
+        remembered = replace(method, predict=self._remembered(method.predict))
+        run = evaluate_split(
+            self._split, self._costs, [remembered], confidence=self._setting.confidence
         )
         result = run.methods[method.name]
         resampler = self._resampler or self._new_resampler(run)
@@ -251,13 +260,16 @@ class _Bench:
         return remembering
 
 
-def summarise(dataset: str, setting: Setting, parts: Sequence[Part]) -> Comparison:
+def summarise(
+    dataset: str, setting: Setting, parts: Sequence[Part], *, complete: bool = True
+) -> Comparison:
     """Means and intervals of whatever parts are finished.
 
     Args:
         dataset: name of the folder.
         setting: common to all parts.
         parts: at least one, in any order.
+        complete: whether these are all that were asked for.
     """
     by_method: dict[str, list[Part]] = {}
     for part in parts:
@@ -273,6 +285,7 @@ def summarise(dataset: str, setting: Setting, parts: Sequence[Part]) -> Comparis
         rows={name: _row(own) for name, own in by_method.items()},
         curves={name: own[0].curve for name, own in by_method.items()},
         singles=first.singles,
+        complete=complete,
     )
 
 

@@ -24,6 +24,8 @@ __all__ = ["fitted_price", "predict_costs"]
 
 _UNEXPLAINED = 1e-3
 """A price per token leaves at most this share of the recorded costs unexplained."""
+_MOST_USD_PER_TOKEN = 1000.0
+"""No token is dearer: such a cost is no price per token."""
 _NANO_AS_TOKEN = Price(Decimal(0), Decimal(1), "recorded cost, one nano-dollar per token")
 
 
@@ -76,6 +78,8 @@ def fitted_price(
     if used.any():
         per_token[used] = np.linalg.lstsq(tokens[:, used], cost, rcond=None)[0]
     per_token = np.maximum(np.round(per_token, 13), 0.0)
+    if per_token.max() > _MOST_USD_PER_TOKEN:
+        return None
     if np.abs(tokens @ per_token - cost).sum() > _UNEXPLAINED * cost.sum():
         return None
     return price_per_token(f"{per_token[0]:.13f}", f"{per_token[1]:.13f}", source=source)

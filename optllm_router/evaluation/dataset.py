@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["RecordedOutcomes", "load_recorded"]
 
 
+_MOST_USD, _MOST_TOKENS = 1e6, 1e9
+
+
 @dataclass(frozen=True, eq=False)
 class RecordedOutcomes:
     """n queries, k models, and what happened when each was asked.
@@ -104,8 +107,8 @@ def load_recorded(path: str | Path, limit: int | None = None) -> RecordedOutcome
         ConfigurationError: when ``limit`` is below one.
         InvalidDataError: when the folder, a file or a column is missing, a file cannot be
             read, or a value cannot be what it claims: an id twice, a pair twice, an outcome
-            of an unknown id, a score outside 0..1, a cost or token count that is negative or
-            no number. Names the file, the line and the value.
+            of an unknown id, a score outside 0..1, a cost or token count that is negative,
+            absurdly large or no number. Names the file, the line and the value.
     """
     if limit is not None and limit < 1:
         raise ConfigurationError(f"limit is {limit}; give a number of queries above zero")
@@ -139,9 +142,11 @@ def _assemble(name: str, queries: Table, outcomes: Table) -> RecordedOutcomes:
         references=queries.column("reference") if "reference" in queries else None,
         models=models,
         score=_matrix(shape, at, _scores(outcomes)),
-        cost=_matrix(shape, at, _amounts(outcomes, "cost_usd")),
-        prompt_tokens=_matrix(shape, at, _amounts(outcomes, "prompt_tokens")),
-        completion_tokens=_matrix(shape, at, _amounts(outcomes, "completion_tokens")),
+        cost=_matrix(shape, at, _amounts(outcomes, "cost_usd", most=_MOST_USD)),
+        prompt_tokens=_matrix(shape, at, _amounts(outcomes, "prompt_tokens", most=_MOST_TOKENS)),
+        completion_tokens=_matrix(
+            shape, at, _amounts(outcomes, "completion_tokens", most=_MOST_TOKENS)
+        ),
         answers=_answers(outcomes, row_of) if "answer" in outcomes else None,
     )
 
@@ -181,18 +186,18 @@ def _scores(outcomes: Table) -> FloatArray:
     return score
 
 
-def _amounts(outcomes: Table, column: str) -> FloatArray:
-    """A column of amounts >= 0, NaN where empty; all NaN when the folder has no such column."""
+def _amounts(outcomes: Table, column: str, *, most: float) -> FloatArray:
+    """A column of amounts in 0..most, NaN where empty; all NaN where there is no such column."""
     if column not in outcomes:
         return np.full(len(outcomes), np.nan)
     amount = outcomes.numbers(column)
-    wrong = (amount < 0) | np.isinf(amount)
+    wrong = (amount < 0) | (amount > most)
     if wrong.any():
         at = int(np.argmax(wrong))
         raise outcomes.error(
             at,
-            f"{column} {outcomes.column(column)[at]!r} is not a finite amount of at least zero; "
-            "correct it, or leave it empty if it is unknown",
+            f"{column} {outcomes.column(column)[at]!r} is not a finite amount from 0 to "
+            f"{most:,.0f}; correct it, or leave it empty if it is unknown",
         )
     return amount
 

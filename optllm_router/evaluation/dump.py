@@ -12,7 +12,21 @@ from optllm_router._errors import ConfigurationError
 if TYPE_CHECKING:
     from optllm_router.evaluation.protocol import Evaluation
 
-__all__ = ["write_dump"]
+__all__ = ["check_dump", "write_dump"]
+
+
+def check_dump(path: Path) -> None:
+    """Find out before long work whether :func:`write_dump` will be able to write.
+
+    Raises:
+        ConfigurationError: when the file does not end in ``.npz``, or its folder does not exist.
+    """
+    if path.suffix != ".npz":
+        raise ConfigurationError(f"dump file {str(path)!r} must end in .npz")
+    if not path.parent.is_dir():
+        raise ConfigurationError(
+            f"cannot write dump file {str(path)!r}: there is no folder {str(path.parent)!r}"
+        )
 
 
 def write_dump(evaluation: Evaluation, path: str | Path, *, method: str = "optllm") -> Path:
@@ -31,8 +45,7 @@ def write_dump(evaluation: Evaluation, path: str | Path, *, method: str = "optll
         ConfigurationError: when the path cannot be written or there is no such method.
     """
     path = Path(path)
-    if path.suffix != ".npz":
-        raise ConfigurationError(f"dump file {str(path)!r} must end in .npz")
+    check_dump(path)
     if method not in evaluation.methods:
         raise ConfigurationError(
             f"no method {method!r} in this run; choose one of {', '.join(evaluation.methods)}"

@@ -138,6 +138,15 @@ def check_figure(path: Path) -> None:
         raise ConfigurationError(f"figure {str(path)!r} must end in .svg or .png")
     if not path.parent.is_dir():
         raise ConfigurationError(f"figure {str(path)!r}: there is no folder {str(path.parent)!r}")
+    check_drawing()
+
+
+def check_drawing() -> None:
+    """Find out before long work whether anything can be drawn.
+
+    Raises:
+        ConfigurationError: when matplotlib is absent.
+    """
     _matplotlib()
 
 

@@ -47,12 +47,13 @@ class KeptParts:
 
     def __init__(self, path: str | Path, recorded: RecordedOutcomes, setting: Setting) -> None:
         self._path = Path(path)
-        self._header = {
+        header = {
             "optllm_parts": _FORMAT,
             "version": version("optllm-router"),
             "data": _fingerprint(recorded),
             "setting": asdict(setting),
         }
+        self._first_line = json.dumps(header) + "\n"
         self._parts: dict[tuple[int, str], Part] = {}
         self._read()
 
@@ -66,10 +67,9 @@ class KeptParts:
     def add(self, part: Part) -> None:
         """Keep a finished part."""
         try:
-            fresh = not self._path.exists()
             with self._path.open("a", encoding="utf-8") as file:
-                if fresh:
-                    file.write(json.dumps(self._header) + "\n")
+                if file.tell() == 0:
+                    file.write(self._first_line)
                 file.write(json.dumps(_to_json(part), allow_nan=False) + "\n")
         except OSError as error:
             raise self._unusable(error) from error
@@ -80,10 +80,12 @@ class KeptParts:
             text = self._path.read_text("utf-8") if self._path.exists() else ""
         except OSError as error:
             raise self._unusable(error) from error
-        if not text:
+        if self._first_line.startswith(text):  # nothing, or what a crash left of it
+            if text:
+                self._path.write_text("", "utf-8")
             return
         *lines, rest = text.split("\n")
-        if not lines or _parsed(lines[0]) != self._header:
+        if not lines or _parsed(lines[0]) != json.loads(self._first_line):
             raise InvalidDataError(
                 f"{self._path} does not hold parts of this comparison (other data, setting or "
                 "version); name another file, or remove this one to start again"
@@ -107,7 +109,12 @@ class KeptParts:
 
 def _fingerprint(recorded: RecordedOutcomes) -> str:
     digest = hashlib.sha256()
-    for array in (recorded.score, recorded.cost):
+    for array in (
+        recorded.score,
+        recorded.cost,
+        recorded.prompt_tokens,
+        recorded.completion_tokens,
+    ):
         digest.update(np.ascontiguousarray(array).tobytes())
     for texts in (recorded.models, recorded.ids, recorded.queries):
         digest.update(json.dumps(list(texts)).encode())

@@ -197,21 +197,26 @@ METHODS: dict[str, Method] = {
 
 
 def methods_named(names: str) -> list[Method]:
-    """The methods of a list like ``"knn,optllm_m"``, or of ``"all"``; ``optllm`` comes first.
+    """The methods of a list like ``"knn,optllm_m"``; ``optllm`` comes first.
 
-    ``all`` leaves out the pymoo solvers when pymoo is not installed; asked for by name they
-    raise an error that says how to install it.
+    ``all`` stands for all of them, without the pymoo solvers when pymoo is not installed; asked
+    for by name they raise an error that says how to install it.
 
     Raises:
         ConfigurationError: naming what is no method.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if wanted == ["all"]:
+    if not wanted:
+        raise ConfigurationError(f"{names!r} names no method; choose from {_choice()}")
+    if "all" in wanted:
         installed = importlib.util.find_spec("pymoo") is not None
-        return [method for name, method in METHODS.items() if installed or name not in _RIVALS]
+        wanted += [name for name in METHODS if installed or name not in _RIVALS]
+        wanted = [name for name in wanted if name != "all"]
     for name in wanted:
         if name not in METHODS:
-            raise ConfigurationError(
-                f"no method is called {name!r}; choose from {', '.join(METHODS)}, or 'all'"
-            )
+            raise ConfigurationError(f"no method is called {name!r}; choose from {_choice()}")
     return [METHODS[name] for name in dict.fromkeys(["optllm", *wanted])]
+
+
+def _choice() -> str:
+    return f"{', '.join(METHODS)}, or 'all'"

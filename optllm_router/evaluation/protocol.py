@@ -165,10 +165,29 @@ def evaluate(
     """
     if cost not in ("recorded", "predicted"):
         raise ConfigurationError(f"cost is {cost!r}; choose 'recorded' or 'predicted'")
-    report = progress or _silent
     split = split_recorded(recorded, labels=labels, seed=seed)
-    test = split.test
-    known = _known_costs(split, cost)
+    known = known_costs(split, cost)
+    return evaluate_split(split, known, methods, confidence=confidence, progress=progress)
+
+
+def evaluate_split(
+    split: Split,
+    known: FloatArray,
+    methods: Sequence[Method],
+    *,
+    confidence: float,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run the protocol on a split that is made, with costs that are known; see :func:`evaluate`.
+
+    Args:
+        split: the labelled part and the test set.
+        known: shape (n_test, k), the costs to allocate with, see :func:`known_costs`.
+        methods: as there.
+        confidence: as there.
+        progress: as there.
+    """
+    report, test = progress or _silent, split.test
     wanted = {method.name: method for method in methods} | REFERENCES
     runs: dict[str, Run] = {}
     for step, (name, method) in enumerate(wanted.items()):
@@ -179,7 +198,7 @@ def evaluate(
     references = judge.references(static=runs["static"].front, oracle=runs["oracle"].front)
     true_front = judge.curve(runs["oracle"].front)
     return Evaluation(
-        dataset=recorded.name,
+        dataset=test.name,
         split=split,
         allocation_cost=known,
         singles=judge.singles,
@@ -190,7 +209,8 @@ def evaluate(
     )
 
 
-def _known_costs(split: Split, cost: CostSource) -> FloatArray:
+def known_costs(split: Split, cost: CostSource) -> FloatArray:
+    """What the methods allocate with, shape (n_test, k), USD."""
     if cost == "recorded":
         return split.test.cost
     return predict_costs(split.train, split.test.queries, seed=split.seed)

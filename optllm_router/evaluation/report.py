@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optllm_router._errors import ConfigurationError
-from optllm_router.evaluation.figures import front_svg, fronts_of
+from optllm_router.evaluation.figures import check_drawing, front_svg, fronts_of
 from optllm_router.evaluation.tables import (
     INTERVALS,
     best_single_texts,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from optllm_router.evaluation.bootstrap import Estimate
     from optllm_router.evaluation.comparison import Comparison, Row
 
-__all__ = ["report_html", "write_report"]
+__all__ = ["check_report", "report_html", "write_report"]
 
 _MEANINGS = {
     "AUC": "mean true accuracy over 300 equally spaced budgets, from the all-cheapest allocation "
@@ -69,6 +69,22 @@ dt { font-weight: 600; } dd { margin: 0 0 .5rem 1.5rem; }
 """
 
 
+def check_report(path: Path) -> None:
+    """Find out before long work whether :func:`write_report` will be able to write.
+
+    Raises:
+        ConfigurationError: when the file does not end in ``.html``, its folder does not exist, or
+            matplotlib, which draws the figure, is absent.
+    """
+    if path.suffix != ".html":
+        raise ConfigurationError(f"report {str(path)!r} must end in .html")
+    if not path.parent.is_dir():
+        raise ConfigurationError(
+            f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}"
+        )
+    check_drawing()
+
+
 def write_report(comparison: Comparison, path: str | Path) -> Path:
     """Write :func:`report_html` to a file.
 
@@ -77,8 +93,7 @@ def write_report(comparison: Comparison, path: str | Path) -> Path:
             matplotlib, which draws the figure, is absent.
     """
     path = Path(path)
-    if path.suffix != ".html":
-        raise ConfigurationError(f"report {str(path)!r} must end in .html")
+    check_report(path)
     page = report_html(comparison)
     try:
         path.write_text(page, "utf-8")

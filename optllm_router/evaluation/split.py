@@ -62,8 +62,8 @@ def split_recorded(recorded: RecordedOutcomes, *, labels: float, seed: int) -> S
     complete = rest[recorded.complete[rest]]
     if not complete.size:
         raise InvalidDataError(
-            f"{recorded.name}: {_why_none_is_complete(recorded)}; evaluation needs queries with "
-            "the score and cost_usd of every model"
+            f"{recorded.name}: {_why_none_is_complete(recorded)}; to test on, there must "
+            "be queries with the score and cost_usd of every model"
         )
     return Split(
         labels=labels,

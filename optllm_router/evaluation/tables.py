@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from optllm_router._money import usd_text
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -61,7 +63,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         title=f"{evaluation.dataset}: learnt from {len(split.train):,} labelled queries, "
         f"tested on {len(split.test):,} (seed {split.seed})",
         caption=f"Parity is with {best.model}, chosen in hindsight: accuracy {best.accuracy:.4f} "
-        f"for {best.cost_usd:.4f} USD.{dropped_sentence(split.n_dropped)}",
+        f"for {usd_text(best.cost_usd)} USD.{dropped_sentence(split.n_dropped)}",
         title_justify="left",
         caption_justify="left",
     )
@@ -115,6 +117,8 @@ def comparison_caption(comparison: Comparison) -> str:
             f" Intervals: 95 % bootstrap over queries ({comparison.setting.resamples} resamples) "
             "and seeds."
         )
+    if not comparison.complete:
+        caption += " Interrupted: not all parts are finished."
     return caption + dropped_sentence(comparison.n_dropped)
 
 

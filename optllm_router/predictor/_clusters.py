@@ -76,6 +76,8 @@ class Clusters:
             arrays["rates"],
             arrays["rates_std"],
         )
+        if not len(self.centres_) == len(self.rates_) == len(self.std_):
+            raise ValueError(f"{len(self.centres_)} clusters have {len(self.rates_)} rates")
         return self
 
 

@@ -117,13 +117,17 @@ class Recent:
 
     @classmethod
     def restored(cls, arrays: dict[str, NDArray[Any]]) -> Recent:
-        """The ring that ``arrays`` came from."""
+        """The ring that ``arrays`` came from; raises ValueError when they do not fit together."""
         recent = cls(arrays["inertia"], arrays["features"].shape[1])
-        n_kept = len(arrays["features"])
+        n_seen, candidates = int(arrays["n_seen"]), arrays["candidates"]
+        n_kept = min(n_seen, CAPACITY)
+        each = (len(arrays["features"]), len(candidates), len(arrays["residuals"]))
+        if each != (n_kept,) * 3 or not np.isin(candidates, np.arange(len(recent.inertia))).all():
+            raise ValueError(f"the {n_seen} newest scores are not all there")
         recent.features[:n_kept] = arrays["features"]
         recent.candidates[:n_kept] = arrays["candidates"]
         recent.residuals[:n_kept] = arrays["residuals"]
-        recent.n_seen = int(arrays["n_seen"])
+        recent.n_seen = n_seen
         return recent
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -166,7 +167,7 @@ class TestPrice:
         assert front.at_price(math.inf).allocation.tolist() == [1, 1]
         assert front.at_price(1 / 0.2).allocation.tolist() == [0, 1]
 
-    @pytest.mark.parametrize("price", [-1.0, math.nan])
+    @pytest.mark.parametrize("price", [-1.0, math.nan, "x", None])
     def test_no_price(self, price):
         with pytest.raises(InvalidDataError, match="usd_per_success is"):
             exact_front(*TINY).at_price(price)
@@ -195,7 +196,29 @@ class TestShadowPrice:
         assert success == pytest.approx(np.interp(cost, front.cost, front.success), abs=1e-9)
 
 
+@pytest.mark.parametrize("wrong", ["x", "1", None, [1.0, 2.0], 10**400])
+def test_what_is_no_number_is_named(wrong):
+    front = exact_front(*TINY)
+    for ask, name in (
+        (front.at_budget, "the budget in USD is"),
+        (front.shadow_price, "the budget in USD is"),
+        (front.at_success, "the target success rate is"),
+    ):
+        with pytest.raises(InvalidDataError, match=name):
+            ask(wrong)
+
+
+def test_money_may_be_a_decimal():
+    front = exact_front(*TINY)
+    assert front.at_budget(Decimal("4.5")).cost == front.at_budget(4.5).cost
+
+
 class TestKnee:
+    def test_moves_too_cheap_to_show_in_the_total(self):
+        front = exact_front([[0.5, 0.5], [0.1, 0.9]], [[1e18, 2e18], [0.0, 1e-3]])
+        assert front.cost[0] == front.cost[-1]
+        assert front.knee().success == pytest.approx(1.4)
+
     @given(instances(max_queries=12, max_candidates=6))
     def test_is_farthest_above_the_straight_line(self, instance):
         front = exact_front(*instance)

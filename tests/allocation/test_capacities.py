@@ -82,6 +82,16 @@ def test_nothing_is_left_on_a_large_instance(seed):
     assert solution.gap <= 1e-4 * solution.bound
 
 
+def test_within_a_thousandth_of_highs_on_a_large_instance():
+    instance = random_instance(5_000, 10, seed=7)
+    usd = halfway_budget(instance)
+    capacities = scarce_capacities(instance, usd)
+    solution = solve_with_capacities(*instance, capacities, usd)
+    relaxed = milp_optimum(instance, usd, capacities, relaxed=True)  # no allocation has more
+    assert solution.bound == pytest.approx(relaxed, rel=1e-5)
+    assert relaxed - solution.success <= 1e-3 * relaxed
+
+
 def test_the_same_p_and_cost_for_every_query():
     p = np.tile([0.2, 0.5, 0.9], (300, 1))
     cost = np.tile([1.0, 2.0, 4.0], (300, 1))
@@ -151,7 +161,51 @@ def test_no_query_at_all():
     assert (solution.allocation.shape, solution.cost, solution.gap) == ((0,), 0.0, 0.0)
 
 
+def test_the_least_budget_is_the_least_however_it_was_summed():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        cost, p = rng.random((1_000, 2)) * 1e-4, rng.random((1_000, 2))
+        cheapest = cost.argmin(axis=1)
+        usd = float(cost.min(axis=1).sum())
+        for unlimited in (usd, math.nextafter(usd, 0.0)):
+            solution = solve_with_capacities(p, cost, [np.inf, np.inf], unlimited)
+            assert solution.allocation.tolist() == cheapest.tolist()
+
+
+def test_the_least_budget_within_capacities_is_the_least_however_it_was_summed():
+    cost = np.tile([0.1, 0.2], (10, 1))
+    usd = math.fsum([0.1] * 5 + [0.2] * 5)
+    solution = solve_with_capacities(np.full((10, 2), 0.5), cost, [5, 10], usd * (1 - 1e-15))
+    assert solution.cost == usd
+
+
+def test_loads_may_fill_a_capacity():
+    loads = np.full((3, 2), 0.1)  # their sum is a bit over 0.3
+    p = np.tile([0.9, 0.1], (3, 1))
+    solution = solve_with_capacities(p, np.ones((3, 2)), [0.3, 9.0], loads=loads)
+    assert solution.allocation.tolist() == [0, 0, 0]
+
+
 class TestInfeasible:
+    def test_tokens_are_compared_with_tokens(self):
+        loads = np.tile([40.0, 60.0], (3, 1))
+        with pytest.raises(InfeasibleError, match=r"capacities \[50\.0, 60\.0\]") as caught:
+            solve_with_capacities(np.full((3, 2), 0.5), np.ones((3, 2)), [50, 60], loads=loads)
+        assert caught.value.limit == pytest.approx(110.0)
+        assert caught.value.attainable == 120.0
+
+    def test_a_query_that_is_too_large_for_all_is_compared_with_a_capacity(self):
+        loads = [[1.0, 1.0], [9.0, 8.0]]
+        with pytest.raises(InfeasibleError) as caught:
+            solve_with_capacities(np.full((2, 2), 0.5), np.ones((2, 2)), [5, 6], loads=loads)
+        assert caught.value.limit == pytest.approx(6.0)
+        assert caught.value.attainable == 8.0
+
+    def test_a_query_that_only_a_dear_candidate_has_room_for(self):
+        with pytest.raises(InfeasibleError) as caught:
+            solve_with_capacities([[0.5, 0.5]], [[1.0, 3.0]], [0, 1], 2.0)
+        assert (caught.value.limit, caught.value.attainable) == (2.0, 3.0)
+
     def test_fewer_places_than_queries(self):
         with pytest.raises(InfeasibleError, match="within the capacities") as caught:
             solve_with_capacities(np.full((3, 2), 0.5), np.ones((3, 2)), [1, 1])
@@ -172,7 +226,9 @@ class TestInfeasible:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("capacities", [[1.0], [1.0, -1.0], [1.0, math.nan]])
+    @pytest.mark.parametrize(
+        "capacities", [[1.0], [1.0, -1.0], [1.0, math.nan], ["a", 1], None, [[1.0], [1.0, 2.0]]]
+    )
     def test_capacities(self, capacities):
         with pytest.raises(InvalidDataError, match="one number >= 0 is needed for each of the 2"):
             solve_with_capacities([[0.5, 0.5]], [[1.0, 1.0]], capacities)

@@ -111,9 +111,10 @@ class TestOptLLMM:
         assert archive.allocation(-1).tolist() == [0, 1]
         assert archive.success[-1] == pytest.approx(1.4)  # counted by p, not by what is believed
 
-    def test_refuses_a_grid_below_one(self):
-        with pytest.raises(InvalidDataError, match="grid number is 0"):
-            optllm_m(*TINY, grid=0)
+    @pytest.mark.parametrize("grid", [0, 2.5, "10", None])
+    def test_refuses_a_grid_that_is_no_number_of_parts(self, grid):
+        with pytest.raises(InvalidDataError, match=f"grid number is {grid!r}"):
+            optllm_m(*TINY, grid=grid)
 
 
 class TestOptLLMS:
@@ -148,6 +149,9 @@ class TestRobust:
             ([[0.1, -0.1]], 0.5, "std goes down to"),
             ([[0.1, math.nan]], 0.5, r"std\[0, 1\] is nan"),
             ([[0.1, 0.1]], -1.0, "alpha is -1.0"),
+            ([[0.1, 0.1]], math.nan, "alpha is nan"),
+            ([[0.1, 0.1]], math.inf, "alpha is inf"),
+            ([[0.1, 0.1]], "much", "alpha is 'much'"),
         ],
     )
     def test_refuses_what_is_no_uncertainty(self, std, alpha, message):

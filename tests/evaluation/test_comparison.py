@@ -18,6 +18,7 @@ from optllm_router.evaluation import (
     draw_comparison,
     evaluate,
     load_recorded,
+    protocol,
     summarise,
     write_report,
 )
@@ -210,6 +211,47 @@ def test_a_line_torn_by_a_crash_is_dropped(recorded, tmp_path):
     assert (len(kept), kept.get(0, "oracle")) == (1, None)
     list(compare(recorded, [], SETTING, seeds=[0], kept=kept))
     assert len(KeptParts(path, recorded, SETTING)) == 2
+
+
+@pytest.mark.parametrize("length", [0, 1, 60])
+def test_a_file_that_is_empty_or_has_half_a_first_line_is_begun(recorded, tmp_path, length):
+    path = tmp_path / "parts.jsonl"
+    whole = list(compare(recorded, [], SETTING, seeds=[0], kept=KeptParts(path, recorded, SETTING)))
+    path.write_text(path.read_text()[:length])
+    list(compare(recorded, [], SETTING, seeds=[0], kept=KeptParts(path, recorded, SETTING)))
+    assert len(KeptParts(path, recorded, SETTING)) == len(whole) == 2
+
+
+def test_parts_of_the_same_costs_and_other_tokens_are_refused(recorded, tmp_path):
+    path = tmp_path / "parts.jsonl"
+    list(compare(recorded, [], SETTING, seeds=[0], kept=KeptParts(path, recorded, SETTING)))
+    for name in ("prompt_tokens", "completion_tokens"):
+        other = replace(recorded, **{name: np.ones_like(recorded.cost)})
+        with pytest.raises(InvalidDataError, match="does not hold parts of this comparison"):
+            KeptParts(path, other, SETTING)
+
+
+def test_costs_are_forecast_once_for_all_methods_of_a_seed(recorded, monkeypatch):
+    forecasts, predict_costs = [], protocol.predict_costs
+    monkeypatch.setattr(
+        protocol,
+        "predict_costs",
+        lambda *given, **named: forecasts.append(1) or predict_costs(*given, **named),
+    )
+    setting = replace(SETTING, cost="predicted")
+    parts = list(compare(recorded, [counting()[0], METHODS["random"]], setting, seeds=[0, 1]))
+    assert (len(parts), len(forecasts)) == (8, 2)
+    alone = evaluate(recorded, labels=0.5, seed=1, cost="predicted", methods=[METHODS["random"]])
+    (part,) = (part for part in parts if (part.method, part.seed) == ("random", 1))
+    assert part.figures.auc == alone.methods["random"].figures.auc
+
+
+def test_an_interrupted_comparison_says_so(recorded):
+    parts = list(compare(recorded, [], SETTING, seeds=[0]))
+    for complete in (True, False):
+        summary = summarise("toy", SETTING, parts, complete=complete)
+        assert json.loads(summary.to_json())["complete"] is complete
+        assert ("Interrupted" in str(comparison_table(summary).caption)) is not complete
 
 
 def test_parts_of_another_comparison_are_refused(recorded, tmp_path):

@@ -70,6 +70,10 @@ def test_no_price_explains_what_was_paid_by_the_call():
     assert fitted_price(sent, np.zeros(3), np.full(3, 1e-4), source="a test") is None
 
 
+def test_absurd_costs_are_no_price():
+    assert fitted_price(np.ones(3), np.zeros(3), np.full(3, 1e6), source="a test") is None
+
+
 def test_nothing_paid_is_a_price():
     price = fitted_price(np.zeros(2), np.zeros(2), np.zeros(2), source="a test")
     assert price == Price(prompt=0, completion=0, source="a test")

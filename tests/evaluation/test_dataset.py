@@ -110,6 +110,10 @@ def _with(rows, line, column, value):
         (QUERIES, _with(OUTCOMES, 3, "cost_usd", "inf"), "line 3: cost_usd 'inf' is not a finite"),
         (QUERIES, _with(OUTCOMES, 3, "cost_usd", "nan"), "line 3: cost_usd is 'nan', not a number"),
         (QUERIES, _with(OUTCOMES, 3, "prompt_tokens", "-9"), "line 3: prompt_tokens '-9'"),
+        (QUERIES, _with(OUTCOMES, 3, "cost_usd", "1e7"), "'1e7' is not .* from 0 to 1,000,000;"),
+        (QUERIES, _with(OUTCOMES, 3, "prompt_tokens", "1e18"), "line 3: prompt_tokens '1e18'"),
+        (QUERIES, _with(OUTCOMES, 3, "prompt_tokens", "1_0"), "'1_0' is not a number"),
+        (QUERIES, _with(OUTCOMES, 3, "score", "0_1"), "line 3: score '0_1' is not a number"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_line(write_folder, queries, outcomes, says):

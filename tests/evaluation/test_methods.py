@@ -29,6 +29,17 @@ def test_all_leaves_out_what_needs_an_absent_library(monkeypatch, installed):
     assert ("nsga2" in names) == installed
 
 
+def test_all_may_stand_beside_others():
+    names = {method.name for method in methods_named("all, nsga2")}
+    assert {"optllm", "nsga2", "optllm_m", "knn"} <= names
+
+
+@pytest.mark.parametrize("nothing", ["", " , "])
+def test_no_method_is_no_choice(nothing):
+    with pytest.raises(ConfigurationError, match=r"names no method; choose from optllm, .*'all'"):
+        methods_named(nothing)
+
+
 def test_an_unknown_method_is_named_with_the_choice():
     with pytest.raises(
         ConfigurationError, match=r"no method is called 'magic'; choose from optllm"
