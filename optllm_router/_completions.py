@@ -19,6 +19,12 @@ if TYPE_CHECKING:
         AsyncChatCompletionStreamManager,
         ChatCompletionStreamManager,
     )
+    from openai.resources.chat.chat import (
+        AsyncChatWithRawResponse,
+        AsyncChatWithStreamingResponse,
+        ChatWithRawResponse,
+        ChatWithStreamingResponse,
+    )
     from openai.resources.chat.completions import AsyncCompletions as AsyncOpenAICompletions
     from openai.resources.chat.completions import Completions as OpenAICompletions
     from openai.resources.chat.completions.completions import (
@@ -36,14 +42,52 @@ class Chat:
     """``client.chat``."""
 
     def __init__(self, session: Session) -> None:
-        self.completions = Completions(session)
+        self._session = session
+
+    @property
+    def completions(self) -> Completions:
+        """``client.chat.completions.create(...)``."""
+        return Completions(self._session)
+
+    @property
+    def with_raw_response(self) -> ChatWithRawResponse:
+        """The same, whose methods return openai's raw responses with their headers."""
+        from optllm_router._wire import openai_over
+
+        return openai_over(self._session).chat.with_raw_response
+
+    @property
+    def with_streaming_response(self) -> ChatWithStreamingResponse:
+        """The same, whose methods return responses whose body is read as it comes."""
+        from optllm_router._wire import openai_over
+
+        return openai_over(self._session).chat.with_streaming_response
 
 
 class AsyncChat:
     """``client.chat``."""
 
     def __init__(self, session: Session) -> None:
-        self.completions = AsyncCompletions(session)
+        self._session = session
+
+    @property
+    def completions(self) -> AsyncCompletions:
+        """``await client.chat.completions.create(...)``."""
+        return AsyncCompletions(self._session)
+
+    @property
+    def with_raw_response(self) -> AsyncChatWithRawResponse:
+        """As :attr:`Chat.with_raw_response`, without blocking the event loop."""
+        from optllm_router._wire import async_openai_over
+
+        return async_openai_over(self._session).chat.with_raw_response
+
+    @property
+    def with_streaming_response(self) -> AsyncChatWithStreamingResponse:
+        """As :attr:`Chat.with_streaming_response`, without blocking the event loop."""
+        from optllm_router._wire import async_openai_over
+
+        return async_openai_over(self._session).chat.with_streaming_response
 
 
 class Completions:

@@ -7,50 +7,111 @@ from typing import TYPE_CHECKING, Any
 
 from optllm_router._openai_errors import openai_errors
 from optllm_router._session import Session
-from optllm_router.candidates import unknown_model
 
 if TYPE_CHECKING:
     from openai.pagination import AsyncPage, SyncPage
+    from openai.resources.models import (
+        AsyncModelsWithRawResponse,
+        AsyncModelsWithStreamingResponse,
+        ModelsWithRawResponse,
+        ModelsWithStreamingResponse,
+    )
     from openai.types import Model
 
 
 class Models:
-    """``client.models``."""
+    """``client.models``. Nothing is sent for them: further arguments of openai's do nothing."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def list(self) -> SyncPage[Model]:
+    def list(
+        self,
+        *,
+        extra_headers: Any = None,
+        extra_query: Any = None,
+        extra_body: Any = None,
+        timeout: Any = None,
+    ) -> SyncPage[Model]:
         """``auto`` and the configured models, as a page that can be iterated."""
         from openai.pagination import SyncPage
         from openai.types import Model
 
         return SyncPage[Model].construct(data=_models(self._session), object="list")
 
-    def retrieve(self, model: str) -> Model:
+    def retrieve(
+        self,
+        model: str,
+        *,
+        extra_headers: Any = None,
+        extra_query: Any = None,
+        extra_body: Any = None,
+        timeout: Any = None,
+    ) -> Model:
         """One of them by name.
 
         Raises:
             UnknownModelError: (an ``openai.NotFoundError``) names the nearest.
         """
-        with openai_errors():
-            return _model(self._session, model)
+        return _model(self._session, model)
+
+    @property
+    def with_raw_response(self) -> ModelsWithRawResponse:
+        """The same methods, returning openai's raw responses."""
+        from optllm_router._wire import openai_over
+
+        return openai_over(self._session).models.with_raw_response
+
+    @property
+    def with_streaming_response(self) -> ModelsWithStreamingResponse:
+        """The same methods, returning responses whose body is read as it comes."""
+        from optllm_router._wire import openai_over
+
+        return openai_over(self._session).models.with_streaming_response
 
 
 class AsyncModels:
-    """``client.models``."""
+    """As :class:`Models`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def list(self) -> ModelPage:
+    def list(
+        self,
+        *,
+        extra_headers: Any = None,
+        extra_query: Any = None,
+        extra_body: Any = None,
+        timeout: Any = None,
+    ) -> ModelPage:
         """As :meth:`Models.list`, to ``await`` or to iterate with ``async for``."""
         return ModelPage(self._session)
 
-    async def retrieve(self, model: str) -> Model:
+    async def retrieve(
+        self,
+        model: str,
+        *,
+        extra_headers: Any = None,
+        extra_query: Any = None,
+        extra_body: Any = None,
+        timeout: Any = None,
+    ) -> Model:
         """As :meth:`Models.retrieve`."""
-        with openai_errors():
-            return _model(self._session, model)
+        return _model(self._session, model)
+
+    @property
+    def with_raw_response(self) -> AsyncModelsWithRawResponse:
+        """As :attr:`Models.with_raw_response`."""
+        from optllm_router._wire import async_openai_over
+
+        return async_openai_over(self._session).models.with_raw_response
+
+    @property
+    def with_streaming_response(self) -> AsyncModelsWithStreamingResponse:
+        """As :attr:`Models.with_streaming_response`."""
+        from optllm_router._wire import async_openai_over
+
+        return async_openai_over(self._session).models.with_streaming_response
 
 
 class ModelPage:
@@ -76,17 +137,11 @@ class ModelPage:
 def _models(session: Session) -> list[Model]:
     from openai.types import Model
 
-    owners = {"auto": "optllm_router"}
-    for candidate in session.settings.candidates:
-        owners[candidate.name] = candidate.model.partition("/")[0]
-    # Nobody says when a model was made, and OpenAI's type wants a number.
-    return [
-        Model(id=name, created=0, object="model", owned_by=owner) for name, owner in owners.items()
-    ]
+    return [Model(**model) for model in session.models()]
 
 
 def _model(session: Session, name: str) -> Model:
-    for model in _models(session):
-        if model.id == name:
-            return model
-    raise unknown_model(name, [one.name for one in session.settings.candidates])
+    from openai.types import Model
+
+    with openai_errors():
+        return Model(**session.model(name))

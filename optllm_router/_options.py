@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from optllm_router._arguments import checked_seconds
 from optllm_router._errors import ConfigurationError, InvalidRequestError
 from optllm_router._nearest import nearest, quoted
+from optllm_router._openai_settings import refuse_others
 from optllm_router._scopes import scopes_of_call
 from optllm_router.config import read_policy
 from optllm_router.policy import Policy
@@ -159,6 +160,33 @@ def read_options(
         timeout_seconds=checked_seconds(timeout),
         max_retries=max_retries,
     )
+
+
+def check_options(others: Mapping[str, Any], taken: Callable[..., Any]) -> None:
+    """Raise for what is no option of a client.
+
+    Raises:
+        InvalidRequestError: with the place where it is set, or the nearest option.
+    """
+    with _as_invalid_request():
+        refuse_others(others, taken, "option")
+
+
+def one_time_limit(seconds: Any, timeout: Any) -> Any:
+    """A client's time limit, by our name for it or by openai's.
+
+    Raises:
+        ConfigurationError: both are given, or openai's is none.
+    """
+    if seconds is not None and timeout is not None:
+        raise ConfigurationError(
+            "both timeout and timeout_seconds are given, which are the same; leave one out"
+        )
+    try:
+        limit = checked_seconds(timeout)
+    except InvalidRequestError as error:
+        raise ConfigurationError(str(error)) from None
+    return seconds if limit is None else limit
 
 
 def call_policy(value: Any) -> Policy:

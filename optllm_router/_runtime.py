@@ -116,6 +116,11 @@ class Runtime:
         )
         self._batcher = Batcher(self._decide, window_seconds=settings.batch_window_ms / 1000)
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closing
+
     def close(self) -> None:
         """Finish the requests under way, refuse others, close the database. May be called twice.
 

@@ -16,6 +16,7 @@ from optllm_router._steps import Answer
 from optllm_router._streams import AnswerStream, AsyncAnswerStream
 from optllm_router._telemetry import request_span, tell_cost, tell_decision
 from optllm_router._types import Decision, Operation
+from optllm_router.candidates import unknown_model
 from optllm_router.config import Settings
 from optllm_router.router import new_id
 
@@ -101,6 +102,28 @@ class Session:
             decision = await self._adecide(prepared)
             tell_decision(span, decision)
             return await self.runtime.astream(decision, prepared.query)
+
+    def models(self) -> list[dict[str, Any]]:
+        """What ``model`` may be, as OpenAI's API lists it."""
+        owners = {"auto": "optllm_router"}
+        for candidate in self.settings.candidates:
+            owners[candidate.name] = candidate.model.partition("/")[0]
+        # Nobody says when a model was made, and OpenAI's type wants a number.
+        return [
+            {"id": name, "created": 0, "object": "model", "owned_by": owner}
+            for name, owner in owners.items()
+        ]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """One of them.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+        """
+        for model in self.models():
+            if model["id"] == name:
+                return model
+        raise unknown_model(name, [one.name for one in self.settings.candidates])
 
     def _check_operation(self, model: Any, operation: Operation) -> None:
         for one in self.settings.candidates:

@@ -57,13 +57,26 @@ class _Asked:
     encode: Encode = chat_events
 
 
+def _listed(session: Session, request: http.Request) -> http.Response:
+    """The models, or one of them."""
+    endpoint, _, name = request.url.path.removeprefix("/v1/").partition("/")
+    if endpoint != "models":
+        raise _not_served(request)
+    found = session.model(name) if name else {"object": "list", "data": session.models()}
+    return http.Response(200, json=found, request=request)
+
+
+def _not_served(request: http.Request) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"{request.method} {request.url.path} is not served: only chat completions, responses "
+        "and embeddings are made here"
+    )
+
+
 def _asked(session: Session, request: http.Request) -> _Asked:
     endpoint = request.url.path.removeprefix("/v1/")
     if request.method != "POST" or endpoint not in _ENDPOINTS:
-        raise InvalidRequestError(
-            f"{request.method} {request.url.path} is not served: only chat completions, responses "
-            "and embeddings are made here"
-        )
+        raise _not_served(request)
     if request.url.query:
         raise InvalidRequestError("extra_query is not taken: it would choose who answers")
     given = request.extensions.get(PARSED)
@@ -118,6 +131,8 @@ class Wire(http.BaseTransport):
 
     def answer(self, request: http.Request) -> http.Response:
         """Answer one; raises what goes wrong before the first chunk."""
+        if request.method == "GET":
+            return _listed(self._session, request)
         asked = _asked(self._session, request)
         if asked.prepared.stream:
             stream = self._session.stream(asked.prepared)
@@ -141,6 +156,8 @@ class AsyncWire(http.AsyncBaseTransport):
 
     async def answer(self, request: http.Request) -> http.Response:
         """As :meth:`Wire.answer`."""
+        if request.method == "GET":
+            return _listed(self._session, request)
         if len(request.content) > LARGE_BYTES:
             asked = await asyncio.to_thread(_asked, self._session, request)
         else:
@@ -198,8 +215,8 @@ class AsyncInProcessOpenAI(_Faithful, openai.AsyncOpenAI):
 
 
 def openai_over(session: Session) -> InProcessOpenAI:
-    """openai's client over a session, made once."""
-    if "sync" not in session.over_wire:
+    """openai's client over a session, made once, and again where somebody closed it."""
+    if "sync" not in session.over_wire or session.over_wire["sync"].is_closed():
         client = http.Client(transport=Wire(session))
         session.over_wire["sync"] = InProcessOpenAI(
             api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=client
@@ -209,8 +226,8 @@ def openai_over(session: Session) -> InProcessOpenAI:
 
 
 def async_openai_over(session: Session) -> AsyncInProcessOpenAI:
-    """openai's asynchronous client over a session, made once."""
-    if "async" not in session.over_wire:
+    """openai's asynchronous client over a session, as :func:`openai_over`."""
+    if "async" not in session.over_wire or session.over_wire["async"].is_closed():
         client = http.AsyncClient(transport=AsyncWire(session))
         session.over_wire["async"] = AsyncInProcessOpenAI(
             api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=client

@@ -29,7 +29,7 @@ _MODEL_SETTINGS = ("tags", "transport", "unable", "context_tokens", "hidden_prom
 
 
 def read_candidates(
-    models: Sequence[str | Mapping[str, Any] | Candidate],
+    models: Sequence[str | Mapping[str, Any] | Candidate] | None,
 ) -> tuple[Candidate, ...]:
     """Priced candidates with unique names.
 

@@ -18,13 +18,14 @@ from optllm_router._feedback import AsyncFeedback, Feedback
 from optllm_router._models import AsyncModels, Models
 from optllm_router._money import Budget, nano_from_usd, usd_from_nano
 from optllm_router._openai_errors import openai_errors
-from optllm_router._options import read_options
+from optllm_router._openai_settings import refuse_others
+from optllm_router._options import check_options, one_time_limit, read_options
 from optllm_router._runtime import Runtime
 from optllm_router._session import Session
 from optllm_router._types import Candidate, Decision, Messages, Transport, Usage
 from optllm_router.config import Settings, load_settings, read_policy, read_settings
 from optllm_router.ledger import Balance, Crossing
-from optllm_router.plan import AsyncPlan, Plan, plan_budget
+from optllm_router.plan import AsyncPlan, Plan, checked_queries, plan_budget
 from optllm_router.policy import Policy
 from optllm_router.pricing import size_in_bytes
 from optllm_router.router import Quote
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from openai import AsyncOpenAI, OpenAI
+    from openai._client import (
+        AsyncOpenAIWithRawResponse,
+        AsyncOpenAIWithStreamedResponse,
+        OpenAIWithRawResponse,
+        OpenAIWithStreamedResponse,
+    )
     from openai.resources import AsyncEmbeddings, Embeddings
     from openai.resources.responses import AsyncResponses, Responses
     from typing_extensions import Self
@@ -49,7 +56,7 @@ class _Client:
 
     def __init__(
         self,
-        models: Sequence[str | Mapping[str, Any] | Candidate],
+        models: Sequence[str | Mapping[str, Any] | Candidate] | None = None,
         *,
         budget: BudgetLike | Sequence[BudgetLike] | None = None,
         policy: str | Policy | None = None,
@@ -59,12 +66,14 @@ class _Client:
         explore: float | None = None,
         max_retries: int | None = None,
         timeout_seconds: float | None = None,
+        timeout: Any = None,
         batch_window_ms: float | None = None,
         hedge_after_seconds: float | None = None,
         on_threshold: Callable[[Crossing], object] | None = None,
         cache: Mapping[str, Any] | None = None,
         seed: int | None = None,
         transport: Transport | None = None,
+        **others: Any,
     ) -> None:
         """Set up; nothing is sent, and litellm is not loaded before the first request.
 
@@ -81,6 +90,7 @@ class _Client:
             max_retries: repetitions of a call that a provider could not serve, 2 by default.
             timeout_seconds: for a whole answer, all candidates and retries together; 600 by
                 default.
+            timeout: the same, as openai's client has it.
             batch_window_ms: how long a request waits for company, 0 by default.
             hedge_after_seconds: without an answer, after which the next candidate is asked, too;
                 the first answer wins, and both are paid. Never by default, and not for streams.
@@ -91,11 +101,13 @@ class _Client:
                 ``port``, ``password`` and ``namespace``.
             seed: of all random choices.
             transport: how to reach providers; litellm by default.
+            **others: none; openai's other settings are refused, with the place for them.
 
         Raises:
             ConfigurationError: a setting is wrong, or a model has no price.
             StoreError: the database cannot be used.
         """
+        refuse_others(others, type(self).__init__, "setting")
         settings = read_settings(
             models,
             budget=budget,
@@ -105,7 +117,7 @@ class _Client:
             expected_queries=expected_queries,
             explore=explore,
             max_retries=max_retries,
-            timeout_seconds=timeout_seconds,
+            timeout_seconds=one_time_limit(timeout_seconds, timeout),
             batch_window_ms=batch_window_ms,
             hedge_after_seconds=hedge_after_seconds,
             on_threshold=on_threshold,
@@ -152,6 +164,7 @@ class _Client:
         conversation: str | None = None,
         require_tags: str | Sequence[str] | None = None,
         forbid_tags: str | Sequence[str] | None = None,
+        **others: Any,
     ) -> Self:
         """A copy that shares everything, for calls with further options.
 
@@ -170,11 +183,13 @@ class _Client:
             conversation: names the conversation that the calls are turns of.
             require_tags: tags that a model must have to be asked, like ``region:eu``.
             forbid_tags: tags that it must not have, like ``trains-on-prompts``.
+            **others: none; openai's other options are refused, with the place for them.
 
         Raises:
             InvalidRequestError: an option is wrong, or names another tenant, user or job.
         """
         with openai_errors():
+            check_options(others, self.with_options)
             further = read_options(
                 timeout=timeout,
                 max_retries=max_retries,
@@ -191,6 +206,12 @@ class _Client:
         one = copy.copy(self)
         one._session = replace(self._session, options=options)
         return one
+
+    copy = with_options
+
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called, of this client or of a copy."""
+        return self._runtime.is_closing
 
     @property
     def balance(self) -> Balance | None:
@@ -235,12 +256,10 @@ class _Client:
         policy: str | Policy | None,
         arguments: Mapping[str, Any],
     ) -> tuple[list[Decision], Quote, ParetoFront, list[Prepared], Runtime, Budget | None]:
-        if isinstance(queries, (str, bytes, Mapping)) or not isinstance(queries, Iterable):
-            raise InvalidRequestError(
-                f"queries is one {type(queries).__name__}; pass a list of prompts, or of lists of "
-                "messages, like ['What is 2 + 2?']"
-            )
-        prepared = [self._session.prepare(_messages(query), "auto", arguments) for query in queries]
+        prepared = [
+            self._session.prepare(_messages(query), "auto", arguments)
+            for query in checked_queries(queries)
+        ]
         if any(one.stream for one in prepared):
             raise InvalidRequestError("stream=True is given to a plan, whose answers are whole")
         left = self._runtime.means(prepared[0].query.scopes if prepared else ()).left_usd
@@ -288,6 +307,16 @@ class OptLLM(_Client):
         from optllm_router._wire import openai_over
 
         return openai_over(self._session)
+
+    @property
+    def with_raw_response(self) -> OpenAIWithRawResponse:
+        """The same resources, whose methods return openai's raw responses."""
+        return self.openai.with_raw_response
+
+    @property
+    def with_streaming_response(self) -> OpenAIWithStreamedResponse:
+        """The same resources, whose methods return responses that are read as they come."""
+        return self.openai.with_streaming_response
 
     @property
     def models(self) -> Models:
@@ -401,6 +430,16 @@ class AsyncOptLLM(_Client):
         from optllm_router._wire import async_openai_over
 
         return async_openai_over(self._session)
+
+    @property
+    def with_raw_response(self) -> AsyncOpenAIWithRawResponse:
+        """As :attr:`OptLLM.with_raw_response`, without blocking the event loop."""
+        return self.openai.with_raw_response
+
+    @property
+    def with_streaming_response(self) -> AsyncOpenAIWithStreamedResponse:
+        """As :attr:`OptLLM.with_streaming_response`, without blocking the event loop."""
+        return self.openai.with_streaming_response
 
     @property
     def models(self) -> AsyncModels:

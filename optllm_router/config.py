@@ -32,7 +32,7 @@ from typing import Any
 
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
-from optllm_router._nearest import quoted
+from optllm_router._nearest import nearest, quoted
 from optllm_router._types import Candidate
 from optllm_router.candidates import CHAT_MODES, mode_of_entry, no_others, read_candidates
 from optllm_router.ledger import Crossing
@@ -108,7 +108,9 @@ class Settings:
             raise ConfigurationError("timeout_seconds 0 must be over 0")
 
 
-def read_settings(models: Sequence[str | Mapping[str, Any] | Candidate], **router: Any) -> Settings:
+def read_settings(
+    models: Sequence[str | Mapping[str, Any] | Candidate] | None, **router: Any
+) -> Settings:
     """Settings from plain values, as a user or a YAML file writes them.
 
     Args:
@@ -233,8 +235,10 @@ def _policy_named(value: str) -> Policy:
     """One object for one name: calls with one policy are decided together."""
     name, colon, number = value.partition(":")
     if name not in _POLICIES:
+        near = nearest(name, _POLICIES, most=1)
+        hint = f"did you mean {near[0]!r}? There are" if near else "use"
         raise ConfigurationError(
-            f"policy {quoted(value)} is unknown; use max_success, match_best, min_cost:0.9 "
+            f"policy {quoted(value)} is unknown; {hint} max_success, match_best, min_cost:0.9 "
             "(target success) or willingness_to_pay:0.01 (USD per success)"
         )
     make, takes_number = _POLICIES[name]

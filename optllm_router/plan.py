@@ -6,10 +6,10 @@ import asyncio
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optllm_router._chat import Prepared, chat_completion
 from optllm_router._errors import InvalidRequestError, OptLLMError
@@ -29,6 +29,20 @@ if TYPE_CHECKING:
     OnResult: TypeAlias = Callable[[int, Result], None]
 
 _log = logging.getLogger("optllm_router")
+
+
+def checked_queries(queries: Any) -> Iterable[Any]:
+    """Several queries; a text is none of its letters.
+
+    Raises:
+        InvalidRequestError: it is one query, or none.
+    """
+    if isinstance(queries, (str, bytes, Mapping)) or not isinstance(queries, Iterable):
+        raise InvalidRequestError(
+            f"queries is one {type(queries).__name__}; pass a list of prompts, or of lists of "
+            "messages, like ['What is 2 + 2?']"
+        )
+    return queries
 
 
 def plan_budget(budget_usd: float | Decimal) -> Budget:

@@ -164,6 +164,8 @@ def test_a_policy_can_be_named_with_the_model(make, server):
     assert ask(client, model="auto:max_success").model == "sim-frontier"
     with pytest.raises(InvalidRequestError, match="policy 'cheapest' is unknown"):
         ask(client, model="auto:cheapest")
+    with pytest.raises(InvalidRequestError, match="did you mean 'match_best'"):
+        ask(client, model="auto:matchbest")
     with pytest.raises(UnknownModelError, match="did you mean 'auto'"):
         ask(client, model="auto:")
     assert server.requests == {"sim-tiny": 1, "sim-frontier": 1}

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import inspect
+from decimal import Decimal
 
 import openai
 import pytest
 from openai.resources import Embeddings, Models
+from openai.resources.chat import Chat
 from openai.resources.chat.completions import Completions
 from openai.resources.responses import Responses
+from openai.types import responses, shared_params
 
-from optllm_router import InvalidRequestError, OptLLM, _arguments, _responses
+from optllm_router import (
+    AsyncOptLLM,
+    Candidate,
+    ConfigurationError,
+    InvalidRequestError,
+    OptLLM,
+    Price,
+    _arguments,
+    _embeddings,
+    _models,
+    _responses,
+)
+from optllm_router._completions import Chat as OurChat
 from optllm_router._completions import Completions as OurCompletions
 from optllm_router._models import Models as OurModels
+from optllm_router.transports import HttpxTransport
 
 NOT_PRICED = "its price is not that of tokens"
 NOT_KEPT = "answers are not kept"
 NOT_ONE_PROVIDER = "calls go to many providers; a setting of theirs belongs to the model's entry"
+NOT_HTTP = "a part of openai's machinery for HTTP; client.openai has it"
 
 CREATE = {
     "audio": NOT_PRICED,
@@ -27,7 +44,7 @@ CREATE = {
     "prompt_cache_retention": "cache writes are billed apart",
     "service_tier": "it changes the price",
     "web_search_options": NOT_PRICED,
-    "extra_query": "it goes into a provider's URL, and may choose who answers",
+    "extra_query": "each provider reads its own URL: it can name a key, a deployment, a version",
 }
 RESPONSES = {
     "background": NOT_KEPT,
@@ -45,13 +62,28 @@ RESPONSES = {
     "truncation": "nothing is cut out of a conversation",
     "extra_query": CREATE["extra_query"],
 }
+REASONING = {
+    "context": "the chat API has nothing like it",
+    "generate_summary": "the chat API has no summaries of reasoning",
+    "mode": "the chat API has nothing like it",
+    "summary": "the chat API has no summaries of reasoning",
+}
+TOOL = {
+    "allowed_callers": "programs of the model's own run at OpenAI",
+    "defer_loading": "searching for tools is done at OpenAI",
+    "output_schema": "the chat API has nothing like it",
+}
+EMBEDDINGS = {"extra_query": CREATE["extra_query"]}
 METHODS = {
+    Chat: {},
     Completions: dict.fromkeys(("delete", "list", "messages", "retrieve", "update"), NOT_KEPT),
-    Models: {
-        "delete": "the models are those of the configuration",
-        "with_raw_response": "nothing is asked over HTTP",
-        "with_streaming_response": "nothing is asked over HTTP",
-    },
+    Models: {"delete": "the models are those of the configuration"},
+}
+RESPONSES_METHODS = {
+    **dict.fromkeys(("cancel", "delete", "input_items", "retrieve"), NOT_KEPT),
+    "compact": "an OpenAI service beside the answer",
+    "connect": "answers are streamed as events, not over a WebSocket",
+    "input_tokens": "counting is a service of OpenAI's",
 }
 CLIENT = {
     **dict.fromkeys(
@@ -64,14 +96,19 @@ CLIENT = {
     ),
     **dict.fromkeys(("beta", "completions"), "superseded by chat.completions and responses"),
     "batches": "many queries are planned with client.plan()",
+    **dict.fromkeys(
+        ("base_url", "default_headers", "default_query", "auth_headers", "custom_auth"),
+        NOT_ONE_PROVIDER,
+    ),
+    **dict.fromkeys(("qs", "user_agent", "platform_headers", "get_api_list"), NOT_HTTP),
+    **dict.fromkeys(("get", "post", "put", "patch", "delete", "request"), NOT_HTTP),
 }
 OPTIONS = dict.fromkeys(
     (
         *("api_key", "admin_api_key", "organization", "project", "webhook_secret", "provider"),
         *("base_url", "websocket_base_url", "data_residency", "http_client", "workload_identity"),
         *("default_headers", "set_default_headers", "default_query", "set_default_query"),
-        "_enforce_credentials",
-        "_extra_kwargs",
+        *("_enforce_credentials", "_extra_kwargs", "_strict_response_validation"),
     ),
     NOT_ONE_PROVIDER,
 )
@@ -79,6 +116,13 @@ OPTIONS = dict.fromkeys(
 
 def parameters(function) -> set[str]:
     return set(inspect.signature(function).parameters) - {"self"}
+
+
+@pytest.fixture
+def client(sqlite_url):
+    model = Candidate("m", "x/m", Price(Decimal(1), Decimal(1), "test"), 10)
+    with OptLLM([model], store=sqlite_url, transport=HttpxTransport()) as client:
+        yield client
 
 
 def public(kind) -> set[str]:
@@ -112,40 +156,123 @@ def test_what_is_left_out_of_responses_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"), [(Completions, OurCompletions), (Models, OurModels)], ids=["chat", "models"]
+    ("theirs", "ours"),
+    [(Chat, OurChat), (Completions, OurCompletions), (Models, OurModels)],
+    ids=["chat", "completions", "models"],
 )
 def test_resources_have_the_methods_of_openai_s(theirs, ours):
     assert public(theirs) - public(ours) - set(METHODS[theirs]) == set()
     assert set(METHODS[theirs]) & public(ours) == set()
 
 
+def test_what_is_left_out_of_chat_completions_is_harmless_where_it_is_null():
+    assert _arguments.LEFT_OUT.keys() == CREATE.keys()
+    assert all(None in values for values in _arguments.LEFT_OUT.values())
+
+
+@pytest.mark.parametrize("method", ["parse", "stream"])
+def test_helpers_take_what_openai_s_take(method):
+    theirs = parameters(getattr(Completions, method)) - set(CREATE)
+    ours = getattr(OurCompletions, method)
+    assert theirs - parameters(ours) - set(_arguments.ARGUMENTS) == set()
+    assert "arguments" in parameters(ours), "handed on to openai's"
+
+
+@pytest.mark.parametrize("method", ["list", "retrieve"])
+@pytest.mark.parametrize("kind", [_models.Models, _models.AsyncModels])
+def test_models_are_listed_with_openai_s_arguments(kind, method):
+    assert parameters(getattr(kind, method)) == parameters(getattr(Models, method))
+
+
+def test_embeddings_take_what_openai_s_take():
+    ours = set(_embeddings._ARGUMENTS)
+    assert parameters(Embeddings.create) - ours == set(EMBEDDINGS)
+    assert ours - parameters(Embeddings.create) == set()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "left_out"),
+    [
+        (shared_params.Reasoning, _responses.REASONING, REASONING),
+        (responses.ResponseTextConfigParam, _responses.TEXT, {}),
+        (
+            responses.ResponseFormatTextJSONSchemaConfigParam,
+            _responses.FORMATS["json_schema"],
+            {},
+        ),
+        (responses.FunctionToolParam, _responses.TOOLS["function"], TOOL),
+        (shared_params.ResponseFormatText, _responses.FORMATS["text"], {}),
+        (shared_params.ResponseFormatJSONObject, _responses.FORMATS["json_object"], {}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_objects_of_a_response_hold_what_openai_s_hold(theirs, ours, left_out):
+    assert theirs.__annotations__.keys() - ours - left_out.keys() == set()
+    assert ours & left_out.keys() == set()
+    assert ours - theirs.__annotations__.keys() == set()
+
+
 def test_responses_and_embeddings_are_openai_s_own():
     assert "create" in public(Responses) & public(Embeddings)
     assert {"responses", "embeddings"} <= public(OptLLM)
+    served = {"create", "parse", "stream", "with_raw_response", "with_streaming_response"}
+    assert public(Responses) - served - set(RESPONSES_METHODS) == set()
+    assert served <= public(Responses)
 
 
-def test_the_client_has_the_resources_of_openai_s():
-    annotated = {
-        name
-        for name, value in inspect.getmembers(openai.OpenAI)
-        if type(value).__name__ in ("cached_property", "property") and not name.startswith("_")
-    }
-    beside = {
-        "with_raw_response",
-        "with_streaming_response",
-        "auth_headers",
-        "default_headers",
-        "base_url",
-        "custom_auth",
-        "default_query",
-        "user_agent",
-        "qs",
-    }
-    assert annotated - beside - public(OptLLM) - set(CLIENT) == set()
+def test_the_client_has_what_openai_s_has():
+    assert public(openai.OpenAI) - public(OptLLM) - set(CLIENT) == set()
     assert set(CLIENT) & public(OptLLM) == set()
 
 
-def test_with_options_takes_what_openai_s_does():
-    ours = parameters(OptLLM.with_options)
-    assert parameters(openai.OpenAI.with_options) - ours - set(OPTIONS) == set()
+def test_the_client_is_set_up_with_what_openai_s_is():
+    ours = parameters(OptLLM.__init__)
+    assert parameters(openai.OpenAI.__init__) - ours - set(OPTIONS) == set()
+    assert set(OPTIONS) & ours == set()
     assert {"timeout", "max_retries"} <= ours
+
+
+@pytest.mark.parametrize("method", ["with_options", "copy"])
+def test_copies_take_what_openai_s_do(method):
+    ours = parameters(getattr(OptLLM, method))
+    assert parameters(getattr(openai.OpenAI, method)) - ours - set(OPTIONS) == set()
+    assert set(OPTIONS) & ours == set()
+    assert {"timeout", "max_retries"} <= ours
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("client", [OptLLM, AsyncOptLLM])
+def test_what_is_set_elsewhere_is_refused_with_the_place(client, name):
+    with pytest.raises(ConfigurationError, match=f"{name} is not taken: .* belongs? in ") as caught:
+        client(**{name: "sk-secret"})
+    assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_what_is_set_elsewhere_is_refused_of_copies(client, name):
+    with pytest.raises(InvalidRequestError, match=f"{name} is not taken: .* belongs? in "):
+        client.with_options(**{name: "sk-secret"})
+
+
+def test_what_is_no_setting_gets_the_nearest(client):
+    with pytest.raises(ConfigurationError, match="setting 'budgte' is unknown; did you mean 'bud"):
+        OptLLM(["openai/gpt-4o"], budgte=5)
+    with pytest.raises(InvalidRequestError, match="option 'tennant' is unknown; did you mean 'ten"):
+        client.with_options(tennant="acme")
+
+
+def test_models_must_be_named():
+    with pytest.raises(ConfigurationError, match=r"models is None; give a list, like \['openai"):
+        OptLLM()
+
+
+def test_a_time_limit_is_openai_s_too(sqlite_url):
+    model = Candidate("m", "x/m", Price(Decimal(1), Decimal(1), "test"), 10)
+    settings = {"store": sqlite_url, "transport": HttpxTransport()}
+    for timeout, seconds in ((30, 30.0), (openai.Timeout(9, read=5), 5.0), (None, 600.0)):
+        with OptLLM([model], timeout=timeout, **settings) as client:
+            assert client.settings.timeout_seconds == seconds
+    with pytest.raises(ConfigurationError, match="timeout 'soon'"):
+        OptLLM([model], timeout="soon", **settings)
+    with pytest.raises(ConfigurationError, match="both timeout and timeout_seconds"):
+        OptLLM([model], timeout=5, timeout_seconds=5, **settings)
