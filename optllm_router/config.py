@@ -190,6 +190,17 @@ def load_store(path: str | Path) -> str:
     return str(store)
 
 
+def load_budgets(path: str | Path) -> tuple[Budget, ...]:
+    """The budgets that a configuration names, read without its models and their keys.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not YAML, or a budget is not understood.
+    """
+    router = _router_section(_read_document(path), path)
+    given = router.get("budget", router.get("budgets"))
+    return () if given is None else read_budgets(given)
+
+
 def read_budgets(given: Any) -> tuple[Budget, ...]:
     """One budget, or a list of them: as text, as a mapping of ``Budget``'s attributes, or ready.
 
