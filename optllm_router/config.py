@@ -20,6 +20,7 @@ and ``supports_vision`` and so on hold, too; what is not set is taken from litel
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -325,4 +326,18 @@ def _at_least(name: str, value: Any, least: int, kind: type = Real) -> None:
     number = isinstance(value, kind) and not isinstance(value, bool)
     if not number or not least <= value < math.inf:
         what = "whole number" if kind is Integral else "finite number"
-        raise ConfigurationError(f"{name} {value!r} must be a {what}, {least} or more")
+        raise ConfigurationError(
+            f"{name} {quoted(value)} must be a {what}, {least} or more{_as_number(value)}"
+        )
+
+
+def _as_number(value: Any) -> str:
+    """How to write a number that is text, as ``1e-9`` is in YAML."""
+    import yaml
+
+    for read in (int, float) if isinstance(value, str) else ():
+        with contextlib.suppress(ValueError):
+            number = read(value)
+            if math.isfinite(number):
+                return f"; that is text: write {yaml.safe_dump(number).split()[0]}, without quotes"
+    return ""
