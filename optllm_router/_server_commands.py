@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +17,13 @@ from optllm_router._command_options import json_option, opened, print_json, stor
 from optllm_router._display import print_keys
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import Budget
-from optllm_router._scopes import EVERYTHING, scopes_of_call
+from optllm_router._scopes import EVERYTHING, scopes_of_call, template_of
 from optllm_router.server import Limits, ServerOptions
 
 if TYPE_CHECKING:
-    from optllm_router.store import AccessKey
+    from sqlalchemy import Connection
+
+    from optllm_router.store import AccessKey, Database
 
 _LIFE = re.compile(r"(?P<count>[1-9]\d{0,5})\s*(?P<unit>[hdw])")
 _UNIT_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
@@ -117,15 +121,19 @@ def create(
 
     With --budget, its scope gets that cap, or another limit if it has one already.
     """
-    from optllm_router.ledger import Ledger
     from optllm_router.store import AccessKeys
 
     scope, seconds = _scope(scope), _seconds(expires)
-    cap = None if budget is None else _cap(budget, scope)
+    keep = None if budget is None else functools.partial(_keep, _cap(budget, scope), budget)
     with opened(config, store, may_create=True) as database:
-        if cap is not None:
-            Ledger(database).set_budget(cap)
-        text, key = AccessKeys(database).create(scope, lives_seconds=seconds)
+        text, key = AccessKeys(database).create(scope, lives_seconds=seconds, together_with=keep)
+        pays = _is_paid(scope, database, config)
+    if not pays:
+        click.echo(
+            f"warning: no budget covers {scope}, so every call with this key is refused; set one: "
+            f"optllm budget set '5 USD per day for {scope}'",
+            err=True,
+        )
     if as_json:
         print_json({"key": text, **_as_dict(key)})
     else:
@@ -173,6 +181,33 @@ def _cap(text: str, scope: str) -> Budget:
     if budget.scope not in (EVERYTHING, scope):
         raise ConfigurationError(f"budget {text!r} is for {budget.scope}, but the key for {scope}")
     return dataclasses.replace(budget, scope=scope)
+
+
+def _keep(cap: Budget, text: str, connection: Connection) -> None:
+    """Create the budget of a key, or change its limit."""
+    from optllm_router.ledger import keep_budget
+
+    try:
+        keep_budget(connection, cap)
+    except ConfigurationError as error:
+        what = str(error).rpartition("; give the new budget")[0] or str(error)
+        wanted = text if " for " in text else f"{text} for {cap.scope}"
+        raise ConfigurationError(
+            f"{what}; no key was made. Set one of another name, with "
+            f"`optllm budget set {shlex.quote(wanted)} --name NAME`, and make the key without "
+            "--budget"
+        ) from None
+
+
+def _is_paid(scope: str, database: Database, config: Path | None) -> bool:
+    """Whether calls of a scope have a budget, here or in the configuration; others are refused."""
+    from optllm_router.config import load_budgets
+    from optllm_router.ledger import Ledger
+
+    if scope == EVERYTHING or any(one.scope == scope for one in Ledger(database).glance([scope])):
+        return True
+    configured = load_budgets(config) if config else ()
+    return any(one.scope in (scope, template_of(scope)) for one in configured)
 
 
 def _seconds(life: str | None) -> float | None:

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optllm_router._arguments import check_values
 from optllm_router._environment import from_environment
-from optllm_router._errors import ConfigurationError, UnknownModelError
+from optllm_router._errors import ConfigurationError, InvalidRequestError, UnknownModelError
 from optllm_router._nearest import nearest, quoted
 from optllm_router._types import Candidate, Capability, Price, RateLimits
 from optllm_router.pricing import ABILITIES, ModelFacts, PriceCatalogue, read_price
@@ -23,6 +24,12 @@ _LIMITS = {
 }
 _NOT_SENT = ("api_key", "max_completion_tokens", "max_tokens", "tags", *_LIMITS)
 """Parameters that are not among those of a call, or that have a place of their own."""
+_CHECKED = (
+    *("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "top_logprobs"),
+    *("logprobs", "parallel_tool_calls", "reasoning_effort", "verbosity", "stop", "logit_bias"),
+    *("tools", "tool_choice", "response_format"),
+)
+"""Parameters that are sent as they are, and mean what a call's own arguments mean."""
 _CAPABILITIES: tuple[Capability, ...] = (*ABILITIES, "streaming")
 _TRANSPORTS = ("litellm", "httpx")
 _MODEL_SETTINGS = ("tags", "transport", "unable", "context_tokens", "hidden_prompt_tokens")
@@ -49,6 +56,7 @@ def read_candidates(
         else:
             catalogue = catalogue or PriceCatalogue.bundled()
             candidate = _candidate(entry, catalogue)
+        _check_name(candidate.name)
         name, copies = candidate.name, 1
         while candidate.name in found:
             copies += 1
@@ -119,6 +127,7 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
     info.update(parameters)
     if "n" in parameters:
         raise ConfigurationError(f"model {name!r} sets n; set it per call, where it is budgeted")
+    _check_parameters(name, parameters)
     price = _own_price(name, info, embeds)
     if price is None:
         price = catalogue.require_price(known_as)
@@ -134,6 +143,23 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         limits=_limits(name, entry, info),
         **_abilities(name, _own_settings(name, entry), info, facts),
     )
+
+
+def _check_name(name: str) -> None:
+    """Raise for a name that calls for routing when it is asked for, and so never for its model."""
+    if name.partition(":")[0] == "auto":
+        raise ConfigurationError(
+            f"model_name {quoted(name)} cannot be asked for: 'auto' chooses among all models, "
+            "'auto:POLICY' by a policy; give it another name"
+        )
+
+
+def _check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise for a value that would fail every call."""
+    try:
+        check_values({key: parameters[key] for key in _CHECKED if key in parameters})
+    except InvalidRequestError as error:
+        raise ConfigurationError(f"litellm_params of model {name!r}: {error}") from None
 
 
 def _is_ours(parameter: str) -> bool:

@@ -20,6 +20,7 @@ and ``supports_vision`` and so on hold, too; what is not set is taken from litel
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -192,6 +193,17 @@ def load_store(path: str | Path) -> str:
     return str(store)
 
 
+def load_budgets(path: str | Path) -> tuple[Budget, ...]:
+    """The budgets that a configuration names, read without its models and their keys.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not YAML, or a budget is not understood.
+    """
+    router = _router_section(_read_document(path), path)
+    given = router.get("budget", router.get("budgets"))
+    return () if given is None else read_budgets(given)
+
+
 def read_budgets(given: Any) -> tuple[Budget, ...]:
     """One budget, or a list of them: as text, as a mapping of ``Budget``'s attributes, or ready.
 
@@ -318,4 +330,18 @@ def _at_least(name: str, value: Any, least: int, kind: type = Real) -> None:
     number = isinstance(value, kind) and not isinstance(value, bool)
     if not number or not least <= value < math.inf:
         what = "whole number" if kind is Integral else "finite number"
-        raise ConfigurationError(f"{name} {value!r} must be a {what}, {least} or more")
+        raise ConfigurationError(
+            f"{name} {quoted(value)} must be a {what}, {least} or more{_as_number(value)}"
+        )
+
+
+def _as_number(value: Any) -> str:
+    """How to write a number that is text, as ``1e-9`` is in YAML."""
+    import yaml
+
+    for read in (int, float) if isinstance(value, str) else ():
+        with contextlib.suppress(ValueError):
+            number = read(value)
+            if math.isfinite(number):
+                return f"; that is text: write {yaml.safe_dump(number).split()[0]}, without quotes"
+    return ""

@@ -7,7 +7,12 @@ import pytest
 from optllm_router._errors import ConfigurationError, StoreError, UnpricedModelError
 from optllm_router._money import Budget
 from optllm_router._types import Candidate, Price, RateLimits, Tier
-from optllm_router.candidates import DEFAULT_OUTPUT_TOKENS, read_candidates, unknown_model
+from optllm_router.candidates import (
+    DEFAULT_OUTPUT_TOKENS,
+    read_candidates,
+    shared_limits,
+    unknown_model,
+)
 from optllm_router.config import load_settings, load_store, read_policy, read_settings
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, WillingnessToPay
 
@@ -243,6 +248,52 @@ def test_a_setting_that_is_wrong_is_named_with_its_value(name, value):
 def test_settings_do_not_show_the_store_s_password():
     settings = read_settings([entry()], store="postgresql://user:secret@host/db")
     assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ("timeout_seconds: 1e-9", "timeout_seconds '1e-9' .* that is text: write 1.0e-09, without"),
+        ("explore: 1e3", "explore '1e3' .* write 1000.0, without"),
+        ("max_retries: '2'", "max_retries '2' .* write 2, without"),
+        ("explore: inf", "explore 'inf' must be a finite number, 0 or more$"),
+    ],
+)
+def test_a_number_that_yaml_takes_for_text_is_told_how_to_be_written(tmp_path, settings, shown):
+    path = tmp_path / "config.yaml"
+    path.write_text(MODELS + f"router: {{{settings}}}")
+    with pytest.raises(ConfigurationError, match=shown):
+        load_settings(path)
+
+
+@pytest.mark.parametrize("name", ["auto", "auto:match_best", "auto:x"])
+def test_a_name_that_means_routing_is_no_model_s(name):
+    one = {**entry(), "model_name": name}
+    with pytest.raises(ConfigurationError, match=f"model_name '{name}' cannot be asked for"):
+        read_candidates([one])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [
+        ({"temperature": "hot"}, "litellm_params of model 'mine': temperature 'hot' must be"),
+        ({"seed": 1.5}, "seed 1.5"),
+        ({"top_p": "os.environ/TOP_P"}, "top_p '0.5'"),
+        ({"parallel_tool_calls": "yes"}, "parallel_tool_calls 'yes'"),
+    ],
+)
+def test_a_parameter_that_fails_every_call_is_found_at_the_start(monkeypatch, parameters, shown):
+    monkeypatch.setenv("TOP_P", "0.5")
+    with pytest.raises(ConfigurationError, match=shown):
+        read_candidates([entry(**parameters)])
+
+
+def test_processes_that_share_limits_keep_them_together():
+    one = read_candidates([entry(rpm=7, max_parallel_requests=3)])
+    assert shared_limits(one, 1) == one
+    assert shared_limits(one, 3)[0].limits == RateLimits(2, None, 1)
+    with pytest.raises(ConfigurationError, match="max_parallel_requests 3 of model 'mine'"):
+        shared_limits(one, 4)
 
 
 def test_a_setting_that_does_not_exist_gets_the_nearest():

@@ -3,6 +3,7 @@
 from optllm_router.ledger._balances import Balance
 from optllm_router.ledger._leases import LeasingLedger
 from optllm_router.ledger._ledger import Ledger
+from optllm_router.ledger._limits import keep_budget
 from optllm_router.ledger._operations import Refusal, Reservation
 from optllm_router.ledger._reconciling import (
     Charge,
@@ -26,6 +27,7 @@ __all__ = [
     "Reconciliation",
     "Refusal",
     "Reservation",
+    "keep_budget",
     "read_charges",
     "reconcile",
 ]

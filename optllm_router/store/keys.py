@@ -58,9 +58,18 @@ class AccessKeys:
         self._clock = clock
 
     def create(
-        self, scope: str = "everything", *, lives_seconds: float | None = None
+        self,
+        scope: str = "everything",
+        *,
+        lives_seconds: float | None = None,
+        together_with: Callable[[Connection], object] | None = None,
     ) -> tuple[str, AccessKey]:
         """Make a key; returns its text, which nobody can read again, and what is kept of it.
+
+        Args:
+            scope: what its calls are counted under.
+            lives_seconds: how long it works; ``None`` for ever.
+            together_with: a further write; both are done, or neither. It may be run more than once.
 
         Raises:
             ConfigurationError: the scope is none that a call can have, or not printable, or the
@@ -78,6 +87,8 @@ class AccessKeys:
         key = AccessKey(id, scope, now, expires_at)
 
         def work(connection: Connection) -> None:
+            if together_with is not None:
+                together_with(connection)
             known = select(access_keys.c.id).where(access_keys.c.id == id)
             if connection.scalar(known) is None:  # a write can be run more than once
                 row = {"digest": _digest(text), "scope": scope, "created_at": now}

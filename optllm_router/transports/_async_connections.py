@@ -97,16 +97,21 @@ class AsyncSender:
     """
 
     def __init__(self, idle_seconds: float, *, http2: bool) -> None:
-        limits = httpx.Limits(keepalive_expiry=idle_seconds)
-        self._client = httpx.AsyncClient(http2=http2, limits=limits)
+        self._limits = httpx.Limits(keepalive_expiry=idle_seconds)
+        self._http2 = http2
+        self._clients: dict[bool, httpx.AsyncClient] = {}
         self._is_direct = is_direct()
         self._idle: Idle[AsyncConnection] = Idle(idle_seconds)
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request; returns the response, whose body is to be read or closed."""
+    async def send(self, request: httpx.Request, *, streamed: bool = False) -> httpx.Response:
+        """Send a request; returns the response, whose body is to be read or closed.
+
+        One that is ``streamed`` is sent in HTTP/1.1, for the server to hear when it is closed:
+        httpx resets no stream of HTTP/2.
+        """
         url = request.url
         if url.scheme != "http" or url.userinfo or not self._is_direct:
-            return await self._client.send(request, stream=True)
+            return await self._client(self._http2 and not streamed).send(request, stream=True)
         server = url.raw_host + b":%d" % (url.port or 0)
         connection = self._waiting(server)
         if connection is None:
@@ -122,8 +127,14 @@ class AsyncSender:
     async def aclose(self) -> None:
         """Close what waits, and calls under way when they end."""
         self._idle.close()
-        await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
         await asyncio.sleep(0)  # asyncio closes a socket in its next round
+
+    def _client(self, http2: bool) -> httpx.AsyncClient:
+        if http2 not in self._clients:
+            self._clients[http2] = httpx.AsyncClient(http2=http2, limits=self._limits)
+        return self._clients[http2]
 
     def _waiting(self, server: bytes) -> AsyncConnection | None:
         while (connection := self._idle.take(server)) is not None:

@@ -2,7 +2,10 @@
 
 A call costs a fraction of what it costs through litellm, and means the same. Connections are
 kept for the next call: one for each call under way without TLS (as to servers nearby), those of
-httpx's own pool with TLS, in HTTP/2 where the server offers it. httpx is imported on first use.
+httpx's own pool with TLS. There, whole answers come in HTTP/2 where the server offers it, many over
+one connection; a stream has one of HTTP/1.1 to itself, for httpx does not tell a server of HTTP/2
+that nobody reads on, and it would go on to make, and to bill, what was abandoned. httpx is imported
+on first use.
 
 A call has one deadline, for connecting, sending, waiting and reading together. The connection of
 a synchronous call is cut then; one of HTTP/2, which others use, too, is looked at whenever
@@ -54,13 +57,13 @@ class HttpxTransport:
     """Sends calls with httpx; thread-safe, and for any number of event loops.
 
     Args:
-        http2: whether to speak HTTP/2 with servers that offer it.
+        http2: whether to speak HTTP/2 with servers that offer it, where answers come whole.
     """
 
     def __init__(self, *, http2: bool = True) -> None:
         self._http2 = http2
         self._lock = threading.Lock()
-        self._client: httpx.Client | None = None
+        self._clients: dict[bool, httpx.Client] = {}
         self._async_senders: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncSender] = (
             weakref.WeakKeyDictionary()
         )
@@ -76,10 +79,10 @@ class HttpxTransport:
         Called from a coroutine, the connections of its event loop close a moment later.
         """
         with self._lock:
-            client, self._client = self._client, None
+            clients, self._clients = self._clients, {}
             others = list(self._async_senders.items())
             self._async_senders.clear()
-        if client is not None:
+        for client in clients.values():
             client.close()
         for loop, other in others:
             if loop.is_running():
@@ -125,7 +128,7 @@ class HttpxTransport:
         request = exchange.request(streamed=True)
         with exchange.mapped(), contextlib.ExitStack() as opened:
             with exchange.deadline:
-                response = self._sync_client().send(request, stream=True)
+                response = self._sync_client(streamed=True).send(request, stream=True)
                 opened.callback(response.close)
             pieces = map(exchange.received, response.iter_bytes())
             if not response.is_success:
@@ -146,7 +149,7 @@ class HttpxTransport:
         request = exchange.request(streamed=True)
         with exchange.mapped():
             with exchange.time_left():
-                response = await self._async_sender().send(request)
+                response = await self._async_sender().send(request, streamed=True)
             async with contextlib.aclosing(response):
                 if not response.is_success:
                     with exchange.time_left():
@@ -162,17 +165,18 @@ class HttpxTransport:
                         yield chunk
                 reader.finish()
 
-    def _sync_client(self) -> httpx.Client:
+    def _sync_client(self, *, streamed: bool = False) -> httpx.Client:
+        http2 = self._http2 and not streamed
         with self._lock:
-            if self._client is None:
+            if http2 not in self._clients:
                 import httpx
 
                 from optllm_router.transports._connections import Connections, is_direct
 
                 mounts = {"http://": Connections(_IDLE_SECONDS)} if is_direct() else {}
                 limits = httpx.Limits(keepalive_expiry=_IDLE_SECONDS)
-                self._client = httpx.Client(http2=self._http2, limits=limits, mounts=mounts)
-            return self._client
+                self._clients[http2] = httpx.Client(http2=http2, limits=limits, mounts=mounts)
+            return self._clients[http2]
 
     def _async_sender(self) -> AsyncSender:
         """That of the running event loop: connections belong to the loop they began in."""

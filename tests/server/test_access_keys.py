@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from click.testing import CliRunner
 
 from optllm_router import ConfigurationError
+from optllm_router._errors import StoreError
 from optllm_router.cli import commands
 from optllm_router.store import AccessKeys, Database
+from optllm_router.store import keys as keys_room
 from optllm_router.store.schema import access_keys
 
 
@@ -121,6 +124,62 @@ def test_a_key_comes_with_the_budget_of_its_scope(sqlite_url):
     assert budget["limit_nano"] == 30 * 10**9
     done = run(*made, "--budget", "20 USD for tenant:team-b")
     assert "is for tenant:team-b, but the key for tenant:team-a" in str(done.exception)
+
+
+def test_a_budget_that_cannot_be_makes_no_key_and_says_which_commands_help(sqlite_url):
+    made = ["keys", "create", "--store", sqlite_url, "--scope", "team-a"]
+    assert run(*made, "--budget", "20 USD per month").exit_code == 0
+    done = run(*made, "--budget", "2 USD per day")
+    assert isinstance(done.exception, ConfigurationError)
+    said = str(done.exception)
+    assert "has the window 'month', which cannot become 'day'; no key was made" in said
+    assert "Budget(" not in said
+    command = "optllm budget set '2 USD per day for tenant:team-a' --name NAME"
+    assert command in said
+    assert run(*shlex.split(command)[1:], "--store", sqlite_url).exit_code == 0
+    assert len(json.loads(run("keys", "list", "--store", sqlite_url, "--json").stdout)["keys"]) == 1
+
+
+def test_a_key_that_cannot_be_changes_no_budget(sqlite_url, monkeypatch):
+    """As when the process is killed in between."""
+
+    def fail(*_):
+        raise StoreError("no room on the disk")
+
+    monkeypatch.setattr(keys_room, "_digest", fail)
+    made = ["keys", "create", "--store", sqlite_url, "--scope", "team-a"]
+    assert isinstance(run(*made, "--budget", "20 USD per month").exception, StoreError)
+    assert json.loads(run("budget", "--store", sqlite_url, "--json").stdout)["budgets"] == []
+
+
+@pytest.mark.parametrize(
+    ("scope", "budgets", "configured", "warned"),
+    [
+        ("team-a", [], None, True),
+        ("team-a", ["5 USD", "1 USD for tenant:team-b"], None, True),
+        ("team-a", ["5 USD for tenant:team-a"], None, False),
+        ("user:ann", ["5 USD for user:*"], None, False),
+        ("everything", [], None, False),
+        ("team-a", [], "1 USD for tenant:*", False),
+        ("team-a", [], ["1 USD", "2 USD for tenant:team-a"], False),
+        ("team-a", [], "1 USD", True),
+    ],
+)
+def test_a_key_whose_calls_nobody_pays_for_is_made_with_a_warning(
+    tmp_path, scope, budgets, configured, warned
+):
+    store = f"sqlite:///{tmp_path}/optllm.db"
+    where = ["--store", store]
+    if configured is not None:
+        config = tmp_path / "config.yaml"
+        config.write_text(json.dumps({"router": {"store": store, "budget": configured}}))
+        where = ["--config", str(config)]
+    for one in budgets:
+        assert run("budget", "set", one, *where).exit_code == 0
+    done = run("keys", "create", "--scope", scope, *where)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("sk-optllm-")
+    assert ("every call with this key is refused" in done.stderr) == warned
 
 
 @pytest.mark.parametrize("scope", ["tenant:*", "team:a", "tenant:"])
