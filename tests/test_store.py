@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import OperationalError
 
 from optllm_router._errors import InvalidRequestError, OptLLMError, StoreError
 from optllm_router._types import Decision, Outcome, Usage
@@ -334,6 +335,62 @@ def test_a_write_that_fails_does_not_harm_its_neighbours(database):
     ):
         assert isinstance(broken.exception(), error)
     assert kept(database) == [0, 1, 2, 3, 4, 7]
+
+
+_ADD_TEN = text("UPDATE balances SET spent_nano = spent_nano + 10 WHERE window_start = :n")
+
+
+def test_a_transaction_that_loses_a_deadlock_is_tried_again(postgresql_url):
+    databases = [Database(postgresql_url) for _ in range(2)]
+    for n in (0, 1):
+        databases[0].submit(put(n)).result()
+    first_taken = [threading.Event(), threading.Event()]
+    tries = []
+
+    def cross(mine: int):
+        def work(connection):
+            tries.append(mine)
+            for n in (mine, 1 - mine):
+                connection.execute(_ADD_TEN, {"n": n})
+                first_taken[mine].set()
+                assert first_taken[1 - mine].wait(30)
+
+        return work
+
+    writes = [databases[n].submit(cross(n)) for n in (0, 1)]
+    for write in writes:
+        write.result(timeout=60)
+    assert len(tries) == 3
+    with databases[0].read() as connection:
+        spent = connection.scalars(select(schema.balances.c.spent_nano))
+        assert sorted(spent) == [20, 21]
+    for database in databases:
+        database.close()
+
+
+class Complaint(Exception):
+    """What a driver raises."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__("no")
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(("sqlstate", "most"), [("57014", 1), ("53100", 1), ("40001", 4)])
+def test_what_any_transaction_could_meet_is_not_blamed_on_a_write(database, sqlstate, most):
+    """Its group is not halved: each half would wait as long again."""
+    tries = []
+
+    def fail(connection):
+        tries.append(0)
+        raise OperationalError("SELECT", {}, Complaint(sqlstate))
+
+    go = busy(database)
+    writes = [database.submit(put(n)) for n in range(8)] + [database.submit(fail)]
+    go.set()
+    assert {type(write.exception()) for write in writes} == {StoreError}
+    assert len(tries) == most
+    assert kept(database) == []
 
 
 def test_a_write_whose_caller_went_away_is_still_written(database):
