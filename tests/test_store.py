@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import gc
 import itertools
+import socket
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from sqlalchemy import inspect, select, text
@@ -13,7 +16,14 @@ from sqlalchemy.exc import OperationalError
 from optllm_router._errors import InvalidRequestError, OptLLMError, StoreError
 from optllm_router._types import Decision, Outcome, Usage
 from optllm_router.ledger import Ledger
-from optllm_router.store import Database, RecordedUsage, Records, migrations, schema
+from optllm_router.store import (
+    Database,
+    RecordedUsage,
+    Records,
+    _postgresql,
+    migrations,
+    schema,
+)
 from optllm_router.store.records import MOST_QUERY_CHARACTERS
 
 
@@ -275,6 +285,65 @@ def test_a_server_that_is_not_there():
     message = refused("postgresql://me:secret@127.0.0.1:1/a?connect_timeout=2")
     assert "check that the server runs and that the URL is right" in message
     assert "secret" not in message
+
+
+@pytest.fixture
+def silent_port():
+    """Of a server that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_server_that_says_nothing_is_given_up(silent_port, monkeypatch):
+    pytest.importorskip("psycopg")
+    monkeypatch.setitem(_postgresql._PATIENCE, "connect_timeout", 2)
+    message = refused(f"postgresql://me@127.0.0.1:{silent_port}/a")
+    assert "check that the server runs and that the URL is right" in message
+
+
+def test_what_the_url_says_of_patience_is_left_as_it_is(silent_port):
+    pytest.importorskip("psycopg")
+    start = time.monotonic()
+    refused(f"postgresql://me@127.0.0.1:{silent_port}/a?connect_timeout=2")
+    assert time.monotonic() - start < _postgresql._PATIENCE["connect_timeout"]
+
+
+def parameter(database: Database, name: str) -> str:
+    with database.read() as connection:
+        return connection.execute(text("SELECT current_setting(:n)"), {"n": name}).scalar_one()
+
+
+def test_statements_have_a_limit_unless_the_url_has_another(postgresql_url):
+    with closing(Database(postgresql_url)) as database:
+        assert parameter(database, "statement_timeout") == "1min"
+    with closing(Database(f"{postgresql_url}%20-cstatement_timeout%3D5000")) as database:
+        assert parameter(database, "statement_timeout") == "5s"
+        assert parameter(database, "search_path").startswith("optllm_test_")
+    with closing(Database(f"{postgresql_url}%20-cstatement_timeout%3D100")) as database:
+        sleep = database.submit(lambda connection: connection.execute(text("SELECT pg_sleep(30)")))
+        with pytest.raises(StoreError, match="the server is busy; try again, or allow more"):
+            sleep.result()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@127.0.0.1:1/a?password=hush&connect_timeout=2",
+        "postgresql://me:hush@127.0.0.1:1/a?sslpassword=hush&connect_timeout=2",
+        "postgresql://127.0.0.1:port/a?password=hush",
+        "postgresql+no_such_driver://127.0.0.1/a?password=hush",
+        "mysql://me@localhost/a?password=hush",
+    ],
+)
+def test_a_password_is_never_shown(url):
+    assert "hush" not in refused(url)
+
+
+def test_a_password_among_the_options_is_used(postgresql_url):
+    with closing(Database(f"{postgresql_url}&password=hush")) as database:
+        assert database.url.password == "hush"
+        assert "hush" not in database.name
+        assert database.name.startswith("postgresql+psycopg://postgres:***@127.0.0.1")
 
 
 def test_a_server_that_does_not_know_the_database(postgresql_url):

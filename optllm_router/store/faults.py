@@ -21,6 +21,12 @@ _REMEDIES = (
     ("No space left", "free some disk space; nothing was spent"),
     ("disk I/O error", "check that the disk is healthy and not full"),
     ("already exists", "its tables belong to another program; choose another store"),
+    (
+        "statement timeout",
+        "the server is busy; try again, or allow more milliseconds in the URL: "
+        "?options=-cstatement_timeout=600000",
+    ),
+    ("timed out", _UNREACHABLE),
     ("administrator command", _UNREACHABLE),
     ("connection", _UNREACHABLE),
 )
