@@ -72,8 +72,7 @@ def _report(place: _Place, verify: bool, as_json: bool) -> None:
         differences = ledger.verify() if verify else []
     if as_json:
         rows = [_balance_as_dict(balance) for balance in balances]
-        shown = database.url.render_as_string(hide_password=True)
-        print_json({"store": shown, "budgets": rows, "differences": differences})
+        print_json({"store": database.name, "budgets": rows, "differences": differences})
     else:
         print_balances(balances)
         for difference in differences:

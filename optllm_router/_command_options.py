@@ -78,7 +78,7 @@ def _must_be_ours(url: str, may_create: bool) -> None:
     if parsed.get_backend_name() != "sqlite" or name in ("", ":memory:"):
         return
     path = Path(name)
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size == 0:  # SQLite takes an empty file for a new one
         if may_create:
             return
         raise click.UsageError(f"no store at {name!r}; give --store or --config")

@@ -18,8 +18,8 @@ from sqlalchemy import select
 
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
-from optllm_router.ledger import LeasingLedger, Ledger, Reservation, _blocks
-from optllm_router.ledger._operations import Held
+from optllm_router.ledger import LeasingLedger, Ledger, Reservation, _blocks, _leases
+from optllm_router.ledger._operations import Drawing, Held, Reserving
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
 
@@ -323,13 +323,11 @@ def test_money_whose_use_could_not_be_recorded_stays_set_aside(locked):
     other.execute("BEGIN IMMEDIATE")
     ledger.reserve(call("a", 60))
     ledger.settle("a", 50)
-    ledger._database.catch_up()
-    other.execute("ROLLBACK")
     with pytest.raises(StoreError, match="stays set aside"):
         ledger.close()
-    spent, reserved = books(ledger)
-    assert (spent, reserved) == (0, 1_600)  # the block, until its lease is over
+    other.execute("ROLLBACK")
     later = Ledger(ledger._database, lambda: time.time() + 60)
+    assert books(later) == (0, 1_600)  # the block, until its lease is over
     assert later.recover() == 1
     assert books(later) == (1_600, 0)
 
@@ -341,11 +339,88 @@ def test_a_fault_that_nobody_was_told_of_surfaces_on_close(locked):
     ledger._database.catch_up()
     other.execute("BEGIN IMMEDIATE")
     ledger.settle("a", 50)
-    ledger._database.catch_up()
-    other.execute("ROLLBACK")
     with pytest.raises(StoreError, match="locked"):
         ledger.close()
-    assert books(ledger) == (0, 60)
+    other.execute("ROLLBACK")
+    assert books(Ledger(ledger._database))[0] == 0
+
+
+def settle_while_locked(ledger: LeasingLedger, other: sqlite3.Connection, *ids: str) -> None:
+    """Their cost of 7 is known, and cannot be written."""
+    other.execute("BEGIN IMMEDIATE")
+    for id in ids:
+        assert ledger.settle(id, 7).result() is True
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    assert Ledger(ledger._database).balance("default").spent_nano == 0
+
+
+def test_a_known_cost_is_written_when_the_ledger_is_closed(locked):
+    ledger, other = locked
+    assert ledger.reserve(call("alone", 500)).result() is None
+    warm(ledger)
+    assert ledger.reserve(call("drawn", 60)).result() is None
+    settle_while_locked(ledger, other, "alone", "drawn")
+    ledger.close()
+    assert books(ledger) == (14, 0)
+
+
+def test_a_known_cost_is_written_once_another_write_succeeds(locked):
+    """Also that of a call which the database never heard of, and which is drawn only now."""
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("unheard of", 60)).result() is None
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    settle_while_locked(ledger, other, "unheard of")
+    with pytest.raises(StoreError, match="locked"):
+        ledger.reserve(call("b"))
+    assert ledger.reserve(call("b", 0)).result() is None
+    ledger._database.catch_up()  # b is written; and then,
+    ledger._database.catch_up()  # submitted by that, what was lost
+    assert not ledger._lost
+    assert books(Ledger(ledger._database))[0] == 7
+    ledger.close()
+    assert books(ledger) == (7, 0)
+
+
+def test_a_write_that_never_succeeds_is_given_up(locked, monkeypatch):
+    monkeypatch.setattr(_leases, "_MOST_FAILURES", 3)
+    ledger, _ = locked
+    warm(ledger)
+
+    def refuse(operation, books, now):
+        raise StoreError("never")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Drawing, "apply", refuse)
+        ledger.reserve(call("a"))
+        for n in range(10):
+            ledger._submit(Reserving(f"other {n}", call(f"other {n}"))).result()
+            ledger._database.catch_up()
+            ledger._database.catch_up()
+    assert not ledger._lost
+    with pytest.raises(StoreError, match="never"):
+        ledger.reserve(call("b"))
+
+
+# Neighbours that die
+
+
+def test_a_busy_process_recovers_what_others_reserved_when_they_died(database):
+    with closing(LeasingLedger(database)) as ledger:
+        ledger.set_budget(Budget(f"{LIMIT}e-9"))
+        dead = Reservation("dead", "dead", "m", 900, (), "test", 0.0)
+        assert Ledger(database).reserve(dead).result() is None
+        warm(ledger)
+        assert Ledger(database).balance("default").spent_nano == 0  # not with every write
+        ledger._next_recovery = 0.0
+        ledger.reserve(call("a", 0)).result()
+        for _ in range(3):
+            database.catch_up()
+        assert Ledger(database).balance("default").spent_nano == 900
+        assert ledger._next_recovery > time.monotonic() + 1
 
 
 # Processes that end

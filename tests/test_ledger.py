@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -488,6 +489,36 @@ def test_a_hook_that_fails_is_logged_and_harms_nobody(database, clock, caplog):
     assert reserve(ledger, "b", 50) is None
 
 
+TELLER = """
+    import sys, threading, time
+    from optllm_router._money import Budget
+    from optllm_router.ledger import Ledger, Reservation
+    from optllm_router.store import Database
+
+    def tell(crossing):
+        if crossing.percent == 50:
+            time.sleep(0.3)
+            print("told", flush=True)
+        else:
+            threading.Event().wait()
+
+    database = Database(sys.argv[1])
+    ledger = Ledger(database, on_threshold=tell)
+    ledger.set_budget(Budget("100e-9", thresholds=(50, int(sys.argv[2]))))
+    ledger.reserve(Reservation("a", "a", "m", 100, (), "test", 60)).result()
+    ledger.settle("a", 90).result()
+    database.close()
+"""
+
+
+@pytest.mark.parametrize(("other_threshold", "hangs"), [("99", False), ("80", True)])
+def test_a_process_ends_after_its_hooks_unless_they_hang(sqlite_url, other_threshold, hangs):
+    command = [sys.executable, "-c", textwrap.dedent(TELLER), sqlite_url, other_threshold]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "told\n")
+    assert ("on_threshold did not return in time" in done.stderr) == hangs
+
+
 # Leases
 
 
@@ -881,6 +912,10 @@ class LeasingLedgerAgainstBooks(LedgerAgainstBooks):
     kind = LeasingLedger
     scale = 30
     looks_every = 7  # looking gives the blocks back
+
+    def open(self):
+        super().open()
+        self.ledger._next_recovery = math.inf  # the model recovers nothing by itself
 
 
 TestLeasingLedgerAgainstBooks = LeasingLedgerAgainstBooks.TestCase

@@ -10,6 +10,7 @@ from contextlib import closing
 
 import pytest
 
+from optllm_router._command_options import opened
 from optllm_router._money import NANO_PER_USD, Budget
 from optllm_router.cli import main
 from optllm_router.ledger import (
@@ -264,6 +265,14 @@ def test_no_budget_ever_falls_below_the_truth(ledger, database, clock, seed):
 
 
 # The command
+
+
+def test_an_empty_file_is_a_new_store(tmp_path, sqlite_url):
+    file = tmp_path / "optllm.db"
+    file.touch()
+    with opened(None, sqlite_url, may_create=True) as database:
+        assert Ledger(database).balances() == []
+    assert file.stat().st_size > 0
 
 
 @pytest.fixture

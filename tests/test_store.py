@@ -2,17 +2,28 @@ from __future__ import annotations
 
 import gc
 import itertools
+import socket
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import OperationalError
 
 from optllm_router._errors import InvalidRequestError, OptLLMError, StoreError
 from optllm_router._types import Decision, Outcome, Usage
 from optllm_router.ledger import Ledger
-from optllm_router.store import Database, RecordedUsage, Records, migrations, schema
+from optllm_router.store import (
+    Database,
+    RecordedUsage,
+    Records,
+    _postgresql,
+    migrations,
+    schema,
+)
 from optllm_router.store.records import MOST_QUERY_CHARACTERS
 
 
@@ -276,6 +287,65 @@ def test_a_server_that_is_not_there():
     assert "secret" not in message
 
 
+@pytest.fixture
+def silent_port():
+    """Of a server that accepts connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_a_server_that_says_nothing_is_given_up(silent_port, monkeypatch):
+    pytest.importorskip("psycopg")
+    monkeypatch.setitem(_postgresql._PATIENCE, "connect_timeout", 2)
+    message = refused(f"postgresql://me@127.0.0.1:{silent_port}/a")
+    assert "check that the server runs and that the URL is right" in message
+
+
+def test_what_the_url_says_of_patience_is_left_as_it_is(silent_port):
+    pytest.importorskip("psycopg")
+    start = time.monotonic()
+    refused(f"postgresql://me@127.0.0.1:{silent_port}/a?connect_timeout=2")
+    assert time.monotonic() - start < _postgresql._PATIENCE["connect_timeout"]
+
+
+def parameter(database: Database, name: str) -> str:
+    with database.read() as connection:
+        return connection.execute(text("SELECT current_setting(:n)"), {"n": name}).scalar_one()
+
+
+def test_statements_have_a_limit_unless_the_url_has_another(postgresql_url):
+    with closing(Database(postgresql_url)) as database:
+        assert parameter(database, "statement_timeout") == "1min"
+    with closing(Database(f"{postgresql_url}%20-cstatement_timeout%3D5000")) as database:
+        assert parameter(database, "statement_timeout") == "5s"
+        assert parameter(database, "search_path").startswith("optllm_test_")
+    with closing(Database(f"{postgresql_url}%20-cstatement_timeout%3D100")) as database:
+        sleep = database.submit(lambda connection: connection.execute(text("SELECT pg_sleep(30)")))
+        with pytest.raises(StoreError, match="the server is busy; try again, or allow more"):
+            sleep.result()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me@127.0.0.1:1/a?password=hush&connect_timeout=2",
+        "postgresql://me:hush@127.0.0.1:1/a?sslpassword=hush&connect_timeout=2",
+        "postgresql://127.0.0.1:port/a?password=hush",
+        "postgresql+no_such_driver://127.0.0.1/a?password=hush",
+        "mysql://me@localhost/a?password=hush",
+    ],
+)
+def test_a_password_is_never_shown(url):
+    assert "hush" not in refused(url)
+
+
+def test_a_password_among_the_options_is_used(postgresql_url):
+    with closing(Database(f"{postgresql_url}&password=hush")) as database:
+        assert database.url.password == "hush"
+        assert "hush" not in database.name
+        assert database.name.startswith("postgresql+psycopg://postgres:***@127.0.0.1")
+
+
 def test_a_server_that_does_not_know_the_database(postgresql_url):
     message = refused(postgresql_url.replace("/postgres?", "/optllm_no_such_database?"))
     assert "optllm_no_such_database" in message
@@ -334,6 +404,62 @@ def test_a_write_that_fails_does_not_harm_its_neighbours(database):
     ):
         assert isinstance(broken.exception(), error)
     assert kept(database) == [0, 1, 2, 3, 4, 7]
+
+
+_ADD_TEN = text("UPDATE balances SET spent_nano = spent_nano + 10 WHERE window_start = :n")
+
+
+def test_a_transaction_that_loses_a_deadlock_is_tried_again(postgresql_url):
+    databases = [Database(postgresql_url) for _ in range(2)]
+    for n in (0, 1):
+        databases[0].submit(put(n)).result()
+    first_taken = [threading.Event(), threading.Event()]
+    tries = []
+
+    def cross(mine: int):
+        def work(connection):
+            tries.append(mine)
+            for n in (mine, 1 - mine):
+                connection.execute(_ADD_TEN, {"n": n})
+                first_taken[mine].set()
+                assert first_taken[1 - mine].wait(30)
+
+        return work
+
+    writes = [databases[n].submit(cross(n)) for n in (0, 1)]
+    for write in writes:
+        write.result(timeout=60)
+    assert len(tries) == 3
+    with databases[0].read() as connection:
+        spent = connection.scalars(select(schema.balances.c.spent_nano))
+        assert sorted(spent) == [20, 21]
+    for database in databases:
+        database.close()
+
+
+class Complaint(Exception):
+    """What a driver raises."""
+
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__("no")
+        self.sqlstate = sqlstate
+
+
+@pytest.mark.parametrize(("sqlstate", "most"), [("57014", 1), ("53100", 1), ("40001", 4)])
+def test_what_any_transaction_could_meet_is_not_blamed_on_a_write(database, sqlstate, most):
+    """Its group is not halved: each half would wait as long again."""
+    tries = []
+
+    def fail(connection):
+        tries.append(0)
+        raise OperationalError("SELECT", {}, Complaint(sqlstate))
+
+    go = busy(database)
+    writes = [database.submit(put(n)) for n in range(8)] + [database.submit(fail)]
+    go.set()
+    assert {type(write.exception()) for write in writes} == {StoreError}
+    assert len(tries) == most
+    assert kept(database) == []
 
 
 def test_a_write_whose_caller_went_away_is_still_written(database):

@@ -57,6 +57,10 @@ _log = logging.getLogger("optllm_router")
 
 _MOST_UNWRITTEN = 1_024
 """With so many writes waiting, callers wait for theirs."""
+_MOST_LOST, _MOST_FAILURES = 65_536, 100
+"""So many writes that failed are kept, to be tried again, until they have failed so often."""
+_RECOVERY_SECONDS = 5.0
+"""A busy process looks this often for what dead ones reserved."""
 
 
 def _done(result: T) -> Future[T]:
@@ -72,7 +76,10 @@ _CLOSED: Future[bool] = _done(True)
 class LeasingLedger(Ledger):
     """A ledger for a busy process: most calls are granted, and all are closed, without waiting.
 
-    A write that fails is logged, and raised by the next :meth:`reserve` and by :meth:`close`.
+    A write that fails is logged, raised by the next :meth:`reserve`, and tried again once another
+    one succeeds, and by :meth:`close`: what a call cost is known, and is not to be forgotten.
+
+    While there are writes, it recovers now and then what other processes left when they died.
 
     Args:
         database: where the books are.
@@ -94,6 +101,8 @@ class LeasingLedger(Ledger):
         self._asked: set[tuple[str, ...]] = set()
         self._under_way: dict[str, Drawing | None] = {}
         self._fault: Exception | None = None
+        self._lost: dict[str, tuple[Operation, Exception]] = {}
+        self._next_recovery = time.monotonic() + _RECOVERY_SECONDS
         self._tended = False
         self._closing = False
         self._at_exit = functools.partial(_close_if_alive, weakref.ref(self))
@@ -105,16 +114,21 @@ class LeasingLedger(Ledger):
         In a forked copy it does nothing: the blocks are the original's.
 
         Raises:
-            StoreError: an earlier write failed, and nobody has been told yet.
+            StoreError: an earlier write failed, and still does.
         """
         atexit.unregister(self._at_exit)
         if self._database.forked:
             return
         with self._changed:
             self._closing = True
+            self._try_again()
             self._give_all_back()
             self._changed.notify_all()
         self._database.catch_up()  # a block that was asked for comes, and is given back
+        with self._changed:
+            lost = next((error for _, error in self._lost.values()), None)
+            if lost is not None or isinstance(self._fault, StoreError):  # else it was written since
+                self._fault = lost
         self._raise_fault()
 
     def set_budget(self, budget: Budget) -> None:
@@ -185,6 +199,21 @@ class LeasingLedger(Ledger):
             closing.drawing = self._under_way.pop(reservation_id)
             return self._write_behind(closing, _CLOSED)
 
+    def _announce(self, operation: Operation, done: Future[Any]) -> None:
+        super()._announce(operation, done)
+        if done.exception() is not None:
+            return
+        if self._lost:
+            with self._changed:
+                self._try_again()
+        now = time.monotonic()
+        if now >= self._next_recovery and not self._closing:
+            self._next_recovery = now + _RECOVERY_SECONDS
+            try:
+                self._expire(behind=True)
+            except StoreError as error:
+                _log.warning("what dead processes reserved could not be recovered: %s", error)
+
     # What follows is called with the lock held.
 
     def _covering(self, reservation: Reservation) -> Block | None:
@@ -236,6 +265,15 @@ class LeasingLedger(Ledger):
         written.add_done_callback(functools.partial(self._note_fault, operation))
         return written if self._database.unwritten > _MOST_UNWRITTEN else promised
 
+    def _try_again(self) -> None:
+        """Write what could not be written."""
+        for id, (operation, _) in list(self._lost.items()):
+            try:
+                self._write_behind(operation, _CLOSED)
+            except StoreError:  # the database was closed
+                return
+            del self._lost[id]  # if it fails again, it comes back
+
     # What follows takes the lock itself.
 
     def _start_afresh(self) -> None:
@@ -264,6 +302,10 @@ class LeasingLedger(Ledger):
         _log.error("reservation %s: %s could not be recorded: %s", operation.id, what, error)
         with self._changed:
             self._fault = error if isinstance(error, Exception) else OptLLMError(str(error))
+            operation.failures += 1
+            hopeless = operation.failures > _MOST_FAILURES or not isinstance(error, StoreError)
+            if not hopeless and len(self._lost) < _MOST_LOST:
+                self._lost[operation.id] = operation, self._fault
 
     def _arrived(
         self,

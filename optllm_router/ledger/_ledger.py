@@ -162,13 +162,7 @@ class Ledger:
 
     def recover(self) -> int:
         """Close, at the full amount, the reservations whose lease is over; returns how many."""
-        overdue = select(reservations.c.id).where(
-            reservations.c.state == "open", reservations.c.expires_at < self._clock()
-        )
-        with self._database.read() as connection:
-            ids = list(connection.scalars(overdue))
-        closed = [self._close(overdue_id, "expired", None, True) for overdue_id in ids]
-        return sum(future.result() for future in closed)
+        return sum(future.result() for future in self._expire())
 
     def balances(self) -> list[Balance]:
         """Every budget in its current window, by name."""
@@ -221,6 +215,15 @@ class Ledger:
             for name, start in [key]
             if kept.get(key, nothing) != true.get(key, nothing)
         ]
+
+    def _expire(self, *, behind: bool = False) -> list[Future[bool]]:
+        """Have the reservations closed whose lease is over."""
+        overdue = select(reservations.c.id).where(
+            reservations.c.state == "open", reservations.c.expires_at < self._clock()
+        )
+        with self._database.read(behind=behind) as connection:
+            ids = list(connection.scalars(overdue))
+        return [self._close(overdue_id, "expired", None, True) for overdue_id in ids]
 
     def _find_balances(self, scopes: tuple[str, ...]) -> list[Balance]:
         with self._database.read(behind=True) as connection:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
-from optllm_router._errors import ConfigurationError, OptLLMError, StoreError
+from optllm_router._errors import ConfigurationError, OptLLMError
 from optllm_router.ledger._balances import Moved, room_from
 from optllm_router.ledger._books import Books, Entry, Part, State
 from optllm_router.ledger._limits import Account, Limit
@@ -94,11 +94,13 @@ class Operation:
         id: the reservation that it is about.
         written: whether a transaction before this one did it; it may have been committed or not.
         effects: of the whole group, on the first operation of one.
+        failures: how often the database could not write it.
     """
 
     id: str
     written: bool = field(default=False, init=False)
     effects: Effects | None = field(default=None, init=False)
+    failures: int = field(default=0, init=False)
 
     def ids(self) -> tuple[str, ...]:
         """The reservations that it looks at."""
@@ -291,24 +293,17 @@ class Drawing(Operation):
         """Move it."""
         if _was_made(self, books):
             return
-        block = books.entry(self.held.block_id)
-        if block is None:
-            raise StoreError(
-                f"reservation {self.id!r} of {self.reservation.amount_nano} nano-dollars was drawn "
-                f"from block {self.held.block_id!r}, which is gone"
-            )
         parts = [
             Part(account, self.reservation.amount(hard)) for account, hard in self.held.accounts
         ]
-        drawn = {part.account: part.amount for part in parts}
-        left = max(0, block.reserved - self.reservation.amount_nano)
-        smaller = replace(
-            block,
-            reserved=left,
-            settled=0 if block.state == "open" else left,
-            parts=tuple(Part(p.account, max(0, p.amount - drawn[p.account])) for p in block.parts),
-        )
-        books.put(self.held.block_id, smaller)
+        block = books.entry(self.held.block_id)
+        if block is not None:
+            drawn = {part.account: part.amount for part in parts}
+            left = max(0, block.reserved - self.reservation.amount_nano)
+            kept = [Part(p.account, max(0, p.amount - drawn[p.account])) for p in block.parts]
+            settled = 0 if block.state == "open" else left
+            smaller = replace(block, reserved=left, settled=settled, parts=tuple(kept))
+            books.put(self.held.block_id, smaller)
         _enter(books, self.reservation, parts, now)
         self.written = True
 

@@ -7,8 +7,11 @@ its own row, so a process remembers what it tried to write.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +21,9 @@ from sqlalchemy import Connection, text
 from optllm_router.ledger._limits import Limit
 
 _log = logging.getLogger("optllm_router")
+
+_LAST_WORDS_SECONDS = 5.0
+"""How long a process that ends waits for its hooks."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +98,10 @@ class Thresholds:
                     known.add(crossing.percent)
                     new.append(crossing)
         if new:
-            # No daemon: a process that ends tells before it does.
             name = "optllm-thresholds"
-            threading.Thread(target=self._tell, args=(new,), name=name, daemon=False).start()
+            teller = threading.Thread(target=self._tell, args=(new,), name=name, daemon=True)
+            _tellers.add(teller)
+            teller.start()
 
     def _tell(self, crossings: Sequence[Crossing]) -> None:
         for crossing in crossings:
@@ -104,6 +111,20 @@ class Thresholds:
                 _log.exception(
                     "on_threshold failed for budget %r at %d %%", crossing.budget, crossing.percent
                 )
+
+
+_tellers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
+@atexit.register
+def _hear_them_out() -> None:
+    """A process that ends tells before it does; but a hook that hangs does not keep it."""
+    end = time.monotonic() + _LAST_WORDS_SECONDS
+    for teller in list(_tellers):
+        teller.join(max(0.0, end - time.monotonic()))
+        if teller.is_alive():
+            _log.warning("on_threshold did not return in time; the process ends without it")
+            return
 
 
 _CLAIM = text(

@@ -15,6 +15,7 @@ import contextlib
 import math
 import os
 import random
+import re
 import sqlite3
 import threading
 import time
@@ -28,6 +29,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from optllm_router._errors import OptLLMError, StoreError
+from optllm_router.store._postgresql import postgresql_engine
 from optllm_router.store.faults import explained
 from optllm_router.store.migrations import migrate
 from optllm_router.store.writer import Write, Writer
@@ -54,7 +56,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _checked(url)
         self._engine = _engine(self.url)
-        self._name = self.url.render_as_string(hide_password=True)
+        self._name = _without_secrets(self.url)
         try:
             with explained(self._name), self._engine.begin() as connection:
                 migrate(connection, time.time())
@@ -101,6 +103,11 @@ class Database:
                 raise StoreError("the database is closed; create a new client")
             self._writer.put(Write(kind, item, done, urgent))
         return done
+
+    @property
+    def name(self) -> str:
+        """Its URL, without passwords."""
+        return self._name
 
     @property
     def forked(self) -> bool:
@@ -153,9 +160,9 @@ class Database:
 
 def _checked(url: str) -> URL:
     try:
-        parsed = make_url(url)
+        parsed = _with_password_in_its_place(make_url(url))
     except (ArgumentError, ValueError):  # the latter: a port that is not a number
-        shown = str(url).rpartition("@")[2]  # without a password
+        shown = _PASSWORD.sub(r"\1***", str(url).rpartition("@")[2])  # without a password
         raise StoreError(
             f"store {shown!r} is not a database URL; write sqlite:///optllm.db or "
             "postgresql://user@host/database"
@@ -164,7 +171,7 @@ def _checked(url: str) -> URL:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise StoreError(
-            f"store {parsed.render_as_string()!r}: only sqlite and postgresql are supported"
+            f"store {_without_secrets(parsed)!r}: only sqlite and postgresql are supported"
         )
     if parsed.get_backend_name() == "sqlite" and not _patience(parsed) >= 0:
         raise StoreError(
@@ -177,6 +184,24 @@ def _checked(url: str) -> URL:
             "like sqlite:///optllm.db"
         )
     return parsed
+
+
+_PASSWORD = re.compile(r"(password=)[^&\s]*", re.IGNORECASE)
+
+
+def _with_password_in_its_place(url: URL) -> URL:
+    """A password may stand among a URL's options, too, and would be shown there."""
+    given = url.query.get("password", ())
+    if not given:
+        return url
+    password = given if isinstance(given, str) else given[-1]
+    return url.set(password=password).difference_update_query(["password"])
+
+
+def _without_secrets(url: URL) -> str:
+    if "sslpassword" in url.query:
+        url = url.update_query_dict({"sslpassword": "***"})
+    return url.render_as_string(hide_password=True)
 
 
 def _patience(url: URL) -> float:
@@ -196,13 +221,13 @@ def _in_memory(url: URL) -> bool:
 def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
-            return create_engine(url, pool_pre_ping=True)
+            return postgresql_engine(url)
         patience = _patience(url)
         engine = create_engine(url, connect_args={"timeout": patience})
         _create_private(url)
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(
-            f"store {url.render_as_string()!r} cannot load its driver ({error}); for PostgreSQL: "
+            f"store {_without_secrets(url)!r} cannot load its driver ({error}); for PostgreSQL: "
             "pip install 'optllm-router[postgresql]'"
         ) from error
 

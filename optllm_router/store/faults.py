@@ -21,10 +21,38 @@ _REMEDIES = (
     ("No space left", "free some disk space; nothing was spent"),
     ("disk I/O error", "check that the disk is healthy and not full"),
     ("already exists", "its tables belong to another program; choose another store"),
+    (
+        "statement timeout",
+        "the server is busy; try again, or allow more milliseconds in the URL: "
+        "?options=-cstatement_timeout=600000",
+    ),
+    ("timed out", _UNREACHABLE),
     ("administrator command", _UNREACHABLE),
     ("connection", _UNREACHABLE),
 )
 """What a complaint contains, and what helps; the first that fits."""
+
+
+_LOST_AGAINST_ANOTHER = ("40001", "40P01")
+"""PostgreSQL: a serialization failure, a deadlock."""
+_NO_FAULT_OF_A_WRITE = ("25006", "53", "55P03", "57")
+"""PostgreSQL: read-only, out of resources, waited too long for a lock, cancelled or shut down."""
+
+
+def may_pass(error: DBAPIError) -> bool:
+    """Whether the same transaction may well succeed a moment later."""
+    return error.connection_invalidated or _state(error) in _LOST_AGAINST_ANOTHER
+
+
+def concerns_all(error: Exception) -> bool:
+    """Whether any transaction could have met it: no write of it is to blame."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return may_pass(error) or _state(error).startswith(_NO_FAULT_OF_A_WRITE)
+
+
+def _state(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlstate", None) or "")
 
 
 @contextlib.contextmanager

@@ -203,6 +203,7 @@ def migrate(connection: Connection, now: float) -> None:
         StoreError: the database holds a migration this version does not know.
     """
     if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))  # it may rewrite a large table
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
     if not inspect(connection).has_table("migrations"):
         schema.migrations.create(connection)

@@ -4,13 +4,15 @@ A durable commit costs a disk flush, whether it carries one write or two hundred
 transaction is flushed, the next group gathers.
 
 A group can fail in three ways. A write of it fails: the transaction is rolled back, and the
-group's halves are tried apart until the culprit stands alone. The connection breaks: nobody
-knows whether the commit arrived, so the group is written again on a new one. The database
-cannot be used (locked, full, gone): every caller of the group is told.
+group's halves are tried apart until the culprit stands alone. The connection breaks, or the
+transaction loses against another one: nobody knows whether the commit arrived, or it did not, so
+the group is written again after a pause. The database cannot be used (locked, full, gone): every
+caller of the group is told.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import deque
@@ -22,14 +24,14 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from optllm_router.store.faults import explained
+from optllm_router.store.faults import concerns_all, explained, may_pass
 
 _MOST_PER_COMMIT = 256
 _LINGER_SECONDS = 0.05
 """So long a write that nobody waits for waits for company: a commit is as dear as 20 writes, and
 the lock is left to other processes meanwhile."""
-_TRIES = 3
-"""How often a group is written whose connection breaks."""
+_PAUSES_SECONDS = (0.02, 0.1, 0.3)
+"""How long to wait, at most, before a group is written again that met a passing fault."""
 
 Kind: TypeAlias = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 
@@ -154,12 +156,13 @@ class Writer:
             return explanation
 
     def _transact_surely(self, group: list[Write]) -> list[tuple[Write, Any]]:
-        for _ in range(_TRIES - 1):
+        for pause in _PAUSES_SECONDS:
             try:
                 return self._transact(group)
             except DBAPIError as error:
-                if not error.connection_invalidated:
+                if not may_pass(error):
                     raise
+            time.sleep(random.uniform(pause / 2, pause))
         return self._transact(group)
 
     def _transact(self, group: list[Write]) -> list[tuple[Write, Any]]:
@@ -167,7 +170,7 @@ class Writer:
             try:
                 return carry_out(connection, group)
             except Exception as error:
-                if isinstance(error, DBAPIError) and error.connection_invalidated:
+                if concerns_all(error):
                     raise
                 raise _WriteFailedError(error) from error
 
