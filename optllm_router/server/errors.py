@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,8 @@ def _told(error: OptLLMError) -> Refused:
     headers = {}
     if isinstance(error, BudgetExceededError):
         headers["x-should-retry"] = "false"  # what openai's clients go by
+        if error.next_window is not None:
+            headers["retry-after"] = str(max(1, error.next_window - int(time.time())))
     code = body["code"] or _snake(type(error).__name__)
     return Refused(status, str(error)[:_MOST_TOLD], code=code, headers=headers)
 
