@@ -177,9 +177,13 @@ class Ledger:
         """
         return self._glances.at(scopes_of_call(scopes))
 
+    def remembered(self, scopes: Iterable[str] = ()) -> tuple[Balance, ...] | None:
+        """As :meth:`glance`, or ``None`` where that takes a look at the database."""
+        return self._glances.known(scopes_of_call(scopes))
+
     def can_glance(self, scopes: Iterable[str] = ()) -> bool:
         """Whether :meth:`glance` needs no look at the database."""
-        return self._glances.known(scopes_of_call(scopes)) is not None
+        return self.remembered(scopes) is not None
 
     def verify(self) -> list[str]:
         """Recompute every balance from the reservations; one sentence per difference."""
