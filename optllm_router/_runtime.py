@@ -100,7 +100,7 @@ class Runtime:
         self._conversations = Conversations()
         try:
             for budget in settings.budgets:
-                self.ledger.set_budget(budget)
+                self.ledger.configure(budget)
             self.ledger.recover()
             self._remember()
         except OptLLMError:

@@ -124,7 +124,7 @@ def create(
     cap = None if budget is None else _cap(budget, scope)
     with opened(config, store, may_create=True) as database:
         if cap is not None:
-            Ledger(database).set_budget(cap)
+            Ledger(database).set_budget(cap, only=["limit_nano"])
         text, key = AccessKeys(database).create(scope, lives_seconds=seconds)
     if as_json:
         print_json({"key": text, **_as_dict(key)})

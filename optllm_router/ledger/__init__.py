@@ -11,6 +11,7 @@ from optllm_router.ledger._reconciling import (
     read_charges,
     reconcile,
 )
+from optllm_router.ledger._setting import set_what_is_given
 from optllm_router.ledger._thresholds import Crossing
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "Reservation",
     "read_charges",
     "reconcile",
+    "set_what_is_given",
 ]

@@ -25,7 +25,7 @@ have charged for them. Should the true cost become known after all, settling cor
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from decimal import Decimal
@@ -39,7 +39,9 @@ from optllm_router._scopes import scopes_of_call
 from optllm_router.ledger._balances import Balance, Glances, read_balances
 from optllm_router.ledger._books import Books, State
 from optllm_router.ledger._limits import (
+    MANNERS,
     change_limit,
+    configure_budget,
     find_limits,
     keep_budget,
     read_limits,
@@ -81,14 +83,30 @@ class Ledger:
         self._thresholds = Thresholds(on_threshold) if on_threshold else None
         self._glances = Glances(self._find_balances, clock)
 
-    def set_budget(self, budget: Budget) -> None:
+    def set_budget(self, budget: Budget, *, only: Collection[str] = MANNERS) -> None:
         """Create a budget, or change its limit, thresholds and manners from now on.
+
+        Args:
+            budget: as it is to be.
+            only: what to change of one that is there: some of ``limit_nano``, ``hard``,
+                ``thresholds`` and ``pace``.
 
         Raises:
             ConfigurationError: the budget has another scope, window or time zone. Its books are
                 kept by these: what was spent in another window is not in them.
         """
-        self._database.submit(lambda connection: keep_budget(connection, budget)).result()
+        self._database.submit(lambda connection: keep_budget(connection, budget, only)).result()
+        self._glances.forget()
+
+    def configure(self, budget: Budget) -> None:
+        """As :meth:`set_budget`, unless the same was configured before.
+
+        A budget that was changed since then keeps its changes; one that was removed comes back.
+
+        Raises:
+            ConfigurationError: as :meth:`set_budget`.
+        """
+        self._database.submit(lambda connection: configure_budget(connection, budget)).result()
         self._glances.forget()
 
     def set_limit(self, name: str, usd: Decimal | float | int | str) -> None:

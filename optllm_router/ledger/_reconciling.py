@@ -94,16 +94,16 @@ def reconcile(ledger: Ledger, database: Database, charges: Iterable[Charge]) -> 
             for key in {row.id, row.decision_id}:
                 sent.setdefault(key, []).append(row)
     corrections, unmatched = [], []
-    charged: dict[str, tuple[Any, list[Charge]]] = {}
+    billed: dict[str, tuple[Any, list[Charge]]] = {}
     for charge in known:
         meant = [row for row in sent.get(charge.id, ()) if charge.candidate in ("", row.candidate)]
         if [row.state for row in meant] == ["expired"]:
             (row,) = meant
-            charged.setdefault(row.id, (row, []))[1].append(charge)
+            billed.setdefault(row.id, (row, []))[1].append(charge)
         else:
             unmatched.append(charge.id)
-    costs = {id: _sum(id, parts) for id, (_, parts) in charged.items()}
-    for id, (row, parts) in charged.items():
+    costs = {id: _sum(id, parts) for id, (_, parts) in billed.items()}
+    for id, (row, parts) in billed.items():
         if ledger.settle(id, costs[id]).result():
             corrections.append(Correction(id, row.candidate, row.settled_nano, costs[id]))
         else:  # another process was told its cost meanwhile

@@ -175,6 +175,11 @@ def keep_first_tokens(connection: Connection) -> None:
     )
 
 
+def remember_configured_budgets(connection: Connection) -> None:
+    """What configurations said of budgets, so that only what is new in one is applied."""
+    connection.exec_driver_sql("ALTER TABLE budgets ADD COLUMN configured TEXT NOT NULL DEFAULT ''")
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
@@ -183,6 +188,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0005_create_access_keys", create_access_keys),
     ("0006_keep_scopes_of_decisions", keep_scopes_of_decisions),
     ("0007_keep_first_tokens", keep_first_tokens),
+    ("0009_remember_configured_budgets", remember_configured_budgets),
 )
 
 
