@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -58,6 +59,13 @@ def budget(
     _report(context.obj, verify, as_json)
 
 
+class _AmountCommand(click.Command):
+    """A command whose argument may be a negative amount, which is refused as what it is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [re.sub(r"^(?=-[\d.$])", " ", one) for one in args])
+
+
 @budget.command(name="verify")
 @_placed
 @json_option
@@ -81,28 +89,52 @@ def _report(place: _Place, verify: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-@budget.command(name="set")
+@budget.command(name="set", cls=_AmountCommand)
 @click.argument("text", metavar="BUDGET")
 @click.option("--name", default="", help="What to call it.  [default: its scope]")
-@click.option("--soft", is_flag=True, help="Set aside what calls are likely to cost, not the most.")
 @click.option(
-    "--pace/--no-pace", default=None, help="Spread the money over the window's traffic, or not."
+    "--hard/--soft",
+    default=None,
+    help="Set aside the most that calls can cost, or what they are likely to.  [default: hard]",
+)
+@click.option(
+    "--pace/--no-pace",
+    default=None,
+    help="Spread the money over the window's traffic, or not.  [default: pace]",
+)
+@click.option(
+    "--threshold",
+    "thresholds",
+    type=int,
+    multiple=True,
+    metavar="PERCENT",
+    help="Report when so much of the limit is spent; may be given several times.  "
+    "[default: 50, 80, 95, 100]",
 )
 @_placed
-def set_(place: _Place, text: str, name: str, soft: bool, pace: bool | None) -> None:
-    """Create a budget, or change its limit at once.
+def set_(
+    place: _Place,
+    text: str,
+    name: str,
+    hard: bool | None,
+    pace: bool | None,
+    thresholds: tuple[int, ...],
+) -> None:
+    """Create a budget, or change one at once: its limit, and what else is given.
 
     BUDGET is like '20 USD per month in Europe/Berlin' or '5 USD per day for tenant:acme'; with
     tenant:* each tenant has one of its own.
     """
-    from optllm_router._money import Budget
+    from optllm_router.ledger import set_what_is_given
 
-    wanted = replace(Budget.parse(text, name=name), hard=not soft)
-    if pace is not None:
-        wanted = replace(wanted, pace=pace)
+    percentages = thresholds or None
     with _books(place, may_create=True) as (ledger, _):
-        ledger.set_budget(wanted)
+        wanted = set_what_is_given(
+            ledger, text, name=name, hard=hard, pace=pace, thresholds=percentages
+        )
     click.echo(f"budget {wanted.name!r} is set", err=True)
+    if not wanted.limit_nano:
+        click.echo("with nothing to spend, it refuses every call that may cost anything", err=True)
 
 
 @budget.command()

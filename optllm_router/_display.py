@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from optllm_router._money import format_usd, usd_text
 
@@ -31,9 +32,30 @@ Report = Callable[[str, int, int], None]
 _WIDTH_OF_FILES = 140
 
 
+class _Console(Console):
+    """Shows text as it is: names of models and scopes are what others chose to call them."""
+
+    def render_str(self, text: str, **manner: Any) -> Text:
+        return super().render_str(visible(text), **manner)
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: characters that it would obey and not show are shown as escapes.
+
+    >>> visible("a\\x1b[31mb\\n")
+    'a\\\\x1b[31mb\\n'
+    """
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that is wide where its output goes to a file or a pipe."""
-    made = Console(stderr=stderr, highlight=False)
+    made = _Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = _WIDTH_OF_FILES
     return made
@@ -43,7 +65,7 @@ def console(*, stderr: bool = False) -> Console:
 def progress_bar() -> Iterator[Report]:
     """A progress bar on standard error, where that is a terminal."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

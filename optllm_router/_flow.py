@@ -2,7 +2,8 @@
 
 The generator yields a step and receives its result; a sync and an async driver carry the
 steps out (:func:`run`, :func:`arun`) and unit tests play them by hand. Money is set aside
-before every send, and closed exactly once after it, whatever happens in between::
+before every send, and closed exactly once after it, whatever happens in between. (Before a send,
+there may be a Look into the books; when that fails, the money is released.) ::
 
     Reserve ─ refused ──────────────────────────► next candidate, at last BudgetExceededError
        │
@@ -13,7 +14,7 @@ before every send, and closed exactly once after it, whatever happens in between
 
 A request may be hedged: when no answer has come after a while, the next candidate is asked beside
 the first (:class:`Race`). Each send goes through the drawing above, and the slower one ends as if
-cancelled, or late, with its cost.
+cancelled, or late, with its cost; one that was not sent yet is released.
 
 A stream is opened instead of sent, and lives until its last chunk was handed on or its reader
 left. Up to the first token a fault is as above, and invisible; after it::

@@ -124,6 +124,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         nano_from_usd(self.limit_usd, what="budget limit")
+        for what, value in (("hard", self.hard), ("pace", self.pace)):
+            if not isinstance(value, bool):
+                raise ConfigurationError(
+                    f"budget setting {what} {value!r} must be True or False (true or false in YAML)"
+                )
         checked_scope(self.scope)
         checked_timezone(self.timezone)
         named = "default" if self.scope == EVERYTHING else self.scope

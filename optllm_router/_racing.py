@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -11,7 +12,9 @@ from functools import partial
 from typing import Any
 
 from optllm_router._flow import arun, run
-from optllm_router._steps import AbandonedError, Answer, Close, Race, Step
+from optllm_router._steps import Answer, Close, NotCarriedOutError, Race, Step
+
+_log = logging.getLogger("optllm_router")
 
 
 def race(
@@ -32,7 +35,7 @@ def race(
 
     def perform_alone(one: Step) -> Any:
         if is_over.is_set() and not isinstance(one, Close):
-            raise AbandonedError
+            raise NotCarriedOutError
         advancing.release()
         try:
             return perform(one)
@@ -55,7 +58,10 @@ def race(
         pending = {started(step.first)}
         ended, _ = wait(pending, step.after_seconds)
         if not ended:
-            pending.add(started(step.second))
+            try:
+                pending.add(started(step.second))
+            except RuntimeError as error:  # the first, which is paid for, may still answer
+                _log.warning("no other candidate is asked beside a slow one: %s", error)
         while pending:
             ended, pending = wait(pending, return_when=FIRST_COMPLETED)
             for one in ended:

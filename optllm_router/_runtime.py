@@ -39,7 +39,7 @@ from optllm_router._types import (
     Transport,
 )
 from optllm_router.config import Settings
-from optllm_router.ledger import LeasingLedger
+from optllm_router.ledger import Balance, LeasingLedger
 from optllm_router.policy import Policy
 from optllm_router.router import Query, Router
 from optllm_router.scores import Scores
@@ -100,7 +100,7 @@ class Runtime:
         self._conversations = Conversations()
         try:
             for budget in settings.budgets:
-                self.ledger.set_budget(budget)
+                self.ledger.configure(budget)
             self.ledger.recover()
             self._remember()
         except OptLLMError:
@@ -162,9 +162,12 @@ class Runtime:
         try:
             yield
         finally:
-            with self._idle:
-                self._requests -= 1
-                self._idle.notify_all()
+            self._one_less()
+
+    def _one_less(self) -> None:
+        with self._idle:
+            self._requests -= 1
+            self._idle.notify_all()
 
     def _start(self, work: Callable[[], None]) -> None:
         """Begin a part of a request on a thread of its own: :meth:`close` waits for it, too."""
@@ -175,12 +178,14 @@ class Runtime:
             try:
                 work()
             finally:
-                with self._idle:
-                    self._requests -= 1
-                    self._idle.notify_all()
+                self._one_less()
 
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(counted,), name="optllm-hedge").start()
+        try:
+            threading.Thread(target=context.run, args=(counted,), name="optllm-hedge").start()
+        except BaseException:  # there is no room for another thread
+            self._one_less()
+            raise
 
     def check(self) -> None:
         """Find out, once and before anything is sent, whether all candidates can be called."""
@@ -263,7 +268,8 @@ class Runtime:
             patient: as that of a request's flow.
             cap: a budget in the ledger that must have room, too: the call is of its scope.
         """
-        flow = request_flow(self._request(decision, query, patient, cap))
+        budgets = self.ledger.glance(_scopes(query, cap))
+        flow = request_flow(self._request(decision, query, budgets, patient, cap))
         answer = run(flow, partial(self._performer.perform, query.text))
         self._remember_partner(query, answer, _messages_of(answer))
         return answer
@@ -272,7 +278,8 @@ class Runtime:
         self, decision: Decision, query: Query, *, patient: bool = False, cap: Budget | None = None
     ) -> Answer:
         """As :meth:`answer`, without blocking the event loop."""
-        flow = request_flow(self._request(decision, query, patient, cap))
+        budgets = await self._aglance(_scopes(query, cap))
+        flow = request_flow(self._request(decision, query, budgets, patient, cap))
         perform, settle = (
             partial(self._performer.aperform, query.text),
             partial(self._performer.settle, query.text),
@@ -288,14 +295,15 @@ class Runtime:
         candidate, whether or not a chunk without one was handed on; a later fault is raised
         to the reader.
         """
-        life = self._life(decision, query)
+        life = self._life(decision, query, self.ledger.glance(query.scopes))
         return AnswerStream(
             life, partial(self._performer.perform, query.text), self._sweeper
         ).open()
 
     async def astream(self, decision: Decision, query: Query) -> AsyncAnswerStream:
         """As :meth:`stream`, without blocking the event loop."""
-        life = self._life(decision, query, asyncio.get_running_loop())
+        budgets = await self._aglance(query.scopes)
+        life = self._life(decision, query, budgets, asyncio.get_running_loop())
         stream = AsyncAnswerStream(
             life, partial(self._performer.aperform, query.text), self._sweeper
         )
@@ -361,11 +369,20 @@ class Runtime:
             decisions.update(zip(chosen, decided, strict=True))
         return [decisions[i] for i in range(len(waiting))]
 
+    async def _aglance(self, scopes: tuple[str, ...]) -> Sequence[Balance]:
+        """The balances that a call of these scopes must fit into; read in a thread if need be."""
+        known = self.ledger.remembered(scopes)
+        return await asyncio.to_thread(self.ledger.glance, scopes) if known is None else known
+
     def _life(
-        self, decision: Decision, query: Query, loop: asyncio.AbstractEventLoop | None = None
+        self,
+        decision: Decision,
+        query: Query,
+        budgets: Sequence[Balance],
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> Life:
         """The life of a stream; ``loop`` is that of an asynchronous one."""
-        flow = stream_flow(self._request(decision, query))
+        flow = stream_flow(self._request(decision, query, budgets))
         settle = partial(self._performer.settle, query.text, loop=loop)
         life = Life(decision, flow, settle, partial(self._ended, query))
         with self._idle:
@@ -382,13 +399,18 @@ class Runtime:
             self._idle.notify_all()
 
     def _request(
-        self, decision: Decision, query: Query, patient: bool = False, cap: Budget | None = None
+        self,
+        decision: Decision,
+        query: Query,
+        budgets: Sequence[Balance],
+        patient: bool = False,
+        cap: Budget | None = None,
     ) -> Request:
         kept = self._records.add_decision(decision, query.text, query.scopes)
         kept.add_done_callback(partial(log_if_lost, decision.id))
-        scopes = query.scopes if cap is None else (*query.scopes, cap.scope)
+        scopes = _scopes(query, cap)
         retries = query.call.max_retries
-        soft = any(not balance.hard for balance in self.ledger.glance(scopes))
+        soft = any(not balance.hard for balance in budgets)
         return Request(
             decision,
             query.call,
@@ -396,11 +418,20 @@ class Runtime:
             self._gates,
             scopes,
             patient,
-            bounded=lambda: any(balance.hard for balance in self.ledger.glance(scopes)),
+            bounded=partial(self._bounded, scopes),
             likely_nano=self.router.likely_nano(query) if soft else {},
             max_retries=self.settings.max_retries if retries is None else retries,
             hedge_after_seconds=None if patient else self.settings.hedge_after_seconds,
         )
+
+    def _bounded(self, scopes: tuple[str, ...]) -> bool | None:
+        budgets = self.ledger.remembered(scopes)
+        return None if budgets is None else any(balance.hard for balance in budgets)
+
+
+def _scopes(query: Query, cap: Budget | None) -> tuple[str, ...]:
+    """What a call belongs to, also where a plan's cap must have room for it."""
+    return query.scopes if cap is None else (*query.scopes, cap.scope)
 
 
 def _messages_of(answer: Answer) -> list[Message]:

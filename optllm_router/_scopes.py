@@ -6,18 +6,21 @@ those calls that carry the scope. A template, ``tenant:*``, gives each tenant a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from optllm_router._errors import ConfigurationError
 
 EVERYTHING = "everything"
 KINDS = ("tenant", "user", "tag", "job")
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, which terminals obey, line ends, and halves of characters."""
 _MOST_CHARACTERS = 200
 _MOST_PER_CALL = 32
 
 
 def checked_name(name: object, what: str) -> str:
-    """A name that any database can hold: 1 to 200 characters, none of them NUL.
+    """A name that any database and any terminal can hold: 1 to 200 characters, all of them text.
 
     Raises:
         ConfigurationError: it is none.
@@ -26,7 +29,7 @@ def checked_name(name: object, what: str) -> str:
         raise ConfigurationError(
             f"{what} {str(name)[:50]!r} must have between 1 and {_MOST_CHARACTERS} characters"
         )
-    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+    if _NO_TEXT.search(name):
         raise ConfigurationError(f"{what} {name[:50]!r} has characters that are no text")
     return name
 

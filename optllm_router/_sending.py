@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from optllm_router._errors import ProviderError
 from optllm_router._money import MAX_NANO
-from optllm_router._steps import Attempt, Close, Paid, Request
+from optllm_router._steps import Attempt, Close, NotCarriedOutError, Paid, Request
 from optllm_router._types import Call, Candidate, Chunk, Outcome, Usage
 from optllm_router.ledger import Reservation
 from optllm_router.pricing import charge_nano, worst_usage
@@ -40,7 +40,6 @@ class Sending:
         self.decision = request.decision
         self.candidate = candidate
         self.call = request.call
-        self._bounded = request.bounded
         self.number = number
         self.reservation = _reservation(request, candidate, number)
         self.first_token_seconds: float | None = None
@@ -48,10 +47,15 @@ class Sending:
         self._clock = request.clock
         self._sent_at = 0.0
 
-    def begin(self, deadline: float) -> None:
-        """Start the watch, with what is left of the time for the answer."""
+    def begin(self, deadline: float, *, bounded: bool) -> None:
+        """Start the watch.
+
+        Args:
+            deadline: until when there is time for the answer.
+            bounded: whether the answer must have a bound.
+        """
         self._sent_at = self._clock()
-        bound = self.candidate.max_output_tokens if self._bounded() else None
+        bound = self.candidate.max_output_tokens if bounded else None
         self.call = replace(
             self.call,
             max_output_tokens=self.call.max_output_tokens or bound,
@@ -105,6 +109,8 @@ class Sending:
 
     def failed(self, error: BaseException) -> Close:
         """Close at all that was set aside, or at nothing when it surely cost nothing."""
+        if isinstance(error, NotCarriedOutError):
+            return Close(self.reservation.id, "release")
         if isinstance(error, ProviderError) and not error.maybe_billed:
             return self._closed("release", 0, self.seconds, None, error)
         most = self.reservation.amount_nano

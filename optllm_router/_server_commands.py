@@ -188,7 +188,7 @@ def _keep(cap: Budget, text: str, connection: Connection) -> None:
     from optllm_router.ledger import keep_budget
 
     try:
-        keep_budget(connection, cap)
+        keep_budget(connection, cap, only=["limit_nano"])
     except ConfigurationError as error:
         what = str(error).rpartition("; give the new budget")[0] or str(error)
         wanted = text if " for " in text else f"{text} for {cap.scope}"

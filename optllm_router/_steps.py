@@ -24,6 +24,13 @@ class Reserve:
 
 
 @dataclass(frozen=True)
+class Look:
+    """Look into the books; the result is whether a hard budget on these scopes applies now."""
+
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Send:
     """Ask a candidate; the result is a completion or a ``ProviderError``."""
 
@@ -144,7 +151,9 @@ class Race:
     after_seconds: float
 
 
-Step: TypeAlias = Reserve | Send | Open | Receive | HangUp | Count | Close | Pause | Wait | Race
+Step: TypeAlias = (
+    Reserve | Look | Send | Open | Receive | HangUp | Count | Close | Pause | Wait | Race
+)
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,10 @@ class Hand:
 
 class AbandonedError(Exception):
     """Thrown into a flow whose reader reads no further; the flow settles, and raises it again."""
+
+
+class NotCarriedOutError(AbandonedError):
+    """The same, thrown in the place of a step that was not carried out: nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +217,8 @@ class Request:
         scopes: what the call belongs to; every budget on one of these or on everything pays.
         patient: wait when money that other calls have set aside may come back, instead of
             turning to a cheaper candidate. For planned batches.
-        bounded: tells whether an answer must have a bound: a hard budget applies now.
+        bounded: tells whether an answer must have a bound: a hard budget applies now; ``None``
+            where that takes a look into the books (:class:`Look`).
         likely_nano: what soft budgets set aside, by candidate; those that are missing set aside
             the most that the call can cost.
         max_retries: how often a candidate is asked again after a fault that cost nothing.
@@ -220,7 +234,7 @@ class Request:
     gates: Mapping[str, Gate]
     scopes: tuple[str, ...]
     patient: bool = False
-    bounded: Callable[[], bool] = lambda: True
+    bounded: Callable[[], bool | None] = lambda: True
     likely_nano: Mapping[str, int] = field(default_factory=dict)
     max_retries: int = 0
     retries: Retries = field(default_factory=Retries)

@@ -24,7 +24,17 @@ from optllm_router._errors import (
 from optllm_router._health import Ticket
 from optllm_router._money import format_usd
 from optllm_router._sending import Sending
-from optllm_router._steps import Close, Paid, Pause, Request, Reserve, Step, Wait
+from optllm_router._steps import (
+    Close,
+    Look,
+    NotCarriedOutError,
+    Paid,
+    Pause,
+    Request,
+    Reserve,
+    Step,
+    Wait,
+)
 from optllm_router._types import Call, Candidate
 from optllm_router.ledger import Refusal, Reservation
 
@@ -154,7 +164,13 @@ class Turns:
     def _ask(
         self, turn: _Turn, sending: Sending, ticket: Ticket, answered: Answered[P]
     ) -> Generator[Any, Any, P | None]:
-        sending.begin(self._deadline)
+        try:
+            bounded = yield from _bounded(self._request)
+        except BaseException:
+            ticket.withdraw()
+            yield Close(sending.reservation.id, "release")
+            raise
+        sending.begin(self._deadline, bounded=bounded)
         result = yield from _ticketed(answered(sending), ticket)
         if not isinstance(result, ProviderError):
             return result
@@ -190,11 +206,22 @@ def _enter(request: Request, turn: _Turn) -> Generator[Step, Any, Ticket | float
     return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
 
 
+def _bounded(request: Request) -> Generator[Step, Any, bool]:
+    """Whether an answer must have a bound now."""
+    known = request.bounded()
+    if known is None:
+        known = yield Look(request.scopes)
+    return known
+
+
 def _ticketed(
     answer: Generator[Any, Any, P | ProviderError], ticket: Ticket
 ) -> Generator[Any, Any, P | ProviderError]:
     try:
         result = yield from answer
+    except NotCarriedOutError:
+        ticket.withdraw()
+        raise
     except BaseException as error:
         ticket.leave(error)
         raise

@@ -75,12 +75,16 @@ def canonical_window(window: object) -> str:
     return f"rolling {minutes // 60}h" if minutes % 60 == 0 else f"rolling {minutes}m"
 
 
-def checked_timezone(name: str) -> str:
+def checked_timezone(name: object) -> str:
     """The name of a time zone, as it was given.
 
     Raises:
         ConfigurationError: there is no such zone.
     """
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            f"budget time zone {name!r} must be an IANA name, like 'Europe/Berlin'"
+        )
     _zone(name)
     return name
 

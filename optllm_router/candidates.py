@@ -22,7 +22,10 @@ _LIMITS = {
     "tpm": "tokens_per_minute",
     "max_parallel_requests": "concurrent",
 }
-_NOT_SENT = ("api_key", "max_completion_tokens", "max_tokens", "tags", *_LIMITS)
+_NOT_SENT = (
+    *("api_key", "max_completion_tokens", "max_tokens", "tags", "tiered_pricing"),
+    *_LIMITS,
+)
 """Parameters that are not among those of a call, or that have a place of their own."""
 _CHECKED = (
     *("temperature", "top_p", "frequency_penalty", "presence_penalty", "seed", "top_logprobs"),

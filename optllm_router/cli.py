@@ -27,6 +27,7 @@ from optllm_router._display import (
     print_models,
     print_replay,
     progress_bar,
+    visible,
 )
 from optllm_router._errors import OptLLMError
 from optllm_router._money import NANO_PER_USD
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {sentence}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {visible(sentence)}", err=True)
     sys.exit(code)
 
 

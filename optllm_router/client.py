@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from optllm_router._budgets import AsyncBudgets, Budgets
 from optllm_router._chat import Prepared
 from optllm_router._completions import AsyncChat, Chat
 from optllm_router._errors import InvalidRequestError
@@ -287,6 +288,11 @@ class OptLLM(_Client):
         return Chat(self._session)
 
     @property
+    def budgets(self) -> Budgets:
+        """``client.budgets.set("5 USD per day for tenant:acme")``: live changes."""
+        return Budgets(self._runtime.ledger)
+
+    @property
     def feedback(self) -> Feedback:
         """``client.feedback.create(answer.id, score=1.0)``."""
         return Feedback(self._session)
@@ -408,6 +414,11 @@ class AsyncOptLLM(_Client):
     def chat(self) -> AsyncChat:
         """``await client.chat.completions.create(...)``."""
         return AsyncChat(self._session)
+
+    @property
+    def budgets(self) -> AsyncBudgets:
+        """``await client.budgets.set("5 USD per day for tenant:acme")``: live changes."""
+        return AsyncBudgets(self._runtime.ledger)
 
     @property
     def feedback(self) -> AsyncFeedback:

@@ -29,7 +29,7 @@ FLOORS = (
     ),
     ("predictor", "_messages", "candidates", "_response_events"),
     ("ledger", "learning", "policy", "scores", "_openai_settings"),
-    ("config", "_steps", "traffic", "receipts"),
+    ("config", "_steps", "traffic", "receipts", "_budgets"),
     ("_sending",),
     ("_turns",),
     ("_flow",),

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 
 import litellm_clients
 import numpy as np
@@ -724,6 +725,23 @@ def test_a_pinned_model_is_budgeted_and_not_replaced(make, server):
         ask(client, model="sim-frontier")
     assert server.requests == {}
     assert ask(client, model="sim-tiny").model == "sim-tiny"
+
+
+def test_a_budget_that_is_used_up_says_when_there_is_money_again(make, server):
+    client = make(budget="1 USD per month")
+    ask(client, model="sim-tiny")
+    spent, ledger = client.balance.spent_nano, client._runtime.ledger
+    ledger.set_limit("default", f"{spent + 1}e-9")
+    with pytest.raises(BudgetExceededError, match=r"Raise the budget or lower max_t") as caught:
+        ask(client, model="sim-tiny")
+    assert caught.value.next_window is None  # a whole window's money does not pay for the call
+    ledger.set_limit("default", f"{spent + caught.value.needed_nano - 1}e-9")
+    with pytest.raises(BudgetExceededError, match="wait for its next window") as caught:
+        ask(client, model="sim-tiny")
+    assert caught.value.next_window == client.balance.next_window
+    start = datetime.fromtimestamp(client.balance.next_window, tz=timezone.utc)
+    assert f"({start:%Y-%m-01 00:00} UTC)" in str(caught.value)
+    assert sum(server.requests.values()) == 1
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ from optllm_router._steps import (
     Count,
     Hand,
     HangUp,
+    Look,
+    NotCarriedOutError,
     Open,
     Opened,
     Paid,
@@ -85,8 +87,10 @@ def worst(name: str) -> int:
     return worst_case_nano(CANDIDATES[name], 20, 50)
 
 
-def refusal(left: int = 5, reserved: int = 0, needed: int = 70_000) -> Refusal:
-    return Refusal("default", "everything", "total", left, needed, reserved, None)
+def refusal(
+    left: int = 5, reserved: int = 0, needed: int = 70_000, next_window: int | None = None
+) -> Refusal:
+    return Refusal("default", "everything", "day", left, needed, reserved, next_window)
 
 
 def completion(usage: Usage | None = USAGE) -> Completion:
@@ -196,6 +200,48 @@ def test_a_hard_budget_that_comes_while_a_call_waits_bounds_its_answer():
     assert isinstance(steps.send(completion()), Close)
 
 
+@pytest.mark.parametrize("hard", [True, False])
+def test_what_is_not_remembered_is_looked_up_once_the_money_is_set_aside(hard):
+    steps, answer = play(flow(bounded=lambda: None), [None, hard, completion(), None])
+    assert summary(steps) == ["reserve dear", "look", "send dear", "settle"]
+    assert steps[1] == Look(("tag:a",))
+    assert steps[2].call.max_output_tokens == (50 if hard else None)
+    assert answer.candidate.name == "dear"
+
+
+def unreadable() -> bool:
+    raise StoreError("the server closed the connection")
+
+
+@pytest.mark.parametrize("kind", [request_flow, stream_flow])
+@pytest.mark.parametrize("looks", [True, False])
+def test_books_that_cannot_be_read_before_a_send_keep_no_money_and_no_room(kind, looks):
+    gates = {name: Gate(RateLimits(requests_per_minute=1, concurrent=1)) for name in CANDIDATES}
+    asked = request("dear", gates=gates, bounded=(lambda: None) if looks else unreadable)
+    results = [None, StoreError("the server closed the connection"), None]
+    steps, error = play(kind(asked), results if looks else [None, None])
+    assert summary(steps) == ["reserve dear", *["look"] * looks, "release"]
+    assert steps[-1].reservation_id == steps[0].reservation.id
+    assert steps[-1].attempt is None
+    assert isinstance(error, StoreError)
+    steps, answer = play(
+        request_flow(replace(asked, bounded=lambda: True)), [None, completion(), None]
+    )
+    assert answer.candidate.name == "dear"
+
+
+@pytest.mark.parametrize("kind", [request_flow, stream_flow])
+def test_a_send_that_was_not_carried_out_costs_nothing_and_counts_as_none(kind):
+    gates = {name: Gate(RateLimits(requests_per_minute=1, concurrent=1)) for name in CANDIDATES}
+    asked = request("dear", gates=gates)
+    steps, error = play(kind(asked), [None, NotCarriedOutError(), None])
+    assert summary(steps)[2:] == ["release"]
+    assert steps[-1].attempt is None
+    assert isinstance(error, NotCarriedOutError)
+    steps, answer = play(request_flow(asked), [None, completion(), None])
+    assert answer.candidate.name == "dear"
+
+
 @pytest.mark.parametrize(("high", "soft"), [(30_000, 30_000), (10**9, 70_000)])
 def test_soft_budgets_set_aside_what_a_call_rarely_costs_more_than(high, soft):
     steps, _ = play(flow(likely_nano={"dear": high}), [None, completion(), None])
@@ -249,6 +295,17 @@ def test_nothing_fits():
     assert "'default' has 0.00000069 USD left" in str(error)
     assert "could cost 0.0000007 USD" in str(error)
     assert "nothing was sent" in str(error)
+    assert error.next_window is None
+    assert str(error).endswith("Raise the budget or lower max_tokens")
+
+
+def test_a_refusal_tells_when_there_is_room_for_the_cheapest_that_was_tried():
+    rooms = [1_800_000_000, 1_700_000_000, 1_699_999_200]
+    results = [refusal(needed=700 - i, next_window=room) for i, room in enumerate(rooms)]
+    _, error = play(flow(), results)
+    assert isinstance(error, BudgetExceededError)
+    assert (error.next_window, error.window) == (1_699_999_200, "day")
+    assert "Raise the budget, wait for its next window (2023-11-14 22:00 UTC) or" in str(error)
 
 
 @pytest.mark.parametrize("kind", [ProviderRateLimitedError, ProviderUnavailableError])

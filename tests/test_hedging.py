@@ -239,12 +239,20 @@ def test_all_that_failed_is_told(make, answer):
         answer(runtime)
 
 
-def test_a_hedge_needs_money_of_its_own(make, answer):
+def test_a_hedge_needs_money_of_its_own(make, answer, monkeypatch):
     """What is left for one call pays for the first, and for the next once that has failed."""
     slow = threading.Event()
     provider = Script(first=[slow, ProviderUnavailableError])
     runtime = make(provider, budget=f"{MOST * 1.5 / 10**9:.9f} USD")
-    threading.Timer(0.3, slow.set).start()
+    reserve = runtime.ledger.reserve
+
+    def reserved(reservation):
+        result = reserve(reservation)
+        if reservation.candidate == "second":  # in vain; then its turn is left to the first flow
+            result.add_done_callback(lambda _: threading.Timer(0.3, slow.set).start())
+        return result
+
+    monkeypatch.setattr(runtime.ledger, "reserve", reserved)
     assert answer(runtime).candidate.name == "second"
     assert provider.asked == ["first", "second"]
 
@@ -258,9 +266,60 @@ def test_who_is_alone_is_not_hedged(make, answer):
 
 def test_a_plan_is_not_hedged(make):
     runtime = make(Script(), hedge_after_seconds=0)
-    decision = decided("first", "second")
-    assert runtime._request(decision, QUERY, patient=True).hedge_after_seconds is None
-    assert runtime._request(decision, QUERY).hedge_after_seconds == 0
+    decision, budgets = decided("first", "second"), runtime.ledger.glance()
+    assert runtime._request(decision, QUERY, budgets, patient=True).hedge_after_seconds is None
+    assert runtime._request(decision, QUERY, budgets).hedge_after_seconds == 0
+
+
+def test_a_hedge_that_comes_too_late_to_be_sent_costs_nothing(make, monkeypatch):
+    """Its money is being set aside when the first answers: the thread ends before it asks."""
+    setting_aside, answered = threading.Event(), threading.Event()
+    provider = Script(first=[setting_aside])
+    runtime = make(provider)
+    reserve = runtime.ledger.reserve
+
+    def slowly(reservation):
+        if reservation.candidate == "second":
+            setting_aside.set()
+            assert answered.wait(20)
+        return reserve(reservation)
+
+    monkeypatch.setattr(runtime.ledger, "reserve", slowly)
+    assert runtime.answer(decided("first", "second"), QUERY).candidate.name == "first"
+    answered.set()
+    assert outcomes(runtime) == {("first", "ok", "", PAID): 1}
+    assert provider.asked == ["first"]
+
+
+@pytest.mark.parametrize("fails", ["the first", "the second"])
+def test_without_room_for_another_thread(make, monkeypatch, caplog, fails):
+    """A client that could not start one is closed at once, and waits for nobody."""
+    slow = threading.Event()
+    provider = Script(first=[slow])
+    runtime = make(provider)
+    start, started = threading.Thread.start, []
+
+    def start_if_there_is_room(thread):
+        if thread.name == "optllm-hedge":
+            started.append(thread)
+            if len(started) == ("the first", "the second").index(fails) + 1:
+                slow.set()
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_there_is_room)
+    if fails == "the first":
+        with pytest.raises(RuntimeError, match="can't start"):
+            runtime.answer(decided(), QUERY)
+    else:
+        assert runtime.answer(decided(), QUERY).candidate.name == "first"
+        assert "can't start" in caplog.text
+    asked = ["first"] if fails == "the second" else []
+    assert provider.asked == asked
+    closing = threading.Thread(target=runtime.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
 
 
 def never_answered(make) -> tuple[Script, Runtime]:

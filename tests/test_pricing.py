@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from optllm_router._errors import ConfigurationError, UnpricedModelError
 from optllm_router._types import Call, Candidate, Price, Tier, Usage
+from optllm_router.candidates import read_candidates
 from optllm_router.pricing import (
     CostForecast,
     PriceCatalogue,
@@ -304,6 +305,76 @@ def test_long_prompts_have_their_own_rates():
             Tier(Decimal(1000), Decimal(3000), 272_000),
         ),
     )
+
+
+def in_range(start: float, prompt: float, completion: float, **more) -> dict:
+    rates = {"input_cost_per_token": prompt, "output_cost_per_token": completion}
+    return {"range": [start, start + 1000.0], **rates, **more}
+
+
+RANGES = [
+    in_range(256_000.0, 4e-6, 5e-6, output_cost_per_reasoning_token=6e-6),
+    in_range(0, 1e-6, 2e-6, cache_read_input_token_cost=1e-7),
+    in_range(32_000, "2e-06", "3e-06"),
+]
+
+
+@pytest.mark.parametrize("base", [None, 1e-6])
+def test_ranges_of_prompts_have_their_own_rates(base):
+    """As litellm bills: exactly 32,000 tokens are of the first range, and no prompt is too long."""
+    rates = {"input_cost_per_token": base, "output_cost_per_token": base, "mode": "chat"}
+    price = read_price({**rates, "tiered_pricing": RANGES}, "test")
+    assert price == Price(
+        *(Decimal(1000), Decimal(2000), "test"),
+        cached=Decimal(100),
+        tiers=(
+            Tier(Decimal(2000), Decimal(3000), 32_000),
+            Tier(Decimal(4000), Decimal(5000), 256_000, reasoning=Decimal(6000)),
+        ),
+    )
+    assert charge_nano(price, Usage(32_000, 1)) == 32_000 * 1000 + 2000
+    assert charge_nano(price, Usage(32_001, 1)) == 32_001 * 2000 + 3000
+    assert charge_nano(price, Usage(9_000_000, 1)) == 9_000_000 * 4000 + 5000
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        RANGES[:1],  # what do short prompts cost?
+        [*RANGES, {"range": [1, 2], "input_cost_per_token": 1e-6}],
+        [{"max_results_range": [0, 25], "input_cost_per_query": 0.005}],
+        [{**RANGES[1], "range": [math.nan, 5]}],
+        [{**RANGES[1], "range": [0, math.inf]}, {**RANGES[2], "range": [math.inf, math.inf]}],
+        [{**RANGES[1], "range": 0}],
+        {"range": [0, 5]},
+        [[0, 5]],
+        "0-32k",
+    ],
+)
+def test_ranges_that_are_not_understood_are_no_price(wrong):
+    flat = {"input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    assert read_price({**flat, "tiered_pricing": wrong}, "test") is None
+    assert read_price({**flat, "tiered_pricing": []}, "test") == read_price(flat, "test")
+
+
+def test_no_model_of_the_map_is_priced_below_the_range_of_its_prompt():
+    catalogue, ranged = PriceCatalogue.bundled(), 0
+    for name, entry in catalogue._entries.items():
+        price = catalogue.facts(name).price
+        for tier in entry.get("tiered_pricing") or () if price else ():
+            ranged += 1
+            prompt = int(tier["range"][1])
+            rate = Decimal(str(tier["input_cost_per_token"])) * 10**9
+            made = Decimal(str(tier["output_cost_per_token"])) * 10**9
+            assert charge_nano(price, Usage(prompt, 1000)) >= prompt * rate + 1000 * made
+    assert ranged > 20
+
+
+def test_ranges_of_a_configuration_are_a_price_and_no_parameter():
+    entry = {"model": "openai/own", "tiered_pricing": RANGES, "temperature": 0}
+    (one,) = read_candidates([{"model_name": "own", "litellm_params": entry}])
+    assert (one.price.source, len(one.price.tiers)) == ("configuration", 2)
+    assert dict(one.parameters) == {"temperature": 0}
 
 
 def test_batches_have_a_price_of_their_own():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from optllm_router._money import usd_text
 
@@ -94,12 +95,12 @@ def comparison_table(comparison: Comparison) -> Table:
     for heading in ("Brier\nECE", "IGD\nspread", "seconds: fit,\npredict, solve"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in comparison.rows.items():
-        mark = "" if len(row.seeds) == seeds else f"\n[dim]{len(row.seeds)} of {seeds} seeds[/dim]"
+        mark = "" if len(row.seeds) == seeds else f"{len(row.seeds)} of {seeds} seeds"
         cells = [
             _interval(row.estimates[figure], show, len(row.seeds))
             for figure, (_, show) in INTERVALS.items()
         ]
-        table.add_row(name + mark, *cells, *_plain_cells(row), style=_style(name))
+        table.add_row(_above(name, mark), *cells, *_plain_cells(row), style=_style(name))
     table.add_row("best single", *best_single_texts(comparison))
     return table
 
@@ -167,10 +168,13 @@ def number_text(value: float | None, digits: int) -> str:
     return ABSENT if value is None else f"{value:.{digits}f}"
 
 
-def _interval(estimate: Estimate, show: Callable[[float], str], seeds: int) -> str:
-    interval = interval_text(estimate, show)
-    below = f"\n[dim]{interval}[/dim]" if interval else ""
-    return mean_text(estimate, show, seeds) + below
+def _interval(estimate: Estimate, show: Callable[[float], str], seeds: int) -> Text:
+    return _above(mean_text(estimate, show, seeds), interval_text(estimate, show))
+
+
+def _above(text: str, remark: str) -> Text:
+    """A cell with a remark below what it says, if there is one."""
+    return Text.assemble(text, "\n", (remark, "dim")) if remark else Text(text)
 
 
 def _plain_cells(row: Row) -> list[str]:

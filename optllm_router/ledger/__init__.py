@@ -13,6 +13,7 @@ from optllm_router.ledger._reconciling import (
     reconcile,
 )
 from optllm_router.ledger._remains import ExpiredBlock, Period
+from optllm_router.ledger._setting import set_what_is_given
 from optllm_router.ledger._thresholds import Crossing
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "keep_budget",
     "read_charges",
     "reconcile",
+    "set_what_is_given",
 ]

@@ -26,7 +26,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -37,6 +37,7 @@ from optllm_router.ledger._balances import Balance
 from optllm_router.ledger._blocks import LIFE_SECONDS, Block, Holdings, calls_to_hold_for
 from optllm_router.ledger._books import State
 from optllm_router.ledger._ledger import Ledger, checked, closing_of
+from optllm_router.ledger._limits import MANNERS
 from optllm_router.ledger._operations import (
     Drawing,
     Held,
@@ -131,9 +132,9 @@ class LeasingLedger(Ledger):
                 self._fault = lost
         self._raise_fault()
 
-    def set_budget(self, budget: Budget) -> None:
+    def set_budget(self, budget: Budget, *, only: Collection[str] = MANNERS) -> None:
         """As that of :class:`Ledger`, for the next call already."""
-        super().set_budget(budget)
+        super().set_budget(budget, only=only)
         self._start_afresh()
 
     def set_limit(self, name: str, usd: Decimal | float | int | str) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from decimal import Decimal
@@ -40,7 +40,9 @@ from optllm_router._scopes import scopes_of_call
 from optllm_router.ledger._balances import Balance, Glances, balance_of, read_balances
 from optllm_router.ledger._books import Books, State
 from optllm_router.ledger._limits import (
+    MANNERS,
     change_limit,
+    configure_budget,
     find_limits,
     keep_budget,
     read_limits,
@@ -83,15 +85,31 @@ class Ledger:
         self._thresholds = Thresholds(on_threshold) if on_threshold else None
         self._glances = Glances(self._find_balances, clock)
 
-    def set_budget(self, budget: Budget) -> None:
+    def set_budget(self, budget: Budget, *, only: Collection[str] = MANNERS) -> None:
         """Create a budget, or change its limit, thresholds and manners from now on.
+
+        Args:
+            budget: as it is to be.
+            only: what to change of one that is there: some of ``limit_nano``, ``hard``,
+                ``thresholds`` and ``pace``.
 
         Raises:
             ConfigurationError: the budget has another scope, window or time zone. Its books are
                 kept by these: what was spent in another window is not in them. Or it has the
                 name of a budget that a template makes.
         """
-        self._database.submit(lambda connection: keep_budget(connection, budget)).result()
+        self._database.submit(lambda connection: keep_budget(connection, budget, only)).result()
+        self._glances.forget()
+
+    def configure(self, budget: Budget) -> None:
+        """As :meth:`set_budget`, unless the same was configured before.
+
+        A budget that was changed since then keeps its changes; one that was removed comes back.
+
+        Raises:
+            ConfigurationError: as :meth:`set_budget`.
+        """
+        self._database.submit(lambda connection: configure_budget(connection, budget)).result()
         self._glances.forget()
 
     def set_limit(self, name: str, usd: Decimal | float | int | str) -> None:
@@ -197,9 +215,13 @@ class Ledger:
         """
         return self._glances.at(scopes_of_call(scopes))
 
+    def remembered(self, scopes: Iterable[str] = ()) -> tuple[Balance, ...] | None:
+        """As :meth:`glance`, or ``None`` where that takes a look at the database."""
+        return self._glances.known(scopes_of_call(scopes))
+
     def can_glance(self, scopes: Iterable[str] = ()) -> bool:
         """Whether :meth:`glance` needs no look at the database."""
-        return self._glances.known(scopes_of_call(scopes)) is not None
+        return self.remembered(scopes) is not None
 
     def verify(self) -> list[str]:
         """Recompute every balance from the reservations; one sentence per difference."""

@@ -60,8 +60,17 @@ class Limit:
         return account[0] == self.name and self.span.first <= account[1] <= self.span.last
 
 
-def keep_budget(connection: Connection, budget: Budget) -> None:
+MANNERS = ("limit_nano", "hard", "thresholds", "pace")
+"""What of a budget can change; its books are kept by all else."""
+
+
+def keep_budget(connection: Connection, budget: Budget, only: Collection[str] = MANNERS) -> None:
     """Create a budget, or change its limit and manners.
+
+    Args:
+        connection: in a transaction.
+        budget: as it is to be.
+        only: what to change of one that is there, and was not removed.
 
     Raises:
         ConfigurationError: a budget of that name has another scope, window or time zone, or the
@@ -77,21 +86,42 @@ def keep_budget(connection: Connection, budget: Budget) -> None:
     before = _row(connection, budget.name)
     if before is None:
         _refuse_names_of_copies(connection, budget)
-        new = {"name": budget.name, "template": "", "removed": 0, **meaning, **values}
-        if connection.execute(_INSERT, new).rowcount == 1:
+        new = {"name": budget.name, "template": "", "removed": 0, **meaning}
+        if connection.execute(_INSERT, new | values).rowcount == 1:
             return
         before = connection.execute(_locked(budget.name)).one()  # another process was faster
     for what, value in meaning.items():
         if before._mapping[what] != value:
+            removed = ", which was removed and keeps its books," if before.removed else ""
             raise ConfigurationError(
-                f"budget {budget.name!r} of this store has the {what} "
+                f"budget {budget.name!r} of this store{removed} has the {what} "
                 f"{before._mapping[what]!r}, which cannot become {value!r}; give the new budget "
-                f"another name, like Budget({str(budget.limit_usd)!r}, {budget.window!r}, "
-                "name='other'), or use another store"
+                "another name (--name other, or name='other'), or use another store"
             )
-    _change(connection, before, values)
     if before.removed:
+        _change(connection, before, values)
         connection.execute(update(budgets).where(_with_copies(budget.name)).values(removed=0))
+    else:
+        _change(connection, before, {what: values[what] for what in only})
+
+
+def configure_budget(connection: Connection, budget: Budget) -> None:
+    """Create or change a budget as a configuration says, if it says so for the first time.
+
+    What was changed since stays: whoever starts again with an unchanged configuration does not
+    undo it. But a budget that was removed is in use again: who configures a cap relies on it.
+
+    Raises:
+        ConfigurationError: as :func:`keep_budget`.
+    """
+    said = repr(
+        (budget.scope, budget.window, budget.timezone, *(getattr(budget, one) for one in MANNERS))
+    )
+    before = _row(connection, budget.name)
+    if before is None or before.removed or before.configured != said:
+        keep_budget(connection, budget)
+        named = budgets.c.name == budget.name
+        connection.execute(update(budgets).where(named).values(configured=said))
 
 
 def change_limit(connection: Connection, name: str, nano: int) -> None:
@@ -277,6 +307,7 @@ def _insert(connection: Connection, limits: Collection[Limit]) -> None:
             "pace": int(limit.pace),
             "template": limit.template,
             "removed": 0,
+            "configured": "",
         }
         for limit in limits
     ]

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import func, or_, select
 
 from optllm_router._errors import ConfigurationError, InvalidDataError
-from optllm_router._money import nano_from_usd
+from optllm_router._money import MAX_NANO, format_usd, nano_from_usd
 from optllm_router.ledger._ledger import Ledger
 from optllm_router.ledger._remains import ExpiredBlock, Period, expired_blocks, free_remains
 from optllm_router.store import Database
@@ -77,7 +77,7 @@ def read_charges(path: Path) -> list[Charge]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if text.lstrip().startswith("[") else _csv_rows(text)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InvalidDataError(f"{str(path)!r} is no CSV or JSON list: {error}") from error
     return [_charge(row, number) for number, row in enumerate(rows, start=1)]
 
@@ -91,12 +91,18 @@ def reconcile(
 ) -> Reconciliation:
     """Settle expired reservations at what the provider charged for them.
 
+    Several charges of one call add up: a provider may bill parts of it on lines of their own.
+
     Args:
         ledger: of the same database.
         database: with the reservations.
         charges: what the provider charged.
         complete: when every call that was sent then and charged is among the charges: what else
             expired is free, see :mod:`._remains`.
+
+    Raises:
+        InvalidDataError: the charges of a call add up to more than the books can hold; then
+            nothing was settled.
     """
     known = list(charges)
     sent: dict[str, list[Any]] = {}
@@ -105,16 +111,20 @@ def reconcile(
             for key in {row.id, row.decision_id}:
                 sent.setdefault(key, []).append(row)
     corrections, unmatched = [], []
+    billed: dict[str, tuple[Any, list[Charge]]] = {}
     for charge in known:
         meant = [row for row in sent.get(charge.id, ()) if charge.candidate in ("", row.candidate)]
         if [row.state for row in meant] == ["expired"]:
             (row,) = meant
-            if ledger.settle(row.id, charge.cost_nano).result():
-                corrections.append(
-                    Correction(row.id, row.candidate, row.settled_nano, charge.cost_nano)
-                )
-                continue
-        unmatched.append(charge.id)
+            billed.setdefault(row.id, (row, []))[1].append(charge)
+        else:
+            unmatched.append(charge.id)
+    costs = {id: _sum(id, parts) for id, (_, parts) in billed.items()}
+    for id, (row, parts) in billed.items():
+        if ledger.settle(id, costs[id]).result():
+            corrections.append(Correction(id, row.candidate, row.settled_nano, costs[id]))
+        else:  # another process was told its cost meanwhile
+            unmatched.extend(charge.id for charge in parts)
     if complete is not None:
         charged = [(charge.id, charge.cost_nano) for charge in known]
         for freed in free_remains(ledger, database, charged, complete):
@@ -126,6 +136,16 @@ def reconcile(
         still = connection.scalar(left) or 0
     blocks = tuple(expired_blocks(database))
     return Reconciliation(tuple(corrections), tuple(unmatched), still, blocks)
+
+
+def _sum(id: str, charges: Sequence[Charge]) -> int:
+    cost = sum(charge.cost_nano for charge in charges)
+    if cost > MAX_NANO:
+        raise InvalidDataError(
+            f"the charges of {id!r} add up to {format_usd(cost)}, over the largest supported "
+            f"amount, {format_usd(MAX_NANO)}; is one of them in another unit?"
+        )
+    return cost
 
 
 def _sent(database: Database, ids: Sequence[str]) -> Sequence[Any]:
@@ -141,7 +161,12 @@ def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:
-    return list(csv.DictReader(text.splitlines(), strict=True))
+    reader = csv.DictReader(text.splitlines(), strict=True)
+    if missing := {"id", "cost_usd"} - set(reader.fieldnames or ()):
+        raise ValueError(
+            f"its first line names no {' and no '.join(sorted(missing, reverse=True))}"
+        )
+    return list(reader)
 
 
 def _charge(row: Any, number: int) -> Charge:

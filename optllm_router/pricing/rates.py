@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -48,11 +49,14 @@ def read_price(rates: Mapping[str, Any], source: str) -> Price | None:
     """The price in litellm's terms; ``None`` unless prompt and completion have one.
 
     A model for embeddings needs no price for completions, and one that bills each request none
-    for tokens. A rate of 0 for a kind of token is no rate: it then costs as any other.
+    for tokens. A rate of 0 for a kind of token is no rate: it then costs as any other. Of
+    ``tiered_pricing`` the range that a prompt lies in holds for the whole call; the last one also
+    for longer prompts.
 
     Args:
-        rates: ``input_cost_per_token``, ``output_cost_per_token`` and their variants, in USD;
-            others are ignored.
+        rates: ``input_cost_per_token``, ``output_cost_per_token`` and their variants, in USD, or
+            ``tiered_pricing``: a list of them, each with its ``range`` of prompt tokens; others
+            are ignored.
         source: where the rates come from.
 
     Raises:
@@ -64,11 +68,40 @@ def read_price(rates: Mapping[str, Any], source: str) -> Price | None:
     >>> price.cached, [(tier.above_tokens, tier.prompt) for tier in price.tiers]
     (Decimal('100'), [(200000, Decimal('3000'))])
     """
-    price = _read(rates, source)
-    return None if price is None else replace(price, batch=_read(rates, source, "_batches"))
+    ranges = _ranges(rates.get("tiered_pricing") or ())
+    if ranges is None:
+        return None
+    if ranges:
+        rates = {**rates, **ranges.pop(0)[1]}
+    further = tuple(
+        _tier(tier, "", above, tier[_PROMPT], tier[_COMPLETION]) for above, tier in ranges
+    )
+    price = _read(rates, source, further)
+    batch = _read(rates, source, further, "_batches")
+    return None if price is None else replace(price, batch=batch)
 
 
-def _read(rates: Mapping[str, Any], source: str, service: str = "") -> Price | None:
+def _ranges(tiers: Any) -> list[tuple[int, Mapping[str, Any]]] | None:
+    """The rates of each range of prompt tokens and where it starts, from 0 on.
+
+    ``None`` when they are not understood: then nobody knows what a call costs.
+    """
+    found = []
+    for tier in tiers if isinstance(tiers, (list, tuple)) else [None]:
+        if not isinstance(tier, Mapping) or None in (tier.get(_PROMPT), tier.get(_COMPLETION)):
+            return None
+        match tier.get("range"):
+            case [int() | float() as start, int() | float()] if 0 <= start < math.inf:
+                found.append((int(start), tier))
+            case _:
+                return None
+    found.sort(key=lambda one: one[0])
+    return None if found and found[0][0] else found
+
+
+def _read(
+    rates: Mapping[str, Any], source: str, further: tuple[Tier, ...], service: str = ""
+) -> Price | None:
     prompt, completion = rates.get(_PROMPT + service), rates.get(_COMPLETION + service)
     request = rates.get(_REQUEST)
     if prompt is None and completion is None and request and not service:
@@ -84,23 +117,28 @@ def _read(rates: Mapping[str, Any], source: str, service: str = "") -> Price | N
         source,
         **_kinds(rates, service),
         request=_nano(request or 0, _REQUEST),
-        tiers=tuple(_tier(rates, k, service, (prompt, completion)) for k in tiers),
+        tiers=(*(_above(rates, k, service, (prompt, completion)) for k in tiers), *further),
     )
 
 
-def _tier(rates: Mapping[str, Any], k: int, service: str, base: tuple[Any, Any]) -> Tier:
+def _above(rates: Mapping[str, Any], k: int, service: str, base: tuple[Any, Any]) -> Tier:
     """What holds above ``k`` thousand tokens: at least the base, where nothing else is said."""
     above = f"_above_{k}k_tokens"
 
-    def rate(name: str, otherwise: Any) -> Decimal:
+    def rate(name: str, otherwise: Any) -> Any:
         given = rates.get(f"{name}{above}{service}", rates.get(name + above))
-        return _nano(otherwise if given is None else given, _WHAT[name])
+        return otherwise if given is None else given
 
+    prompt, completion = rate(_PROMPT, base[0]), rate(_COMPLETION, base[1])
+    return _tier(rates, above + service, k * 1000, prompt, completion)
+
+
+def _tier(rates: Mapping[str, Any], suffix: str, above: int, prompt: Any, completion: Any) -> Tier:
     return Tier(
-        rate(_PROMPT, base[0]),
-        rate(_COMPLETION, base[1]),
-        k * 1000,
-        **_kinds(rates, above + service),
+        _nano(prompt, _WHAT[_PROMPT]),
+        _nano(completion, _WHAT[_COMPLETION]),
+        above,
+        **_kinds(rates, suffix),
     )
 
 

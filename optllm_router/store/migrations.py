@@ -180,6 +180,11 @@ def keep_left_out(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE decisions ADD COLUMN left_out TEXT")
 
 
+def remember_configured_budgets(connection: Connection) -> None:
+    """What configurations said of budgets, so that only what is new in one is applied."""
+    connection.exec_driver_sql("ALTER TABLE budgets ADD COLUMN configured TEXT NOT NULL DEFAULT ''")
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
@@ -189,6 +194,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0006_keep_scopes_of_decisions", keep_scopes_of_decisions),
     ("0007_keep_first_tokens", keep_first_tokens),
     ("0008_keep_left_out", keep_left_out),
+    ("0009_remember_configured_budgets", remember_configured_budgets),
 )
 
 

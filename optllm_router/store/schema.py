@@ -26,9 +26,11 @@ budgets = Table(
     Column("pace", Integer, nullable=False),
     Column("template", Text, nullable=False),
     Column("removed", Integer, nullable=False),
+    Column("configured", Text, nullable=False),
 )
 """``template`` names the budget that this one was made from, if any; a removed one stays known,
-as its name must not come to mean something else."""
+as its name must not come to mean something else. ``configured`` is what a client's configuration
+said of it last, empty if none did."""
 
 thresholds = Table(
     "thresholds",
