@@ -175,6 +175,11 @@ def keep_first_tokens(connection: Connection) -> None:
     )
 
 
+def keep_which_answers_were_cut(connection: Connection) -> None:
+    """1 for an answer that was cut off at its bound: forecasts must not take it for a whole one."""
+    connection.exec_driver_sql("ALTER TABLE outcomes ADD COLUMN cut INTEGER NOT NULL DEFAULT 0")
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
@@ -183,6 +188,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0005_create_access_keys", create_access_keys),
     ("0006_keep_scopes_of_decisions", keep_scopes_of_decisions),
     ("0007_keep_first_tokens", keep_first_tokens),
+    ("0010_keep_which_answers_were_cut", keep_which_answers_were_cut),
 )
 
 
