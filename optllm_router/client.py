@@ -23,7 +23,7 @@ from optllm_router._openai_settings import refuse_others
 from optllm_router._options import check_options, one_time_limit, read_options
 from optllm_router._runtime import Runtime
 from optllm_router._session import Session
-from optllm_router._types import Candidate, Decision, Messages, Transport, Usage
+from optllm_router._types import Candidate, Decision, Messages, Predictor, Transport, Usage
 from optllm_router.config import Settings, load_settings, read_policy, read_settings
 from optllm_router.ledger import Balance, Crossing
 from optllm_router.plan import AsyncPlan, Plan, checked_queries, plan_budget
@@ -62,7 +62,7 @@ class _Client:
         budget: BudgetLike | Sequence[BudgetLike] | None = None,
         policy: str | Policy | None = None,
         store: str | None = None,
-        predictor: str | None = None,
+        predictor: str | Predictor | None = None,
         expected_queries: int | None = None,
         explore: float | None = None,
         max_retries: int | None = None,
@@ -85,7 +85,8 @@ class _Client:
             policy: ``max_success`` (default), ``match_best``, ``min_cost:0.9``,
                 ``willingness_to_pay:0.01``, or a policy object.
             store: database URL; ``sqlite:///optllm.db`` by default.
-            predictor: one of ``optllm_router.predictor.PREDICTORS``.
+            predictor: one of ``optllm_router.predictor.PREDICTORS``, or an object of your own
+                with ``fit``, ``predict`` and ``learn_one``; see ``Predictor``.
             expected_queries: queries expected per window of the budget, so that it lasts.
             explore: scale of exploration, 1 by default, 0 for never.
             max_retries: repetitions of a call that a provider could not serve, 2 by default.

@@ -34,7 +34,7 @@ from typing import Any
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
 from optllm_router._nearest import nearest, quoted
-from optllm_router._types import Candidate
+from optllm_router._types import Candidate, Predictor
 from optllm_router.candidates import CHAT_MODES, mode_of_entry, no_others, read_candidates
 from optllm_router.ledger import Crossing
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, Policy, WillingnessToPay
@@ -59,7 +59,8 @@ class Settings:
         budgets: the caps; all of them hold.
         policy: what the user wants.
         store: URL of the database; not in the ``repr``.
-        predictor: name of the predictor, see ``optllm_router.predictor.PREDICTORS``.
+        predictor: name of the predictor, see ``optllm_router.predictor.PREDICTORS``, or an object;
+            see ``Router``.
         expected_queries: queries expected per window of the budget, so that it lasts;
             ``None`` to go by the traffic seen.
         explore: scale of exploration, 0 for never; see ``Router``.
@@ -79,7 +80,7 @@ class Settings:
     budgets: tuple[Budget, ...] = ()
     policy: Policy = dataclasses.field(default_factory=MaxSuccess)
     store: str = dataclasses.field(default="sqlite:///optllm.db", repr=False)  # may hold a password
-    predictor: str = "auto"
+    predictor: str | Predictor = "auto"
     expected_queries: int | None = None
     explore: float = 1.0
     max_retries: int = 2
@@ -311,7 +312,8 @@ def _check_store(store: Any) -> None:
 
 
 def _check_predictor(name: Any) -> None:
-    if name == "auto":
+    own = callable(getattr(name, "predict", None))  # looked at closely by the router
+    if own or name == "auto":
         return
     from optllm_router.predictor import PREDICTORS  # takes a tenth of a second
 

@@ -27,7 +27,7 @@ from optllm_router.config import read_policy
 from optllm_router.features import Texts, query_text
 from optllm_router.learning import Learner, LengthLearner
 from optllm_router.policy import Choice, Forecast, Policy, choose, explore
-from optllm_router.predictor import LengthPredictor, make_predictor
+from optllm_router.predictor import LengthPredictor, predictor_maker
 from optllm_router.pricing import (
     CostForecast,
     most_audio_tokens,
@@ -158,7 +158,8 @@ class Router:
     Args:
         candidates: the ways to answer.
         policy: what the user wants.
-        predictor: name of a predictor, see ``optllm_router.predictor.PREDICTORS``.
+        predictor: name of a predictor, see ``optllm_router.predictor.PREDICTORS``, or one of your
+            own for these candidates: of an object deep copies are used, and refitted.
         expected_queries: queries expected per window of the budget; ``None`` to extrapolate
             the traffic of the window so far.
         explore: scale of exploration, 0 for never. The n-th decision is uniformly random with
@@ -173,7 +174,7 @@ class Router:
         candidates: Sequence[Candidate],
         policy: Policy,
         *,
-        predictor: str = "auto",
+        predictor: str | Predictor = "auto",
         expected_queries: int | None = None,
         explore: float = 1.0,
         seed: int | None = None,
@@ -187,11 +188,8 @@ class Router:
         self._traffic = Traffic(len(candidates), expected_queries)
         self._decided = 0
         self._lock = threading.Lock()
-        prior, k = _prior(self.candidates), len(candidates)
-
-        def make() -> Predictor:
-            return make_predictor(predictor, n_candidates=k, prior=prior, seed=seed or 0)
-
+        k, prior = len(candidates), _prior(self.candidates)
+        make = predictor_maker(predictor, n_candidates=k, prior=prior, seed=seed or 0)
         self._learner = Learner(make, k)
         self._lengths = LengthLearner(lambda: LengthPredictor(k, seed=seed or 0), k)
 

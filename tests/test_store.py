@@ -601,6 +601,14 @@ def test_the_kinds_of_tokens_are_kept(records, database):
         assert connection.scalar(select(schema.outcomes.c.reported_nano)) == 70
 
 
+def test_which_answers_were_cut_off_is_kept(records):
+    for id, cut in (("a", True), ("b", False)):
+        records.add_decision(decision(id), "query")
+        kept = outcome(id, usage=Usage(3, 4, cut=cut))
+        records.add_outcome(kept, attempt=0, prompt_bytes=1).result()
+    assert [one.usage.cut for one in records.usages(2)] == [True, False]
+
+
 def test_when_a_stream_began_is_kept(records, database):
     streamed = outcome("a", first_token_seconds=0.25)
     records.add_outcome(streamed, attempt=0, prompt_bytes=1).result()

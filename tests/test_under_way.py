@@ -270,9 +270,9 @@ def test_forecasts_learn_the_length_of_one_choice(settings, monkeypatch):
         assert client.balance.spent_nano == 4 * NANO_PER_CALL
         (recorded,) = Records(client._runtime._database).usages(10)
     assert [one[-1] for one in observed] == [Usage(5, TOKENS, cut=True)]
-    assert (recorded.usage, recorded.choices) == (Usage(5, 4 * TOKENS), 4)
+    assert (recorded.usage, recorded.choices) == (Usage(5, 4 * TOKENS, cut=True), 4)
 
     remembered = []
     monkeypatch.setattr(Router, "observe_many", lambda _, many: remembered.extend(many))
     with OptLLM(**settings):
-        assert [one[-1] for one in remembered] == [Usage(5, TOKENS)]
+        assert [one[-1] for one in remembered] == [Usage(5, TOKENS, cut=True)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from optllm_router._errors import ConfigurationError
 from optllm_router.predictor._auto import Auto
@@ -15,7 +18,7 @@ from optllm_router.predictor._text_predictor import TextPredictor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from optllm_router._types import FloatArray
+    from optllm_router._types import FloatArray, Predictor
     from optllm_router.predictor._base import Model
 
 _MODELS: dict[str, Callable[[int], Model]] = {
@@ -25,6 +28,8 @@ _MODELS: dict[str, Callable[[int], Model]] = {
     "clusters": lambda seed: Clusters(seed=seed),
     "base_rates": lambda seed: BaseRates(),
 }
+
+_METHODS = ("fit", "predict", "learn_one")
 
 PREDICTORS = tuple(_MODELS)
 """The names that :func:`make_predictor` knows; the first is the default."""
@@ -67,3 +72,47 @@ def make_predictor(
         )
     model = _MODELS[name](seed)
     return TextPredictor(name, model, n_candidates=n_candidates, prior=prior, seed=seed)
+
+
+def predictor_maker(
+    predictor: str | Predictor,
+    *,
+    n_candidates: int,
+    prior: FloatArray | None = None,
+    seed: int = 0,
+) -> Callable[[], Predictor]:
+    """What makes predictors, to be fitted or used as they are.
+
+    Args:
+        predictor: a name, see :func:`make_predictor`, or an object of one's own, of which deep
+            copies are made: what it knows is known until the first of them is fitted.
+        n_candidates: as for :func:`make_predictor`.
+        prior: of a named one.
+        seed: of a named one.
+
+    Raises:
+        ConfigurationError: for an unknown name, or an object that cannot be copied, lacks a method
+            or predicts for another number of candidates.
+    """
+    if isinstance(predictor, str):
+        name = predictor
+        make_predictor(name, n_candidates=n_candidates)  # raises here, not when it is used
+        return lambda: make_predictor(name, n_candidates=n_candidates, prior=prior, seed=seed)
+    what = f"predictor {type(predictor).__name__}"
+    if missing := [name for name in _METHODS if not callable(getattr(predictor, name, None))]:
+        raise ConfigurationError(
+            f"{what} has no {' and no '.join(missing)}; see optllm_router.Predictor"
+        )
+    try:
+        as_given = copy.deepcopy(predictor)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{what} cannot be copied ({error}); give it a __deepcopy__, as refits are of copies"
+        ) from error
+    shape = np.shape(as_given.predict([""]).p)
+    if shape != (1, n_candidates):
+        raise ConfigurationError(
+            f"{what} predicts {shape} for a text where there are {n_candidates} candidates; make "
+            "one for as many, in their order"
+        )
+    return lambda: copy.deepcopy(as_given)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optllm_router._errors import InvalidDataError
+from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router._types import Prediction
 from optllm_router.features import N_DIRECTIONS, TextFeaturizer
 from optllm_router.predictor._base import PRIOR_STRENGTH, base_rates, checked_scores
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from optllm_router._types import FloatArray
     from optllm_router.predictor._base import Features, Model
+
+_PARAMETERS = ("name", "model", "n_candidates", "prior", "seed")
 
 _MAX_INERTIA = 30.0
 """However many labels were fitted, so many new ones move a base rate half-way."""
@@ -60,6 +63,34 @@ class TextPredictor:
         self.prior = prior
         self.seed = seed
         self._start(np.empty((0, n_candidates)), None)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of ``__init__``, by name; as in scikit-learn, whose ``clone`` works."""
+        return {name: getattr(self, name) for name in _PARAMETERS}
+
+    def set_params(self, **params: Any) -> TextPredictor:
+        """Set arguments of ``__init__``; what was learnt is forgotten.
+
+        Raises:
+            ConfigurationError: naming what is no argument.
+        """
+        for name, value in params.items():
+            if name not in _PARAMETERS:
+                raise ConfigurationError(
+                    f"a predictor has no parameter {name!r}; set one of {', '.join(_PARAMETERS)}"
+                )
+            setattr(self, name, value)
+        self._start(np.empty((0, self.n_candidates)), None)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TextPredictor:
+        """Another with the same knowledge, that learns on its own."""
+        with self._lock:
+            known = {name: value for name, value in vars(self).items() if name != "_lock"}
+            twin = copy.copy(self)
+            vars(twin).update(copy.deepcopy(known, memo))
+        twin._lock = threading.Lock()
+        return twin
 
     def fit(self, texts: Sequence[str], scores: FloatArray) -> TextPredictor:
         """Learn from n texts.

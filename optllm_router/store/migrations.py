@@ -185,6 +185,11 @@ def remember_configured_budgets(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE budgets ADD COLUMN configured TEXT NOT NULL DEFAULT ''")
 
 
+def keep_which_answers_were_cut(connection: Connection) -> None:
+    """1 for an answer that was cut off at its bound: forecasts must not take it for a whole one."""
+    connection.exec_driver_sql("ALTER TABLE outcomes ADD COLUMN cut INTEGER NOT NULL DEFAULT 0")
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
@@ -195,6 +200,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0007_keep_first_tokens", keep_first_tokens),
     ("0008_keep_left_out", keep_left_out),
     ("0009_remember_configured_budgets", remember_configured_budgets),
+    ("0010_keep_which_answers_were_cut", keep_which_answers_were_cut),
 )
 
 

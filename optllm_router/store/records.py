@@ -121,6 +121,7 @@ class Records:
             "audio_tokens": usage.audio_tokens if usage else 0,
             "reported_nano": usage.reported_nano if usage else None,
             "first_token_seconds": outcome.first_token_seconds,
+            "cut": int(usage is not None and usage.cut),
         }
         return self._database.submit_to(_write, _Row(_KEEP_OUTCOME, row), urgent=False)
 
@@ -192,6 +193,7 @@ class Records:
                 outcomes.c.cache_write_tokens,
                 outcomes.c.reasoning_tokens,
                 outcomes.c.audio_tokens,
+                outcomes.c.cut,
             )
             .where(outcomes.c.estimated == 0)
             .order_by(outcomes.c.decision_id.desc())
@@ -211,6 +213,7 @@ class Records:
                     cache_write_tokens=row.cache_write_tokens,
                     reasoning_tokens=row.reasoning_tokens,
                     audio_tokens=row.audio_tokens,
+                    cut=bool(row.cut),
                 ),
                 row.choices,
             )

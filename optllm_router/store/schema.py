@@ -120,6 +120,7 @@ outcomes = Table(
     Column("audio_tokens", BigInteger, nullable=False),
     Column("reported_nano", BigInteger),
     Column("first_token_seconds", Double),
+    Column("cut", Integer, nullable=False),
 )
 """The kinds of token lie within ``prompt_tokens`` and ``completion_tokens``; ``reported_nano`` is
 what the provider itself said that it charges, and is then the cost."""

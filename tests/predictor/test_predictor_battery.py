@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.base import clone
 
 from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router.predictor import PREDICTORS, load_predictor, make_predictor, save_predictor
@@ -223,6 +226,33 @@ def test_saved_and_loaded_predicts_bit_for_bit(name, state, tmp_path):
     np.testing.assert_array_equal(loaded.predict(texts).p, predictor.predict(texts).p)
 
 
+def test_a_copy_knows_as_much_and_learns_on_its_own(name):
+    texts, scores = labelled(60)
+    predictor = make_predictor(name, n_candidates=3).fit(texts, scores)
+    predictor.learn_one(texts[0], 1, 1.0)
+    before = predictor.predict(texts).p
+    twin = copy.deepcopy(predictor)
+    np.testing.assert_array_equal(twin.predict(texts).p, before)
+    for _ in range(5):
+        twin.learn_one(texts[0], 1, 0.0)
+    assert (twin.predict(texts[:1]).p[0, 1] < before[0, 1]).all()
+    twin.fit(texts, 1 - scores)
+    np.testing.assert_array_equal(predictor.predict(texts).p, before)
+
+
+def test_a_clone_has_the_parameters_and_no_knowledge(name):
+    texts, scores = labelled(60)
+    prior = np.array([0.2, 0.5, 0.9])
+    predictor = make_predictor(name, n_candidates=3, prior=prior, seed=4).fit(texts, scores)
+    cloned = clone(predictor)
+    np.testing.assert_allclose(cloned.predict(["a"]).p, [prior])
+    expected = predictor.predict(texts).p
+    np.testing.assert_array_equal(cloned.fit(texts, scores).predict(texts).p, expected)
+    cloned.set_params(prior=prior[::-1].copy())
+    np.testing.assert_allclose(cloned.predict(["a"]).p, [prior[::-1]])
+    assert cloned.get_params()["n_candidates"] == 3
+
+
 def test_refuses_bad_labels(name):
     predictor = make_predictor(name, n_candidates=2)
     with pytest.raises(InvalidDataError, match=r"shape \(1, 3\)"):
@@ -238,6 +268,8 @@ def test_refuses_bad_labels(name):
 
 
 def test_refuses_bad_settings():
+    with pytest.raises(ConfigurationError, match="no parameter 'depth'; set one of name, model"):
+        make_predictor(n_candidates=2).set_params(depth=3)
     with pytest.raises(ConfigurationError, match=r"'forest'.*auto, bagged_forest"):
         make_predictor("forest", n_candidates=2)
     with pytest.raises(ConfigurationError, match="0 candidates"):
