@@ -107,8 +107,17 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         api_key=parameters.get("api_key"),
         operation="embedding" if embeds else "chat",
         limits=_limits(name, entry, info),
+        provider=_provider(model, parameters, facts),
         **_abilities(name, _own_settings(name, entry), info, facts),
     )
+
+
+def _provider(model: str, parameters: Mapping[str, Any], facts: ModelFacts) -> str:
+    """Who runs a model, where its name does not say so."""
+    stated = parameters.get("custom_llm_provider")
+    if isinstance(stated, str):
+        return stated
+    return "" if "/" in model else facts.provider
 
 
 def _is_ours(parameter: str) -> bool:
