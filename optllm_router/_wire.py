@@ -73,7 +73,9 @@ def _asked(session: Session, request: http.Request) -> _Asked:
     if request.method != "POST" or endpoint not in _ENDPOINTS:
         raise _not_served(request)
     if request.url.query:
-        raise InvalidRequestError("extra_query is not taken: it would choose who answers")
+        raise InvalidRequestError(
+            "extra_query is not taken: each provider reads its own URL in its own way; leave it out"
+        )
     given = json.loads(request.content)
     arguments = arguments_of_body(given)
     arguments["timeout"] = request.extensions.get("timeout", {}).get("read")
