@@ -298,19 +298,18 @@ class Runtime:
             ended: called once, when it is settled however it ended.
         """
         life = self._life(decision, query, ended)
-        return AnswerStream(
-            life, partial(self._performer.perform, query.text), self._sweeper
-        ).open()
+        context = contextvars.copy_context()
+        perform = partial(self._performer.perform, query.text, context=context)
+        return AnswerStream(life, perform, self._sweeper).open()
 
     async def astream(
         self, decision: Decision, query: Query, ended: Ended = _nothing
     ) -> AsyncAnswerStream:
         """As :meth:`stream`, without blocking the event loop."""
         life = self._life(decision, query, ended, asyncio.get_running_loop())
-        stream = AsyncAnswerStream(
-            life, partial(self._performer.aperform, query.text), self._sweeper
-        )
-        return await stream.open()
+        context = contextvars.copy_context()
+        perform = partial(self._performer.aperform, query.text, context=context)
+        return await AsyncAnswerStream(life, perform, self._sweeper).open()
 
     def keep_score(
         self, decision_id: str, score: float, scopes: Sequence[str] = ()

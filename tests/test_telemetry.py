@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 
 import litellm_clients
@@ -19,9 +21,12 @@ from optllm_router import (
     AsyncOptLLM,
     Call,
     Candidate,
+    Chunk,
     OptLLM,
     Price,
+    ProviderConnectionError,
     ProviderError,
+    Usage,
 )
 from optllm_router._routing import RoutingInfo
 from optllm_router._telemetry import attempt_span, continued, end_attempt
@@ -147,6 +152,58 @@ def test_a_request_for_a_stream_that_fails_says_how(spans, small, sqlite_url, se
     assert request.attributes["error.type"] == expected[fault]
     assert request.status.status_code is trace.StatusCode.ERROR
     assert request.events == ()
+
+
+class BreaksOff:
+    """In this process: the first that is asked breaks off before its first token."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def check(self, candidates) -> None:
+        pass
+
+    def _chunks(self, candidate) -> Iterator[Chunk]:
+        self.asked += 1
+        first = self.asked == 1
+        for delta in ({"role": "assistant", "content": ""}, {"content": "Hi"}):
+            yield Chunk({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            if first:
+                raise ProviderConnectionError("it broke", candidate=candidate.name)
+        yield Chunk({"choices": []}, Usage(5, 1))
+
+    def stream(self, candidate, call) -> Iterator[Chunk]:
+        yield from self._chunks(candidate)
+
+    async def astream(self, candidate, call) -> AsyncIterator[Chunk]:
+        for chunk in self._chunks(candidate):
+            yield chunk
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_who_takes_over_while_a_stream_is_read_is_a_part_of_its_request(
+    spans, sqlite_url, asynchronous
+):
+    price = Price(Decimal(1), Decimal(1), "test")
+    models = [Candidate(name, f"x/{name}", price, 10) for name in ("one", "two")]
+    settings = {"store": sqlite_url, "transport": BreaksOff(), "max_retries": 0}
+
+    async def read() -> None:
+        async with AsyncOptLLM(models, **settings) as client:
+            stream = await client.chat.completions.create(messages=MESSAGES, stream=True)
+            assert spans() == ()
+            assert [chunk async for chunk in stream]
+
+    if asynchronous:
+        asyncio.run(read())
+    else:
+        with OptLLM(models, **settings) as client:
+            stream = client.chat.completions.create(messages=MESSAGES, stream=True)
+            assert spans() == ()
+            assert list(stream)
+    request, attempts = by_name(spans)["route auto"], [s for s in spans() if s.parent is not None]
+    assert len(attempts) == 2
+    assert {span.parent.span_id for span in attempts} == {request.context.span_id}
 
 
 @pytest.mark.parametrize(
