@@ -10,7 +10,7 @@ import importlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeGuard
 
 from optllm_router._errors import InvalidRequestError
@@ -74,7 +74,16 @@ _ELSEWHERE = {"max_retries": "it is set with client.with_options(max_retries=...
 
 def given_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that the caller gave: openai marks those that were left out."""
-    return {name: value for name, value in arguments.items() if not _not_given(value)}
+    return {
+        name: list(value) if isinstance(value, Iterator) else value
+        for name, value in arguments.items()
+        if not _not_given(value)
+    }
+
+
+def given_or_none(value: Any) -> Any:
+    """``None`` for openai's marks of what was left out."""
+    return None if _not_given(value) else value
 
 
 def arguments_of_body(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +27,8 @@ def checked_messages(messages: Any) -> Messages:
     Raises:
         InvalidRequestError: names the message, what is wrong with it and the remedy.
     """
+    if isinstance(messages, Iterator):
+        messages = list(messages)
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         what = "missing" if messages is None else type(messages).__name__
         raise InvalidRequestError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from optllm_router._arguments import checked_seconds
+from optllm_router._arguments import checked_seconds, given_or_none
 from optllm_router._errors import ConfigurationError, InvalidRequestError
 from optllm_router._nearest import nearest, quoted
 from optllm_router._openai_settings import refuse_others
@@ -143,6 +143,7 @@ def read_options(
     Raises:
         InvalidRequestError: names the option that is wrong.
     """
+    timeout, max_retries = given_or_none(timeout), given_or_none(max_retries)
     whole = isinstance(max_retries, int) and not isinstance(max_retries, bool)
     if max_retries is not None and not (whole and max_retries >= 0):
         raise InvalidRequestError(
@@ -178,6 +179,7 @@ def one_time_limit(seconds: Any, timeout: Any) -> Any:
     Raises:
         ConfigurationError: both are given, or openai's is none.
     """
+    timeout = given_or_none(timeout)
     if seconds is not None and timeout is not None:
         raise ConfigurationError(
             "both timeout and timeout_seconds are given, which are the same; leave one out"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future, wait
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -83,12 +84,13 @@ class Performer:
         """Wait, for a moment, until event loops have closed their streams."""
         wait(list(self._hanging_up), _MOST_HANGING_UP_SECONDS)
 
-    def perform(self, text: str, step: Step) -> Any:
+    def perform(self, text: str, step: Step, context: Context | None = None) -> Any:
         """Carry out a step; returns what the flow is to receive.
 
         Args:
             text: of the query, to learn what its answer consumed.
             step: what is to be done.
+            context: where streams are opened: that of their request, whoever reads on.
         """
         match step:
             case Receive(rest):
@@ -103,7 +105,7 @@ class Performer:
                 except ProviderError as error:
                     return _without_frames(error)
             case Open(candidate, call):
-                chunks = self._transport.stream(candidate, call)
+                chunks = (context or copy_context()).run(self._transport.stream, candidate, call)
                 return _opened(candidate, _next(chunks), chunks)
             case Close():
                 with _paid_answers_survive(step):
@@ -120,7 +122,7 @@ class Performer:
             case _:
                 return self.settle(text, step)
 
-    async def aperform(self, text: str, step: Step) -> Any:
+    async def aperform(self, text: str, step: Step, context: Context | None = None) -> Any:
         """As :meth:`perform`, without blocking the event loop."""
         match step:
             case Receive(rest):
@@ -135,7 +137,7 @@ class Performer:
                 except ProviderError as error:
                     return _without_frames(error)
             case Open(candidate, call):
-                chunks = self._transport.astream(candidate, call)
+                chunks = (context or copy_context()).run(self._transport.astream, candidate, call)
                 return _opened(candidate, await _anext(chunks), chunks)
             case HangUp(rest):
                 await _aclose(rest)

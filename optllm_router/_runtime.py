@@ -32,7 +32,7 @@ from optllm_router._steps import (
     Paid,
     Request,
 )
-from optllm_router._streams import AnswerStream, AsyncAnswerStream, Life, Sweeper
+from optllm_router._streams import AnswerStream, AsyncAnswerStream, Ended, Life, Sweeper
 from optllm_router._types import (
     Decision,
     Message,
@@ -59,6 +59,10 @@ _log = logging.getLogger("optllm_router")
 _REMEMBERED_USAGES = 5_000
 _REMEMBERED_LABELS = 100_000
 _REMEMBERED_SECONDS = 28 * 86_400.0
+
+
+def _nothing(_: Life, __: BaseException | None) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -288,26 +292,32 @@ class Runtime:
         self._remember_partner(query, answer, _messages_of(answer))
         return answer
 
-    def stream(self, decision: Decision, query: Query) -> AnswerStream:
+    def stream(self, decision: Decision, query: Query, ended: Ended = _nothing) -> AnswerStream:
         """Carry a decision out, handing the answer on as it comes.
 
         Returns once the first chunk is there. A fault before the first token turns to the next
         candidate, whether or not a chunk without one was handed on; a later fault is raised
         to the reader.
-        """
-        life = self._life(decision, query, self.ledger.glance(query.scopes))
-        return AnswerStream(
-            life, partial(self._performer.perform, query.text), self._sweeper
-        ).open()
 
-    async def astream(self, decision: Decision, query: Query) -> AsyncAnswerStream:
+        Args:
+            decision: who is to answer.
+            query: what was asked.
+            ended: called once, when it is settled however it ended.
+        """
+        life = self._life(decision, query, self.ledger.glance(query.scopes), ended)
+        context = contextvars.copy_context()
+        perform = partial(self._performer.perform, query.text, context=context)
+        return AnswerStream(life, perform, self._sweeper).open()
+
+    async def astream(
+        self, decision: Decision, query: Query, ended: Ended = _nothing
+    ) -> AsyncAnswerStream:
         """As :meth:`stream`, without blocking the event loop."""
         budgets = await self._aglance(query.scopes)
-        life = self._life(decision, query, budgets, asyncio.get_running_loop())
-        stream = AsyncAnswerStream(
-            life, partial(self._performer.aperform, query.text), self._sweeper
-        )
-        return await stream.open()
+        life = self._life(decision, query, budgets, ended, asyncio.get_running_loop())
+        context = contextvars.copy_context()
+        perform = partial(self._performer.aperform, query.text, context=context)
+        return await AsyncAnswerStream(life, perform, self._sweeper).open()
 
     def keep_score(
         self, decision_id: str, score: float, scopes: Sequence[str] = ()
@@ -379,19 +389,21 @@ class Runtime:
         decision: Decision,
         query: Query,
         budgets: Sequence[Balance],
+        ended: Ended,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Life:
         """The life of a stream; ``loop`` is that of an asynchronous one."""
         flow = stream_flow(self._request(decision, query, budgets))
         settle = partial(self._performer.settle, query.text, loop=loop)
-        life = Life(decision, flow, settle, partial(self._ended, query))
+        life = Life(decision, flow, settle, partial(self._ended, query, ended))
         with self._idle:
             self._streams.add(life)
             if self._closing:
                 life.doom(_closed())
         return life
 
-    def _ended(self, query: Query, life: Life) -> None:
+    def _ended(self, query: Query, ended: Ended, life: Life, error: BaseException | None) -> None:
+        ended(life, error)
         if life.paid is not None:
             self._remember_partner(query, life.paid, life.transcript.messages)
         with self._idle:

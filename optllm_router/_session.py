@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from optllm_router._chat import Prepared, prepare
@@ -13,8 +14,8 @@ from optllm_router._errors import InvalidRequestError
 from optllm_router._options import Options
 from optllm_router._runtime import Runtime
 from optllm_router._steps import Answer
-from optllm_router._streams import AnswerStream, AsyncAnswerStream
-from optllm_router._telemetry import request_span, tell_cost, tell_decision
+from optllm_router._streams import AnswerStream, AsyncAnswerStream, Life
+from optllm_router._telemetry import end_request, request_span, tell_cost, tell_decision
 from optllm_router._types import Decision, Operation
 from optllm_router.candidates import unknown_model
 from optllm_router.config import Settings
@@ -90,24 +91,24 @@ class Session:
     def stream(self, prepared: Prepared) -> AnswerStream:
         """Decide and wait for the first chunk of the answer."""
         self.runtime.check()
-        with self.runtime.under_way(), _span(prepared) as span:
+        with self.runtime.under_way(), _span(prepared, stays=True) as span:
             decision = self._decide(prepared)
             tell_decision(span, decision)
-            return self.runtime.stream(decision, prepared.query)
+            return self.runtime.stream(decision, prepared.query, partial(_ended, span))
 
     async def astream(self, prepared: Prepared) -> AsyncAnswerStream:
         """As :meth:`stream`, without blocking the event loop."""
         await self.runtime.acheck()
-        with self.runtime.under_way(), _span(prepared) as span:
+        with self.runtime.under_way(), _span(prepared, stays=True) as span:
             decision = await self._adecide(prepared)
             tell_decision(span, decision)
-            return await self.runtime.astream(decision, prepared.query)
+            return await self.runtime.astream(decision, prepared.query, partial(_ended, span))
 
     def models(self) -> list[dict[str, Any]]:
         """What ``model`` may be, as OpenAI's API lists it."""
         owners = {"auto": "optllm_router"}
         for candidate in self.settings.candidates:
-            owners[candidate.name] = candidate.model.partition("/")[0]
+            owners[candidate.name] = candidate.owner or "unknown"
         # Nobody says when a model was made, and OpenAI's type wants a number.
         return [
             {"id": name, "created": 0, "object": "model", "owned_by": owner}
@@ -144,8 +145,15 @@ class Session:
         return await self.runtime.adecide(prepared.query, prepared.model, prepared.options.policy)
 
 
-def _span(prepared: Prepared) -> AbstractContextManager[Any]:
-    return request_span(prepared.query.call.operation, prepared.model)
+def _span(prepared: Prepared, *, stays: bool = False) -> AbstractContextManager[Any]:
+    return request_span(prepared.query.call.operation, prepared.model, stays=stays)
+
+
+def _ended(span: Any, life: Life, error: BaseException | None) -> None:
+    """Put on a stream's span what it came to, and end it."""
+    if life.paid is not None:
+        tell_cost(span, life.paid.candidate, life.paid.usage, life.paid.cost_nano)
+    end_request(span, error)
 
 
 def _named(candidate: str) -> Decision:

@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optllm_router._conversations import Transcript
 from optllm_router._errors import OptLLMError
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+Ended: TypeAlias = "Callable[[Life, BaseException | None], None]"
+"""Told that a stream is over, and the error that it ended with; none where its reader left."""
+
+
 class Life:
     """A stream's flow, from its opening to its end; it survives its reader.
 
@@ -33,7 +37,7 @@ class Life:
         flow: not begun yet.
         settle: carries out the last steps of a flow that another than its reader ends, without
             waiting for anything.
-        ended: called once, when the flow is over.
+        ended: called once, when the flow is over, with what it failed with.
 
     Attributes:
         turn: who holds it may advance the flow.
@@ -48,7 +52,7 @@ class Life:
         decision: Decision,
         flow: StreamFlow,
         settle: Callable[[Step], Any],
-        ended: Callable[[Life], None],
+        ended: Ended,
     ) -> None:
         self.decision = decision
         self.turn = threading.Lock()
@@ -87,10 +91,11 @@ class Life:
         if not self.over:
             try:
                 advance(self._flow, perform, self._reason)
-            except Exception as error:
+            except BaseException as error:
+                self._end(error)
                 if error is not self._reason:
                     raise
-            finally:
+            else:
                 self._end()
 
     async def afinish(self, perform: Callable[[Step], Awaitable[Any]]) -> None:
@@ -98,10 +103,11 @@ class Life:
         if not self.over:
             try:
                 await aadvance(self._flow, perform, self._settle, self._reason)
-            except Exception as error:
+            except BaseException as error:
+                self._end(error)
                 if error is not self._reason:
                     raise
-            finally:
+            else:
                 self._end()
 
     def read(self, perform: Callable[[Step], Any]) -> Chunk | None:
@@ -111,8 +117,8 @@ class Life:
             return None
         try:
             return self._read(advance(self._flow, perform))
-        except BaseException:
-            self._end()
+        except BaseException as error:
+            self._end(error)
             raise
 
     async def aread(self, perform: Callable[[Step], Awaitable[Any]]) -> Chunk | None:
@@ -122,8 +128,8 @@ class Life:
             return None
         try:
             return self._read(await aadvance(self._flow, perform, self._settle))
-        except BaseException:
-            self._end()
+        except BaseException as error:
+            self._end(error)
             raise
 
     def _raise_reason(self) -> None:
@@ -139,9 +145,9 @@ class Life:
         self._end()
         return None
 
-    def _end(self) -> None:
+    def _end(self, error: BaseException | None = None) -> None:
         self.over = True
-        self._ended(self)
+        self._ended(self, None if isinstance(error, AbandonedError) else error)
 
 
 class Sweeper:

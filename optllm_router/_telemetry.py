@@ -1,9 +1,8 @@
 """Spans of OpenTelemetry, by its semantic conventions for generative AI.
 
 A program that traces has imported ``opentelemetry`` and set it up; in any other, nothing is
-imported and nothing is done. A request has a span from its decision to its answer (of a stream,
-to its first chunk), and within it one per attempt, which lasts to the last chunk. Prompts and
-answers are in neither.
+imported and nothing is done. A request has a span from its decision until its answer is whole and
+paid for, and within it one per attempt. Prompts and answers are in neither.
 """
 
 from __future__ import annotations
@@ -21,12 +20,31 @@ if TYPE_CHECKING:
     Attributes: TypeAlias = Mapping[str, str | int | float | bool]
 
 _NAME = "optllm_router"
+_PROVIDERS = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "bedrock_converse": "aws.bedrock",
+    "cohere_chat": "cohere",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""The conventions' names of those that litellm calls otherwise."""
 _OPERATIONS = {"chat": "chat", "embedding": "embeddings"}
 
 
 @contextlib.contextmanager
-def request_span(operation: str, model: str) -> Iterator[Span | None]:
-    """The span of a request, current while the block lasts; ``None`` where nobody traces."""
+def request_span(operation: str, model: str, *, stays: bool = False) -> Iterator[Span | None]:
+    """The span of a request, current while the block lasts; ``None`` where nobody traces.
+
+    Args:
+        operation: what is asked for.
+        model: what the caller named.
+        stays: whether it goes on after the block, until :func:`end_request`.
+    """
     if "opentelemetry.trace" not in sys.modules:
         yield None
         return
@@ -34,18 +52,24 @@ def request_span(operation: str, model: str) -> Iterator[Span | None]:
 
     name = _OPERATIONS[operation]
     attributes = {"gen_ai.operation.name": name, "gen_ai.request.model": model}
-    # What an exception says may quote a prompt: its name is enough.
-    with trace.get_tracer(_NAME).start_as_current_span(
-        f"route {model}",
-        attributes=attributes,
-        record_exception=False,
-        set_status_on_exception=False,
-    ) as span:
-        try:
+    span = trace.get_tracer(_NAME).start_span(f"route {model}", attributes=attributes)
+    try:
+        # What an exception says may quote a prompt: its name is enough.
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield span
-        except BaseException as error:
+    except BaseException as error:
+        end_request(span, error)
+        raise
+    if not stays:
+        end_request(span)
+
+
+def end_request(span: Span | None, error: BaseException | None = None) -> None:
+    """End a request's span, unless that is done."""
+    if span is not None and span.is_recording():
+        if error is not None:
             _tell_error(span, error)
-            raise
+        span.end()
 
 
 def attempt_span(candidate: Candidate, call: Call) -> Span | None:
@@ -55,10 +79,10 @@ def attempt_span(candidate: Candidate, call: Call) -> Span | None:
     from opentelemetry import trace
 
     name = _OPERATIONS[call.operation]
-    provider, _, model = candidate.model.rpartition("/")
+    model = _model(candidate)
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": name,
-        "gen_ai.provider.name": provider or "unknown",
+        "gen_ai.provider.name": _provider(candidate),
         "gen_ai.request.model": model,
         "optllm.candidate": candidate.name,
     }
@@ -111,7 +135,7 @@ def tell_cost(span: Span | None, candidate: Candidate, usage: Usage, cost_nano: 
     if span is not None:
         span.set_attributes(
             {
-                "gen_ai.response.model": candidate.model.rpartition("/")[2],
+                "gen_ai.response.model": _model(candidate),
                 "gen_ai.usage.input_tokens": usage.prompt_tokens,
                 "gen_ai.usage.output_tokens": usage.completion_tokens,
                 "optllm.answered_by": candidate.name,
@@ -133,6 +157,17 @@ def continued(headers: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         context.detach(token)
+
+
+def _model(candidate: Candidate) -> str:
+    """What its provider calls it."""
+    provider, _, model = candidate.model.partition("/")
+    return model or provider
+
+
+def _provider(candidate: Candidate) -> str:
+    owner = "vertex_ai" if candidate.owner.startswith("vertex_ai-") else candidate.owner
+    return _PROVIDERS.get(owner, owner) or "unknown"
 
 
 def _tell_error(span: Span, error: BaseException) -> None:

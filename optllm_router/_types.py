@@ -127,6 +127,7 @@ class Candidate:
         reasons: whether it may think before it answers, which is billed and need not be shown.
         limits: what it may be asked for.
         transport: how to reach it, ``litellm`` or ``httpx``.
+        provider: who runs it, by litellm's name; empty where ``model`` says so.
     """
 
     name: str
@@ -143,6 +144,13 @@ class Candidate:
     reasons: bool = False
     limits: RateLimits = RateLimits()
     transport: str = "litellm"
+    provider: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Who runs it, by litellm's name; empty when unknown."""
+        prefix, slash, _ = self.model.partition("/")
+        return self.provider or (prefix if slash else "")
 
 
 @dataclass(frozen=True)

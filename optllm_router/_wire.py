@@ -78,7 +78,9 @@ def _asked(session: Session, request: http.Request) -> _Asked:
     if request.method != "POST" or endpoint not in _ENDPOINTS:
         raise _not_served(request)
     if request.url.query:
-        raise InvalidRequestError("extra_query is not taken: it would choose who answers")
+        raise InvalidRequestError(
+            "extra_query is not taken: each provider reads its own URL in its own way; leave it out"
+        )
     given = request.extensions.get(PARSED)
     if given is None:
         given = json.loads(request.content)

@@ -144,6 +144,7 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         api_key=parameters.get("api_key"),
         operation="embedding" if embeds else "chat",
         limits=_limits(name, entry, info),
+        provider=_provider(model, parameters, facts),
         **_abilities(name, _own_settings(name, entry), info, facts),
     )
 
@@ -163,6 +164,14 @@ def _check_parameters(name: str, parameters: Mapping[str, Any]) -> None:
         check_values({key: parameters[key] for key in _CHECKED if key in parameters})
     except InvalidRequestError as error:
         raise ConfigurationError(f"litellm_params of model {name!r}: {error}") from None
+
+
+def _provider(model: str, parameters: Mapping[str, Any], facts: ModelFacts) -> str:
+    """Who runs a model, where its name does not say so."""
+    stated = parameters.get("custom_llm_provider")
+    if isinstance(stated, str):
+        return stated
+    return "" if "/" in model else facts.provider
 
 
 def _is_ours(parameter: str) -> bool:

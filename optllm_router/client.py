@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from optllm_router._arguments import given_or_none
 from optllm_router._budgets import AsyncBudgets, Budgets
 from optllm_router._chat import Prepared
 from optllm_router._completions import AsyncChat, Chat
@@ -118,7 +119,7 @@ class _Client:
             predictor=predictor,
             expected_queries=expected_queries,
             explore=explore,
-            max_retries=max_retries,
+            max_retries=given_or_none(max_retries),
             timeout_seconds=one_time_limit(timeout_seconds, timeout),
             batch_window_ms=batch_window_ms,
             hedge_after_seconds=hedge_after_seconds,

@@ -171,6 +171,35 @@ def test_errors_hold_openai_s_requests_and_responses(client, server, ask, fault,
 # The client
 
 
+MARKS = [
+    getattr(openai, name) for name in ("NOT_GIVEN", "not_given", "omit") if hasattr(openai, name)
+]
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_what_is_marked_as_left_out_is_left_out(models, sqlite_url, mark):
+    """Wrappers hand openai's marks on, wherever openai takes them."""
+    with OptLLM(models, store=sqlite_url, timeout=mark, max_retries=mark) as client:
+        assert client.settings.timeout_seconds == 600.0
+        assert client.settings.max_retries == 2
+        copy = client.with_options(timeout=30, max_retries=1)
+        options = copy.with_options(timeout=mark, max_retries=mark)._session.options
+        assert (options.timeout_seconds, options.max_retries) == (30.0, 1)
+        answer = client.chat.completions.create(**ASKED, stream=mark, tools=mark, timeout=mark)
+        assert isinstance(answer, ChatCompletion)
+
+
+def test_whatever_can_be_iterated_is_a_list(client):
+    """As openai's signatures have it."""
+    tool = {"type": "function", "function": {"name": "f"}}
+    answer = client.chat.completions.create(
+        model="sim-tiny",
+        messages=(message for message in ASKED["messages"]),
+        tools=iter([tool]),
+    )
+    assert isinstance(answer, ChatCompletion)
+
+
 def test_a_copy_shares_what_a_client_is(client):
     copy = client.copy(timeout=30, max_retries=1, policy="match_best")
     assert copy.chat.completions.create(**ASKED).optllm.candidate == "sim-tiny"

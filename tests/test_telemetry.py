@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
 
 import litellm_clients
 import pytest
@@ -12,8 +16,21 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from optllm_router import AllCandidatesFailedError, AsyncOptLLM, OptLLM, ProviderError
-from optllm_router._telemetry import continued
+from optllm_router import (
+    AllCandidatesFailedError,
+    AsyncOptLLM,
+    Call,
+    Candidate,
+    Chunk,
+    OptLLM,
+    Price,
+    ProviderConnectionError,
+    ProviderError,
+    Usage,
+)
+from optllm_router._routing import RoutingInfo
+from optllm_router._telemetry import attempt_span, continued, end_attempt
+from optllm_router.candidates import read_candidates
 from optllm_router.simulation import Faults
 
 MESSAGES = [{"role": "user", "content": "my-private-words"}]
@@ -65,7 +82,7 @@ def test_an_attempt_at_a_stream_lasts_to_its_end(spans, small, sqlite_url):
     async def read() -> None:
         async with AsyncOptLLM(small, store=sqlite_url) as client:
             stream = await client.chat.completions.create(messages=MESSAGES, stream=True)
-            assert set(by_name(spans)) == {"route auto"}
+            assert spans() == ()
             async for _ in stream:
                 pass
 
@@ -73,6 +90,156 @@ def test_an_attempt_at_a_stream_lasts_to_its_end(spans, small, sqlite_url):
     attempt = by_name(spans)["chat sim-small"]
     assert attempt.attributes["gen_ai.usage.output_tokens"] > 0
     assert attempt.parent.span_id == by_name(spans)["route auto"].context.span_id
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_request_for_a_stream_lasts_until_it_is_settled(spans, small, sqlite_url, asynchronous):
+    asked = {"messages": MESSAGES, "stream": True}
+
+    async def read() -> RoutingInfo:
+        async with AsyncOptLLM(small, store=sqlite_url) as client:
+            stream = await client.chat.completions.create(**asked)
+            await anext(stream)
+            assert spans() == ()
+            async for _ in stream:
+                pass
+            return stream.optllm
+
+    if asynchronous:
+        made = litellm_clients.run(read())
+    else:
+        with OptLLM(small, store=sqlite_url) as client:
+            stream = client.chat.completions.create(**asked)
+            next(stream)
+            assert spans() == ()
+            list(stream)
+            made = stream.optllm
+    request, attempt = by_name(spans)["route auto"], by_name(spans)["chat sim-small"]
+    assert len(spans()) == 2
+    assert request.attributes["optllm.decision_id"] == made.decision_id
+    assert request.attributes["optllm.answered_by"] == made.candidate
+    assert request.attributes["optllm.cost_nano"] == made.cost_nano
+    for tokens in ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"):
+        assert request.attributes[tokens] == attempt.attributes[tokens] > 0
+    assert request.end_time >= attempt.end_time
+    assert request.status.is_unset
+
+
+@pytest.mark.parametrize("end", ["close", "let go", "close the client"])
+def test_a_request_for_a_stream_that_is_left_ends(spans, small, sqlite_url, end):
+    with OptLLM(small, store=sqlite_url) as client:
+        stream = client.chat.completions.create(messages=MESSAGES, stream=True)
+        next(stream)
+        if end == "close":
+            stream.close()
+        elif end == "let go":
+            del stream
+            gc.collect()
+    request = by_name(spans)["route auto"]
+    assert [span.name for span in spans()].count("route auto") == 1
+    assert "optllm.cost_nano" not in request.attributes
+    closed = end == "close the client"
+    assert request.attributes.get("error.type") == ("InvalidRequestError" if closed else None)
+
+
+@pytest.mark.parametrize("fault", ["server_error", "cut"])
+def test_a_request_for_a_stream_that_fails_says_how(spans, small, sqlite_url, server, fault):
+    server.faults = Faults(script=(fault,))
+    with OptLLM(small, store=sqlite_url, max_retries=0) as client, pytest.raises(ProviderError):
+        list(client.chat.completions.create(messages=MESSAGES, stream=True))
+    (request,) = [span for span in spans() if span.name == "route auto"]
+    expected = {"server_error": "ProviderUnavailableError", "cut": "ProviderConnectionError"}
+    assert request.attributes["error.type"] == expected[fault]
+    assert request.status.status_code is trace.StatusCode.ERROR
+    assert request.events == ()
+
+
+class BreaksOff:
+    """In this process: the first that is asked breaks off before its first token."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def check(self, candidates) -> None:
+        pass
+
+    def _chunks(self, candidate) -> Iterator[Chunk]:
+        self.asked += 1
+        first = self.asked == 1
+        for delta in ({"role": "assistant", "content": ""}, {"content": "Hi"}):
+            yield Chunk({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+            if first:
+                raise ProviderConnectionError("it broke", candidate=candidate.name)
+        yield Chunk({"choices": []}, Usage(5, 1))
+
+    def stream(self, candidate, call) -> Iterator[Chunk]:
+        yield from self._chunks(candidate)
+
+    async def astream(self, candidate, call) -> AsyncIterator[Chunk]:
+        for chunk in self._chunks(candidate):
+            yield chunk
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_who_takes_over_while_a_stream_is_read_is_a_part_of_its_request(
+    spans, sqlite_url, asynchronous
+):
+    price = Price(Decimal(1), Decimal(1), "test")
+    models = [Candidate(name, f"x/{name}", price, 10) for name in ("one", "two")]
+    settings = {"store": sqlite_url, "transport": BreaksOff(), "max_retries": 0}
+
+    async def read() -> None:
+        async with AsyncOptLLM(models, **settings) as client:
+            stream = await client.chat.completions.create(messages=MESSAGES, stream=True)
+            assert spans() == ()
+            assert [chunk async for chunk in stream]
+
+    if asynchronous:
+        asyncio.run(read())
+    else:
+        with OptLLM(models, **settings) as client:
+            stream = client.chat.completions.create(messages=MESSAGES, stream=True)
+            assert spans() == ()
+            assert list(stream)
+    request, attempts = by_name(spans)["route auto"], [s for s in spans() if s.parent is not None]
+    assert len(attempts) == 2
+    assert {span.parent.span_id for span in attempts} == {request.context.span_id}
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "name", "told"),
+    [
+        ("openai/gpt-4o", "", "openai", "gpt-4o"),
+        ("gpt-4o", "openai", "openai", "gpt-4o"),
+        ("gpt-4o", "", "unknown", "gpt-4o"),
+        ("azure/our-deployment", "", "azure.ai.openai", "our-deployment"),
+        ("bedrock/us-east-1/anthropic.claude", "", "aws.bedrock", "us-east-1/anthropic.claude"),
+        ("anthropic.claude", "bedrock_converse", "aws.bedrock", "anthropic.claude"),
+        ("gemini-pro", "vertex_ai-language-models", "gcp.vertex_ai", "gemini-pro"),
+        ("openrouter/mistralai/mixtral", "", "openrouter", "mistralai/mixtral"),
+        ("mistral/small", "", "mistral_ai", "small"),
+    ],
+)
+def test_providers_have_the_names_of_the_conventions(spans, model, provider, name, told):
+    price = Price(Decimal(1), Decimal(1), "test")
+    end_attempt(attempt_span(Candidate("m", model, price, 10, provider=provider), Call([])))
+    (span,) = spans()
+    assert span.attributes["gen_ai.provider.name"] == name
+    assert span.attributes["gen_ai.request.model"] == told
+
+
+def test_the_catalogue_says_who_runs_a_model_without_a_prefix():
+    plain, prefixed, own = read_candidates(
+        [
+            "gpt-4o-mini",
+            "openai/gpt-4o-mini",
+            {
+                "model_name": "mine",
+                "litellm_params": {"model": "gpt-4o", "custom_llm_provider": "azure"},
+            },
+        ]
+    )
+    assert [one.owner for one in (plain, prefixed, own)] == ["openai", "openai", "azure"]
 
 
 def test_a_reader_who_leaves_ends_the_span_without_an_error(spans, small, sqlite_url):

@@ -51,6 +51,7 @@ class ModelFacts:
         context_tokens: the longest prompt that it takes; ``None`` when unknown.
         unable: what it cannot do; all else may work.
         reasons: whether it may think before it answers.
+        provider: who runs it, by litellm's name; empty when unknown.
     """
 
     price: Price | None
@@ -59,6 +60,7 @@ class ModelFacts:
     context_tokens: int | None = None
     unable: frozenset[Capability] = frozenset()
     reasons: bool = False
+    provider: str = ""
 
 
 class PriceCatalogue:
@@ -101,7 +103,10 @@ class PriceCatalogue:
         bound = _whole(entry.get("max_output_tokens", entry.get("max_tokens")))
         context = _whole(entry.get("max_input_tokens"))
         reasons = entry.get("supports_reasoning") is True
-        return ModelFacts(price, bound, entry.get("mode"), context, _unable(entry), reasons)
+        provider = str(entry.get("litellm_provider") or "")
+        return ModelFacts(
+            price, bound, entry.get("mode"), context, _unable(entry), reasons, provider
+        )
 
     def require_price(self, model: str) -> Price:
         """The price of a model.
