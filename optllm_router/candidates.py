@@ -59,7 +59,6 @@ def read_candidates(
         else:
             catalogue = catalogue or PriceCatalogue.bundled()
             candidate = _candidate(entry, catalogue)
-        _check_name(candidate.name)
         name, copies = candidate.name, 1
         while candidate.name in found:
             copies += 1
@@ -147,15 +146,6 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         provider=_provider(model, parameters, facts),
         **_abilities(name, _own_settings(name, entry), info, facts),
     )
-
-
-def _check_name(name: str) -> None:
-    """Raise for a name that calls for routing when it is asked for, and so never for its model."""
-    if name.partition(":")[0] == "auto":
-        raise ConfigurationError(
-            f"model_name {quoted(name)} cannot be asked for: 'auto' chooses among all models, "
-            "'auto:POLICY' by a policy; give it another name"
-        )
 
 
 def _check_parameters(name: str, parameters: Mapping[str, Any]) -> None:

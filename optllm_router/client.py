@@ -101,7 +101,8 @@ class _Client:
                 100 %), in a thread of its own, and once among all processes of a store.
             cache: where answers are kept to be given again for nothing, like
                 ``{"type": "local", "ttl": 600}``, or ``{"type": "redis", ...}`` with ``host``,
-                ``port``, ``password`` and ``namespace``.
+                ``port``, ``password`` and ``namespace``. Calls of other tenants, users, jobs or
+                tags are others, unless ``shared`` is true.
             seed: of all random choices.
             transport: how to reach providers; litellm by default.
             **others: none; openai's other settings are refused, with the place for them.

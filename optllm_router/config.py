@@ -137,6 +137,8 @@ def read_settings(
     if "cache" in values:
         values["cache"] = CacheSettings.read(values["cache"])
     candidates = read_candidates(models)
+    for candidate in candidates:
+        _check_name(candidate.name)
     if not any(candidate.operation == "chat" for candidate in candidates):
         raise ConfigurationError("models has none for chat; add one, like 'openai/gpt-4o-mini'")
     return Settings(candidates=candidates, **values)
@@ -302,6 +304,15 @@ def _router_section(document: Mapping[Any, Any], path: str | Path) -> dict[Any, 
     if not isinstance(router, dict):
         raise ConfigurationError(f"config {str(path)!r}: router must hold settings, not {router!r}")
     return router
+
+
+def _check_name(name: str) -> None:
+    """Raise for a name that asks for routing, and so never for its model."""
+    if name.partition(":")[0] == "auto":
+        raise ConfigurationError(
+            f"model_name {quoted(name)} cannot be asked for: 'auto' chooses among all models, "
+            "'auto:POLICY' by a policy; give it another name"
+        )
 
 
 def _check_store(store: Any) -> None:

@@ -156,7 +156,7 @@ def _settings(options: ServerOptions) -> Settings:
 def _check(options: ServerOptions) -> None:
     """Find mistakes before there are workers, and before anybody reads that the server listens.
 
-    No store is left behind by a server that does not start.
+    A server that is refused leaves no store behind.
     """
     settings = _settings(options)
     transport = all_transports(settings.cache)

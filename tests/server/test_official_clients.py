@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import operator
 import shutil
 import subprocess
 
@@ -11,6 +13,7 @@ import httpx
 import instructor
 import openai
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
@@ -210,6 +213,48 @@ def test_instructor(client):
         assert isinstance(city, City), mode
 
 
+def test_instructor_streams_what_it_has_so_far(client):
+    patched = instructor.from_openai(client, mode=instructor.Mode.TOOLS)
+    so_far = list(
+        patched.chat.completions.create_partial(
+            model="auto", messages=QUESTION, response_model=City, max_retries=0
+        )
+    )
+    assert so_far[-1].name is not None
+    assert isinstance(so_far[-1].inhabitants, int)
+
+
+def test_instructor_takes_several_objects(client):
+    patched = instructor.from_openai(client, mode=instructor.Mode.JSON_SCHEMA)
+    cities = patched.chat.completions.create(
+        model="auto", messages=QUESTION, response_model=list[City], max_retries=0
+    )
+    assert all(isinstance(city, City) for city in cities)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "part"),
+    [
+        ({"model": "sim-tinny"}, openai.NotFoundError, "sim-tiny"),
+        ({"service_tier": "flex"}, openai.BadRequestError, "service_tier"),
+    ],
+)
+def test_instructor_s_users_see_openai_s_errors(client, arguments, kind, part):
+    patched = instructor.from_openai(client, mode=instructor.Mode.TOOLS)
+    asked = {"model": "auto", "messages": QUESTION, **arguments}
+    with pytest.raises(Exception, match=part) as raised:
+        patched.chat.completions.create(response_model=City, max_retries=0, **asked)
+    assert kind in {type(error) for error in causes(raised.value)}
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what led to it: instructor wraps what it gives up on."""
+    found = [error]
+    while (error := error.__cause__ or error.__context__) is not None:
+        found.append(error)
+    return found
+
+
 def test_langchain(router):
     with httpx.Client() as http:
         settings = {"base_url": f"{router.url}/v1", "api_key": "unused", "http_client": http}
@@ -224,20 +269,105 @@ def test_langchain(router):
             model="sim-embedding", check_embedding_ctx_length=False, **settings
         )
         assert len(embeddings.embed_documents(["one", "two"])) == 2
+        assert embeddings.embed_query("one") == embeddings.embed_documents(["one"])[0]
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_langchain_streams_tools_and_counts_tokens(router):
+    with httpx.Client() as http:
+        settings = {"base_url": f"{router.url}/v1", "api_key": "unused", "http_client": http}
+        chat = ChatOpenAI(model="auto", stream_usage=True, **settings)
+        bound = chat.bind_tools([TOOL], tool_choice="weather")
+        whole = functools.reduce(operator.add, bound.stream("How is the weather?"))
+        (call,) = whole.tool_calls
+        assert call["name"] == "weather"
+        assert set(call["args"]) == {"city"}
+        assert whole.usage_metadata["total_tokens"] > 0
+        result = ToolMessage("Sunny.", tool_call_id=call["id"])
+        said = AIMessage("", tool_calls=whole.tool_calls)
+        question = HumanMessage("How is the weather?")
+        assert chat.bind_tools([TOOL]).invoke([question, said, result])
+
+
+def test_langchain_s_users_see_openai_s_errors(router):
+    with httpx.Client() as http:
+        settings = {"base_url": f"{router.url}/v1", "api_key": "unused", "http_client": http}
+        with pytest.raises(openai.NotFoundError, match="sim-tiny"):
+            ChatOpenAI(model="sim-tinny", max_retries=0, **settings).invoke("Hello")
+        with pytest.raises(openai.NotFoundError, match="sim-tiny"):
+            list(ChatOpenAI(model="sim-tinny", max_retries=0, **settings).stream("Hello"))
+        embeddings = OpenAIEmbeddings(
+            model="sim-tiny", check_embedding_ctx_length=False, max_retries=0, **settings
+        )
+        with pytest.raises(openai.BadRequestError, match="is for chat, not for embedding"):
+            embeddings.embed_query("one")
+
+
+def test_langchain_without_blocking(router):
+    async def ask() -> tuple[str, int]:
+        chat = ChatOpenAI(model="auto", base_url=f"{router.url}/v1", api_key="unused")
+        answer = await chat.ainvoke("Hello")
+        return answer.content, len([chunk async for chunk in chat.astream("Hello")])
+
+    content, chunks = asyncio.run(ask())
+    assert content
+    assert chunks > 3
+
+
+def curl(url: str, body: object, *options: str) -> str:
+    """What curl writes to standard output."""
+    command = ["curl", "--silent", "--no-buffer", url, *options]
+    command += ["-H", "content-type: application/json", "-d", json.dumps(body)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+has_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+@has_curl
 def test_curl(router):
-    def curl(path: str, body: dict) -> str:
-        command = ["curl", "--silent", "--no-buffer", "--fail", f"{router.url}{path}"]
-        command += ["-H", "content-type: application/json", "-d", json.dumps(body)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
+    url = f"{router.url}/v1/chat/completions"
     body = {"model": "auto", "messages": QUESTION}
-    answer = json.loads(curl("/v1/chat/completions", body))
+    answer = json.loads(curl(url, body, "--fail"))
     assert answer["choices"][0]["message"]["content"]
-    events = curl("/v1/chat/completions", {**body, "stream": True}).split("\n\n")
+    events = curl(url, {**body, "stream": True}, "--fail").split("\n\n")
     assert all(event.startswith("data: ") for event in events[:-1])
     assert events[-2:] == ["data: [DONE]", ""]
-    kept = curl("/v1/feedback", {"id": answer["id"], "score": 0.5})
+    kept = curl(f"{router.url}/v1/feedback", {"id": answer["id"], "score": 0.5}, "--fail")
     assert json.loads(kept)["score"] == 0.5
+
+
+@has_curl
+def test_curl_calls_tools_and_takes_structured_output(router):
+    url = f"{router.url}/v1/chat/completions"
+    body = {"model": "auto", "messages": QUESTION}
+    answer = json.loads(curl(url, {**body, "tools": [TOOL], "tool_choice": "required"}))
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert set(json.loads(call["function"]["arguments"])) == {"city"}
+    schema = {"name": "city", "strict": True, "schema": City.model_json_schema()}
+    form = {"type": "json_schema", "json_schema": schema}
+    answer = json.loads(curl(url, {**body, "response_format": form}))
+    City.model_validate_json(answer["choices"][0]["message"]["content"])
+
+
+@has_curl
+def test_curl_embeds_and_responds(router):
+    answer = json.loads(
+        curl(f"{router.url}/v1/embeddings", {"model": "auto", "input": ["one", "two"]})
+    )
+    assert [one["index"] for one in answer["data"]] == [0, 1]
+    assert all(isinstance(value, float) for value in answer["data"][0]["embedding"])
+    answer = json.loads(curl(f"{router.url}/v1/responses", {"model": "auto", "input": "Hello"}))
+    assert answer["output"][0]["content"][0]["text"]
+
+
+@has_curl
+def test_curl_sees_openai_s_errors(router):
+    url = f"{router.url}/v1/chat/completions"
+    for body, status, code in (
+        ({"model": "sim-tinny", "messages": QUESTION}, "404", "model_not_found"),
+        ({"model": "auto", "messages": []}, "400", "invalid_request"),
+        ([], "400", "invalid_json"),
+    ):
+        told, _, said = curl(url, body, "--write-out", "\n%{http_code}").rpartition("\n")
+        assert (said, json.loads(told)["error"]["code"]) == (status, code)
