@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import uuid
 
 import litellm_clients
 import pytest
+from postgresql_stores import new_postgresql_store, postgresql_is_missing
 from simulated_entries import model_entries
 
 from optllm_router.simulation import SimulationServer
-
-POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -46,17 +43,10 @@ def sqlite_url(tmp_path) -> str:
 @pytest.fixture
 def postgresql_url():
     """An empty schema of its own; skips where no server answers."""
-    try:
-        socket.create_connection(("127.0.0.1", 5432), timeout=1).close()
-    except OSError as error:
-        pytest.skip(f"no PostgreSQL server at 127.0.0.1:5432 ({error})")
-    psycopg = pytest.importorskip("psycopg")
-    schema = f"optllm_test_{uuid.uuid4().hex}"
-    with psycopg.connect(POSTGRESQL, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {schema}")
-    yield f"{POSTGRESQL}?options=-csearch_path%3D{schema}"
-    with psycopg.connect(POSTGRESQL, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    if reason := postgresql_is_missing():
+        pytest.skip(reason)
+    with new_postgresql_store() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

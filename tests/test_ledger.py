@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import os
@@ -16,11 +17,14 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from postgresql_stores import new_postgresql_store, postgresql_is_missing
+from sqlalchemy import select
 
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import MAX_NANO, NANO_PER_USD, Budget
 from optllm_router.ledger import LeasingLedger, Ledger, Refusal, Reservation
 from optllm_router.store import Database
+from optllm_router.store.schema import balances
 
 HOUR = 3600
 
@@ -577,6 +581,61 @@ def test_threads_race_for_one_budget(ledger):
     assert moved(ledger) == (42, 0)
 
 
+@pytest.mark.parametrize("kind", [Ledger, LeasingLedger])
+def test_concurrent_calls_across_a_window_s_edge_lose_nothing(store_url, clock, kind):
+    """Two processes, as it were, on either side of it at once: their clocks differ by a second."""
+    clock.now = 10.0 * HOUR
+    limit, callers, calls = 1_000, 6, 60
+    ahead = Clock()
+    with contextlib.ExitStack() as stack:
+        databases = [stack.enter_context(contextlib.closing(Database(store_url))) for _ in "ab"]
+        clocks = (clock, lambda: ahead.now)
+        ledgers = [kind(one, watch) for one, watch in zip(databases, clocks, strict=True)]
+        ledgers[0].set_budget(budget_of(limit, "hour", "hourly"))
+        ledgers[0].set_budget(budget_of(10**9))
+        asked = iter(range(callers * calls))
+        moving = threading.Lock()
+
+        def move_clocks() -> None:
+            """Over an edge every 45 calls, the one a few calls before the other."""
+            with moving:
+                number = next(asked)
+                clock.now = 10.0 * HOUR + HOUR * (number // 45)
+                ahead.now = 10.0 * HOUR + HOUR * ((number + 10) // 45)
+
+        def keep_calling(caller: int) -> tuple[int, int]:
+            ledger, granted, cost = ledgers[caller % 2], 0, 0
+            for n in range(calls):
+                move_clocks()
+                id = f"{caller}-{n}"
+                most = 1 + 7 * n % 40
+                if reserve(ledger, id, most, "hourly") is None:
+                    granted, cost = granted + 1, cost + n % most
+                    assert ledger.settle(id, n % most).result() is True
+            return granted, cost
+
+        with concurrent.futures.ThreadPoolExecutor(callers) as pool:
+            done = list(pool.map(keep_calling, range(callers)))
+        for ledger in ledgers:
+            if isinstance(ledger, LeasingLedger):
+                ledger.close()
+        watcher = Ledger(databases[0], clock)
+        assert watcher.verify() == []
+        with databases[0].read() as connection:
+            windows = connection.execute(
+                select(balances).where(balances.c.budget == "hourly")
+            ).all()
+        assert len(windows) > callers * calls // 45 - 2
+        assert all(one.spent_nano <= limit and one.reserved_nano == 0 for one in windows)
+        assert sum(one.calls for one in windows) == sum(granted for granted, _ in done) > calls
+        total = sum(cost for _, cost in done)
+        assert sum(one.spent_nano for one in windows) == total
+        assert watcher.balance("default").spent_nano == total
+        left = watcher.balance("hourly").left_nano
+        assert reserve(watcher, "the last of it", left, "hourly") is None
+        assert reserve(watcher, "beyond it", 1, "hourly") is not None
+
+
 def test_racing_settles_count_once(ledger):
     for n in range(10):
         reserve(ledger, f"call {n}", 10)
@@ -791,7 +850,8 @@ class LedgerAgainstBooks(RuleBasedStateMachine):
 
     @initialize()
     def open_books(self):
-        self.folder = tempfile.TemporaryDirectory()
+        self.store = contextlib.ExitStack()
+        self.url = self.store.enter_context(self.new_store())
         self.clock = Clock()
         self.books = Books(self.scale)
         self.leases: dict[str, float] = {}
@@ -800,8 +860,14 @@ class LedgerAgainstBooks(RuleBasedStateMachine):
             limit_usd = f"{nano * self.scale}e-9"
             self.ledger.set_budget(dataclasses.replace(BUDGETS[name], limit_usd=limit_usd))
 
+    @staticmethod
+    @contextlib.contextmanager
+    def new_store():
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"sqlite:///{folder}/ledger.db"
+
     def open(self):
-        self.database = Database(f"sqlite:///{self.folder.name}/ledger.db")
+        self.database = Database(self.url)
         self.ledger = self.kind(self.database, self.clock)
 
     @rule(
@@ -899,7 +965,7 @@ class LedgerAgainstBooks(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "database"):
             self.close_all()
-            self.folder.cleanup()
+            self.store.close()
 
 
 TestLedgerAgainstBooks = LedgerAgainstBooks.TestCase
@@ -922,3 +988,25 @@ TestLeasingLedgerAgainstBooks = LeasingLedgerAgainstBooks.TestCase
 TestLeasingLedgerAgainstBooks.settings = settings(
     max_examples=15, stateful_step_count=40, deadline=None
 )
+
+
+class _OnPostgreSQL:
+    @staticmethod
+    def new_store():
+        return new_postgresql_store()
+
+
+class PostgreSQLLedgerAgainstBooks(_OnPostgreSQL, LedgerAgainstBooks):
+    pass
+
+
+class PostgreSQLLeasingLedgerAgainstBooks(_OnPostgreSQL, LeasingLedgerAgainstBooks):
+    pass
+
+
+TestPostgreSQLLedgerAgainstBooks = PostgreSQLLedgerAgainstBooks.TestCase
+TestPostgreSQLLeasingLedgerAgainstBooks = PostgreSQLLeasingLedgerAgainstBooks.TestCase
+for _case in (TestPostgreSQLLedgerAgainstBooks, TestPostgreSQLLeasingLedgerAgainstBooks):
+    _case.settings = settings(max_examples=4, stateful_step_count=25, deadline=None)
+    pytest.mark.skipif(bool(postgresql_is_missing()), reason=postgresql_is_missing())(_case)
+del _case  # else it would be collected

@@ -18,7 +18,14 @@ import pytest
 
 from optllm_router._errors import StoreError
 from optllm_router._money import Budget
-from optllm_router.ledger import LeasingLedger, Ledger, Reservation
+from optllm_router.ledger import (
+    Charge,
+    LeasingLedger,
+    Ledger,
+    Period,
+    Reservation,
+    reconcile,
+)
 from optllm_router.store import Database
 
 LIMIT = 10**9
@@ -85,6 +92,7 @@ def test_a_server_that_is_restarted_loses_and_doubles_no_money(own_server, kind)
     ledger.set_budget(Budget(f"{LIMIT}e-9"))
     stop = threading.Event()
     seen: Counter[str] = Counter()
+    sent: list[list[str]] = [[] for _ in range(8)]
 
     def keep_calling(caller: int) -> int:
         charged = 0
@@ -102,6 +110,7 @@ def test_a_server_that_is_restarted_loses_and_doubles_no_money(own_server, kind)
                 continue
             assert granted is None
             charged += 1
+            sent[caller].append(id)
             try:
                 assert ledger.settle(id, COST).result() is True
                 seen["settled"] += 1
@@ -130,6 +139,10 @@ def test_a_server_that_is_restarted_loses_and_doubles_no_money(own_server, kind)
     with closing(database):
         assert later.verify() == []
         (balance,) = later.balances()
+        bill = [Charge(id, COST) for ids in sent for id in ids]
+        reconcile(later, database, bill, complete=Period(0.0, time.time() + 3_600))
+        assert later.verify() == []
+        assert later.balance("default").spent_nano == COST * charged == COST * len(bill)
     assert seen["refused for a fault"] > seen["refused without a name"] == 0
     assert balance.reserved_nano == 0
     assert charged * COST <= balance.spent_nano <= LIMIT
