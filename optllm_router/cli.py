@@ -18,6 +18,7 @@ from optllm_router._budget_commands import budget
 from optllm_router._command_options import (
     FILE,
     Command,
+    check_folder,
     json_option,
     print_json,
 )
@@ -210,14 +211,12 @@ def evaluate(
 
 
 def _check_outputs(figure: Path | None, *others: Path | None) -> None:
-    """Nobody should learn after minutes of work that its result cannot be written."""
     from optllm_router.evaluation import check_figure
 
     if figure is not None:
         check_figure(figure)
     for path in others:
-        if path is not None and not path.parent.is_dir():
-            raise click.UsageError(f"{str(path)!r}: there is no folder {str(path.parent)!r}")
+        check_folder(path)
 
 
 def _evaluate_once(

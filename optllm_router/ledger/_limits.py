@@ -84,8 +84,7 @@ def keep_budget(connection: Connection, budget: Budget, only: Collection[str] = 
     meaning = {"scope": budget.scope, "window": budget.window, "timezone": budget.timezone}
     before = _row(connection, budget.name)
     if before is None:
-        new = {"name": budget.name, "template": "", "removed": 0, "configured": "", **meaning}
-        new |= values
+        new = {"name": budget.name, "template": "", "removed": 0, **meaning, **values}
         connection.execute(budgets.insert().values(new))
         return
     for what, value in meaning.items():
@@ -261,7 +260,6 @@ def _insert(connection: Connection, limits: Collection[Limit]) -> None:
             "pace": int(limit.pace),
             "template": limit.template,
             "removed": 0,
-            "configured": "",
         }
         for limit in limits
     ]
