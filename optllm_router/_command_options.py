@@ -35,6 +35,16 @@ def store_options(command: Command) -> Command:
     return config(store(command))
 
 
+def check_folder(path: Path | None) -> None:
+    """Nobody should learn after minutes of work that its result cannot be written.
+
+    Raises:
+        click.UsageError: the folder of a file that is to be written is not there.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise click.UsageError(f"{str(path)!r}: there is no folder {str(path.parent)!r}")
+
+
 def print_json(value: Any) -> None:
     """One object, on standard output."""
     click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, cast
 import click
 from rich.table import Table
 
-from optllm_router._command_options import FILE, json_option, opened, print_json, store_options
+from optllm_router._command_options import (
+    FILE,
+    check_folder,
+    json_option,
+    opened,
+    print_json,
+    store_options,
+)
 from optllm_router._display import console
 from optllm_router._money import usd_from_nano
 
@@ -64,6 +71,7 @@ def receipt(
     from optllm_router.config import load_settings
     from optllm_router.receipts import make_receipt
 
+    check_folder(csv_file)
     candidates = load_settings(config).candidates if config else ()
     with opened(config, store) as database:
         made = make_receipt(
@@ -71,7 +79,12 @@ def receipt(
         )
     grouping = cast("By", _GROUPINGS[by])
     if csv_file is not None:
-        made.write_csv(csv_file, grouping)
+        try:
+            made.write_csv(csv_file, grouping)
+        except OSError as error:
+            raise click.UsageError(
+                f"{str(csv_file)!r} cannot be written: {error.strerror or error}"
+            ) from error
     if as_json:
         print_json(made.to_dict())
     else:

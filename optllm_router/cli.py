@@ -18,6 +18,7 @@ from optllm_router._budget_commands import budget
 from optllm_router._command_options import (
     FILE,
     Command,
+    check_folder,
     json_option,
     print_json,
 )
@@ -220,8 +221,7 @@ def _check_outputs(
     for path, check in ((figure, check_figure), (dump, check_dump), (report, check_report)):
         if path is not None:
             check(path)
-    if keep is not None and not keep.parent.is_dir():
-        raise click.UsageError(f"{str(keep)!r}: there is no folder {str(keep.parent)!r}")
+    check_folder(keep)
 
 
 def _evaluate_once(

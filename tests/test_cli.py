@@ -356,6 +356,94 @@ def test_a_report_of_the_provider_corrects_calls_that_expired(tmp_path: Path) ->
     assert "cost_usd of charge 1 -1" in wrong.stderr
 
 
+def test_setting_a_budget_changes_what_is_given(tmp_path: Path) -> None:
+    first = ["--name", "mine", "--soft", "--no-pace", "--threshold", "7", "--threshold", "70"]
+    for more in (first, ["--name", "mine"]):
+        done = optllm("budget", "set", "5 USD per day", *more, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "budget 'mine' is set\n")
+    (row,) = json.loads(optllm("budget", "--json", cwd=tmp_path).stdout)["budgets"]
+    assert (row["hard"], row["pace"]) == (False, False)
+    with contextlib.closing(sqlite3.connect(tmp_path / "optllm.db")) as connection:
+        assert connection.execute("SELECT thresholds FROM budgets").fetchall() == [("7,70",)]
+    done = optllm("budget", "set", "0 USD per day", "--name", "mine", "--hard", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "it refuses every call" in done.stderr
+    (row,) = json.loads(optllm("budget", "--json", cwd=tmp_path).stdout)["budgets"]
+    assert (row["limit_nano"], row["hard"], row["pace"]) == (0, True, False)
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Neither read as markup nor obeyed by a terminal, also where a store has older ones."""
+    markup, emoji, escape = "tenant:[/x]", "tenant:[bold]:bomb:", "tenant:\x1b]0;mine\x07"
+    with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")) as database:
+        ledger = Ledger(database)
+        ledger.set_budget(Budget(1, scope="tenant:*"))
+        for i, scope in enumerate((markup, emoji)):
+            call = Reservation(f"{scope}-0", scope, f"[/m{i}]", 1_000, (scope,), "[/p]", -1.0)
+            assert ledger.reserve(call).result() is None
+        ledger.recover()
+        with database._engine.begin() as connection:
+            for table, column in (
+                ("budgets", "name"),
+                ("budgets", "scope"),
+                ("balances", "budget"),
+            ):
+                connection.exec_driver_sql(
+                    f"UPDATE {table} SET {column} = REPLACE({column}, ?, ?)", (emoji, escape)
+                )
+    commands = (["budget"], ["receipt", "--by", "scope"], ["receipt"])
+    commands += (["receipt", "--by", "price-table"],)
+    shown = [optllm(*command, cwd=tmp_path) for command in commands]
+    assert [(done.returncode, done.stderr) for done in shown] == [(0, "")] * 4
+    assert "[/x]" in shown[0].stdout
+    assert "\\x1b]0;mine\\x07" in shown[0].stdout
+    assert "[/m0]" in shown[2].stdout
+    assert "[/p]" in shown[3].stdout
+    (tmp_path / "usage.json").write_text(
+        json.dumps([{"id": markup, "cost_usd": 1e-7}, {"id": "[/nobody]\x1b[2J", "cost_usd": 1}])
+    )
+    done = optllm("budget", "reconcile", "usage.json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[/m0]" in done.stdout
+    assert "no single expired call of id [/nobody]\\x1b[2J" in done.stdout
+    missing = optllm("receipt", "--baseline", "no\x1b[2Jmodel", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert not any("\x1b" in one.stdout + one.stderr for one in (*shown, done, missing))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["receipt", "--since", "999999w"], "since '999999w' lies outside the years 1 to 9999"),
+        (["receipt", "--since", "2030-01-01"], "since '2030-01-01' is not before now"),
+        (["receipt", "--until", "2000-01-01"], "since '30d' is not before until '2000-01-01'"),
+        (["receipt", "--csv", "absent/x.csv"], "no folder 'absent'"),
+        (["receipt", "--csv", "x" * 300], "cannot be written: File name too long"),
+        (["receipt", "--baseline", "nonesuch"], "no price is known for model 'nonesuch'"),
+        (["budget", "set", "-5 USD"], "budget limit '-5' must be"),
+        (["budget", "set", "--sofd", "5 USD"], "No such option '--sofd'"),
+        (["budget", "set", "5 USD per week"], "(--name other, or name='other')"),
+        (["budget", "set", "5 USD", "--threshold", "0"], "budget threshold 0"),
+        (["budget", "reconcile", "deep.json"], "'deep.json' is no CSV or JSON list"),
+        (["budget", "reconcile", "object.json"], "names no id and no cost_usd"),
+        (["budget", "reconcile", "empty"], "names no id and no cost_usd"),
+    ],
+)
+def test_a_mistake_about_money_is_one_sentence(
+    tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "object.json").write_text('{"id": "a", "cost_usd": 1}')
+    (tmp_path / "empty").write_text("")
+    with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")) as database:
+        Ledger(database).set_budget(Budget(1))
+    done = optllm(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("content", ["tables", "text", "nothing"])
 def test_budget_leaves_the_file_of_another_program_alone(tmp_path: Path, content: str) -> None:
     file = tmp_path / "theirs.db"

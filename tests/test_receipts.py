@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import json
 import math
@@ -240,6 +241,22 @@ def test_what_is_no_moment_is_refused_with_its_value(value):
     with pytest.raises(ConfigurationError) as caught:
         read_moment(value, 0.0, "since")
     assert f"since {value!r} is no moment" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["999999w", timedelta.max, -1e12, 1e300, timedelta.min])
+def test_a_moment_that_no_calendar_knows_is_refused(value):
+    with pytest.raises(ConfigurationError, match="outside the years 1 to 9999"):
+        read_moment(value, 0.0, "since")
+
+
+def test_a_baseline_without_a_price_is_told_even_without_answers(sqlite_url):
+    with contextlib.closing(Database(sqlite_url)) as database:
+        with pytest.raises(ConfigurationError, match="'nonesuch'"):
+            make_receipt(database, baseline="nonesuch")
+        with pytest.raises(ConfigurationError, match="'2030-01-01' is not before now"):
+            make_receipt(database, since="2030-01-01", now=1e9)
+        for baseline in (None, "none", "gpt-4o-mini"):
+            assert make_receipt(database, baseline=baseline).baseline is None
 
 
 def test_a_period_that_ends_before_it_starts_is_refused(database):

@@ -307,7 +307,6 @@ def _insert(connection: Connection, limits: Collection[Limit]) -> None:
             "pace": int(limit.pace),
             "template": limit.template,
             "removed": 0,
-            "configured": "",
         }
         for limit in limits
     ]

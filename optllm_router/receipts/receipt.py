@@ -30,6 +30,8 @@ _MOST_RECORDED = 4_000
 _MOST_LABELLED = 2_000
 """So many answers are looked at, at most: memory and time do not grow with the store."""
 _AGO = re.compile(r"([1-9]\d{0,5})\s*(m|h|d|w)")
+_FIRST_MOMENT, _LAST_MOMENT = -62_135_596_800, 253_402_300_799
+"""Of the years 1 to 9999, which calendars here know."""
 _UNIT_SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 Moment = str | float | datetime | timedelta | None
@@ -108,7 +110,10 @@ def make_receipt(
     start = read_moment(since, now, "since")
     end = now if until is None else read_moment(until, now, "until")
     if not start < end:
-        raise ConfigurationError(f"since {since!r} is not before until {until!r}")
+        then = "now" if until is None else f"until {until!r}"
+        raise ConfigurationError(f"since {since!r} is not before {then}")
+    if baseline not in (None, NO_BASELINE):
+        _baseline(baseline, candidates, {})  # a mistake in it is told even without answers
     with Spending.of(database, start, end) as spending:
         by, answers = spending.sums(), spending.answers
         sample = [] if baseline == NO_BASELINE else spending.sample(_MOST_SAMPLED)
@@ -137,6 +142,16 @@ def read_moment(value: Moment, now: float, what: str) -> float:
     >>> read_moment("1d", 100_000.0, "since"), read_moment("1970-01-02", 0.0, "since")
     (13600.0, 86400.0)
     """
+    seconds = _seconds_of(value, now, what)
+    if not _FIRST_MOMENT <= seconds <= _LAST_MOMENT:
+        raise ConfigurationError(
+            f"{what} {value!r} lies outside the years 1 to 9999; write it like 7d, 24h or "
+            "2026-01-31"
+        )
+    return seconds
+
+
+def _seconds_of(value: Moment, now: float, what: str) -> float:
     if isinstance(value, timedelta):
         return now - value.total_seconds()
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):

@@ -119,9 +119,11 @@ def test_a_key_comes_with_the_budget_of_its_scope(sqlite_url):
     assert run(*made, "--budget", "20 USD per month").exit_code == 0
     (budget,) = json.loads(run("budget", "--store", sqlite_url, "--json").stdout)["budgets"]
     assert (budget["budget"], budget["window"]) == ("tenant:team-a", "month")
+    softly = ["budget", "set", "20 USD per month for tenant:team-a", "--soft"]
+    assert run(*softly, "--store", sqlite_url).exit_code == 0
     assert run(*made, "--budget", "30 USD per month").exit_code == 0
     (budget,) = json.loads(run("budget", "--store", sqlite_url, "--json").stdout)["budgets"]
-    assert budget["limit_nano"] == 30 * 10**9
+    assert (budget["limit_nano"], budget["hard"]) == (30 * 10**9, False)
     done = run(*made, "--budget", "20 USD for tenant:team-b")
     assert "is for tenant:team-b, but the key for tenant:team-a" in str(done.exception)
 
