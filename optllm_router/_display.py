@@ -80,7 +80,7 @@ def progress_bar() -> Iterator[Report]:
         yield report
 
 
-def print_demo(demo: Demo, figure: Path, *, replaced: bool) -> None:
+def print_demo(demo: Demo, figure: Path | None, *, replaced: bool) -> None:
     """The demo's table, cap and spend."""
     out = console()
     table = Table(
@@ -107,7 +107,10 @@ def print_demo(demo: Demo, figure: Path, *, replaced: bool) -> None:
         else f"spent {format_usd(demo.spent_nano)}, billed {format_usd(demo.billed_nano)}"
     )
     out.print("books " + ("verified" if not demo.books else "; ".join(demo.books)))
-    out.print(f"replaced {figure}" if replaced else f"wrote {figure}")
+    if figure is None:
+        out.print("no picture was drawn; for one: pip install 'optllm-router[figures]'")
+    else:
+        out.print(f"replaced {figure}" if replaced else f"wrote {figure}")
 
 
 def print_replay(replay: Replay) -> None:

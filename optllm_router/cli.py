@@ -91,24 +91,25 @@ def _seed_option(command: Command) -> Command:
 @click.option(
     "--figure",
     type=FILE,
-    default=Path("front.svg"),
-    show_default=True,
-    help="Where to draw cost against success, .svg or .png.",
+    help="Where to draw cost against success, .svg or .png; front.svg, if anything can be drawn.",
 )
 @_seed_option
 @json_option
-def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool) -> None:
+def demo(prompts: int, budget_usd: float, figure: Path | None, seed: int, as_json: bool) -> None:
     """The whole loop against simulated models on this machine: no key, no network.
 
     Starts without labels, sends every prompt over real HTTP through litellm, learns from a
     grader as it goes, and keeps to a hard cap. The models are simulated: the figures say how
     the router works, and nothing about real models.
     """
-    from optllm_router.evaluation import check_figure
+    from optllm_router.evaluation import can_draw, check_figure
     from optllm_router.evaluation.demo import run_demo
 
-    check_figure(figure)
-    replaced = figure.exists()
+    if figure is None and can_draw():
+        figure = Path("front.svg")
+    if figure is not None:
+        check_figure(figure)
+    replaced = figure is not None and figure.exists()
     with progress_bar() as report:
         done = run_demo(
             prompts=prompts,
@@ -118,7 +119,7 @@ def demo(prompts: int, budget_usd: float, figure: Path, seed: int, as_json: bool
             progress=lambda count, of: report("answering prompts", count, of),
         )
     if as_json:
-        print_json({**done.to_dict(), "figure": str(figure)})
+        print_json({**done.to_dict(), "figure": figure and str(figure)})
     else:
         print_demo(done, figure, replaced=replaced)
 

@@ -146,6 +146,18 @@ def test_demo_for_people(tmp_path: Path) -> None:
     assert "replaced front.svg" in again.stdout
 
 
+def test_demo_without_matplotlib_draws_nothing_and_says_how_to(tmp_path: Path) -> None:
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('not here')\n")
+    done = optllm("demo", "--prompts", "4", "--budget-usd", "0.02", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "books verified" in done.stdout
+    assert "pip install 'optllm-router[figures]'" in done.stdout
+    assert not (tmp_path / "front.svg").exists()
+    asked = optllm("demo", "--prompts", "4", "--figure", "mine.png", cwd=tmp_path)
+    assert asked.returncode != 0
+    assert "pip install 'optllm-router[figures]'" in asked.stderr
+
+
 def test_replay_does_what_its_plan_promised(tmp_path: Path) -> None:
     folder = write_recorded(tmp_path / "recorded", n=200)
     done = optllm(

@@ -11,6 +11,7 @@ from optllm_router.evaluation.dump import check_dump, write_dump
 from optllm_router.evaluation.figures import (
     Point,
     Series,
+    can_draw,
     check_figure,
     draw_comparison,
     draw_evaluation,
@@ -35,6 +36,7 @@ __all__ = [
     "Series",
     "Setting",
     "Split",
+    "can_draw",
     "check_dump",
     "check_figure",
     "check_report",

@@ -141,6 +141,15 @@ def check_figure(path: Path) -> None:
     check_drawing()
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    try:
+        check_drawing()
+    except ConfigurationError:
+        return False
+    return True
+
+
 def check_drawing() -> None:
     """Find out before long work whether anything can be drawn.
 
