@@ -93,8 +93,16 @@ def _fill(twin: Any, error: OptLLMError) -> None:
         openai.APIConnectionError.__init__(twin, message=message, request=request)
     elif isinstance(twin, openai.APIStatusError):
         body = error_body(error)
-        response = http.Response(status_of(error), request=request, json={"error": body})
+        response = http.Response(
+            status_of(error), headers=_headers(error), request=request, json={"error": body}
+        )
         openai.APIStatusError.__init__(twin, message, response=response, body=body)
+
+
+def _headers(error: OptLLMError) -> dict[str, str]:
+    """How long the provider wants to be left alone, where OpenAI's users look for it."""
+    seconds = getattr(shared_cause(error) or error, "retry_after_seconds", None)
+    return {} if seconds is None else {"retry-after": f"{seconds:g}"}
 
 
 def error_body(error: OptLLMError) -> dict[str, str | None]:

@@ -168,6 +168,13 @@ def test_errors_hold_openai_s_requests_and_responses(client, server, ask, fault,
         assert error.response.json()["error"] == error.body
 
 
+def test_who_is_to_wait_reads_how_long_where_openai_says_it(client, server):
+    server.faults = Faults(script=("rate_limit",), retry_after_seconds=1.5)
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(**ASKED)
+    assert float(caught.value.response.headers["retry-after"]) == 1.5
+
+
 # The client
 
 
