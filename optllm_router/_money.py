@@ -81,10 +81,13 @@ def format_usd(nano: int) -> str:
 def usd_text(usd: float) -> str:
     """An amount for people: to a hundredth of a cent, or four digits that say something.
 
-    >>> usd_text(12.5), usd_text(0.00001234), usd_text(0.0)
-    ('12.5000', '0.00001234', '0.0000')
+    >>> usd_text(12.5), usd_text(0.00001234), usd_text(0.0), usd_text(1e-30)
+    ('12.5000', '0.00001234', '0.0000', '1e-30')
     """
-    return f"{usd:.4f}" if usd == 0 or abs(usd) >= 0.1 else f"{Decimal(f'{usd:.4g}'):f}"
+    if usd == 0 or abs(usd) >= 0.1:
+        return f"{usd:.4f}"
+    digits = f"{usd:.4g}"
+    return digits if abs(usd) < 1 / NANO_PER_USD else f"{Decimal(digits):f}"
 
 
 @dataclass(frozen=True)
