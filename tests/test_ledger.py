@@ -927,6 +927,7 @@ class LedgerAgainstBooks(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([1, 59, 600, 3_599]))
     def recover_later(self, seconds):
+        self.database.catch_up()  # what is written behind begins when it is written
         self.clock.now += seconds
         late = [
             id
