@@ -76,13 +76,14 @@ def verify_books(place: _Place, as_json: bool) -> None:
 
 def _report(place: _Place, verify: bool, as_json: bool) -> None:
     with _books(place) as (ledger, database):
-        balances = ledger.balances()
+        templates, balances = ledger.templates(), ledger.balances()
         differences = ledger.verify() if verify else []
     if as_json:
-        rows = [_balance_as_dict(balance) for balance in balances]
-        print_json({"store": database.name, "budgets": rows, "differences": differences})
+        kinds = {"budgets": balances, "templates": templates}
+        rows = {kind: [_balance_as_dict(one) for one in those] for kind, those in kinds.items()}
+        print_json({"store": database.name, **rows, "differences": differences})
     else:
-        print_balances(balances)
+        print_balances([*templates, *balances])
         for difference in differences:
             click.echo(difference, err=True)
     if differences:

@@ -153,14 +153,17 @@ def print_balances(balances: Sequence[Balance]) -> None:
     for heading in (*words, "limit", "spent", "reserved", "left", "calls"):
         table.add_column(heading, justify="left" if heading in words else "right")
     for balance in balances:
-        amounts = (balance.limit_nano, balance.spent_nano, balance.reserved_nano, balance.left_nano)
+        kept = (balance.spent_nano, balance.reserved_nano, balance.left_nano)
+        books = [*(format_usd(amount) for amount in kept), f"{balance.calls:,}"]
+        if balance.scope.endswith(":*"):  # for each one, which has books of its own
+            books = [""] * len(books)
         zone = "" if balance.timezone == "UTC" else f" in {balance.timezone}"
         table.add_row(
             balance.budget if balance.hard else f"{balance.budget} (soft)",
             balance.scope,
             f"{balance.window}{zone}",
-            *(format_usd(amount) for amount in amounts),
-            f"{balance.calls:,}",
+            format_usd(balance.limit_nano),
+            *books,
         )
     console().print(table)
 

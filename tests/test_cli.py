@@ -323,6 +323,8 @@ def test_budgets_are_set_changed_and_removed(tmp_path: Path) -> None:
     limits = {row["budget"]: row["limit_nano"] for row in shown}
     own = "tenants/tenant:acme"
     assert limits == {"default": 20 * 10**9, "job:x": 7 * 10**9, own: 10**9}
+    (each_tenant,) = json.loads(optllm("budget", "--json", cwd=tmp_path).stdout)["templates"]
+    assert (each_tenant["scope"], each_tenant["limit_nano"]) == ("tenant:*", 10**9)
     (acme,) = (row for row in shown if row["budget"] == own)
     assert (acme["window"], acme["hard"], acme["pace"]) == ("rolling 24h", False, True)
     assert acme["reserved_nano"] == 10
@@ -340,6 +342,12 @@ def test_budgets_are_set_changed_and_removed(tmp_path: Path) -> None:
         done = optllm("budget", *wrong, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
         assert complaint in done.stderr
+
+
+def test_a_budget_for_each_is_listed_before_anyone_spent(tmp_path: Path) -> None:
+    made = optllm("budget", "set", "1 USD per day for tenant:*", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "tenant:*" in optllm("budget", cwd=tmp_path).stdout
 
 
 def test_a_report_of_the_provider_corrects_calls_that_expired(tmp_path: Path) -> None:
