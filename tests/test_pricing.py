@@ -65,6 +65,14 @@ any_prices = st.builds(
 )
 
 
+def test_sound_with_a_rate_in_a_tier_only_hides_no_dearer_kind_of_token():
+    tier = Tier(Decimal(1), Decimal(0), 0, audio=Decimal(9))
+    price = Price(Decimal(1), Decimal(0), "test", cache_write=Decimal(5), tiers=(tier,))
+    written = Usage(100, 0, cache_write_tokens=100)
+    most = worst_case_nano(candidate(price=price), 100, 1, audio_tokens=100)
+    assert charge_nano(price, written) <= most
+
+
 @given(any_prices, st.builds(Usage, tokens, tokens, st.just(False), *[tokens] * 4), st.data())
 def test_whatever_the_kinds_of_tokens_the_worst_case_is_an_upper_bound(price, usage, data):
     asked = candidate(price=price, hidden_prompt_tokens=7)

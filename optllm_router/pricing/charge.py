@@ -149,7 +149,8 @@ def worst_usage(
     completion = (max_output_tokens or candidate.max_output_tokens) * n
     rates = rates_at(candidate.price, prompt)
     dearest = max(("prompt", "cached", "cache_write"), key=rates.__getitem__)
-    sound = min(audio_tokens, prompt) if rates["audio"] > rates[dearest] else 0
+    told_apart = candidate.price.audio is not None  # else sound is billed as any other token
+    sound = min(audio_tokens, prompt) if told_apart and rates["audio"] > rates[dearest] else 0
     rest = prompt - sound
     return Usage(
         prompt,
