@@ -16,7 +16,6 @@ from optllm_router.predictor._scaling import Scaling
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from optllm_router._types import FloatArray
     from optllm_router.predictor._base import Arrays, Features
 
 _SIZES = (5, 10, 20)
