@@ -46,7 +46,11 @@ def test_the_readme_has_code() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "docs/budgets.md", "docs/evaluation.md", "docs/server.md", "CHANGELOG.md"],
+    [
+        "README.md",
+        *(f"docs/{name}.md" for name in ("budgets", "evaluation", "prediction", "server")),
+        "CHANGELOG.md",
+    ],
 )
 def test_documents_are_finished_and_their_links_lead_somewhere(document: str) -> None:
     path = ROOT / document

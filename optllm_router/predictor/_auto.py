@@ -24,7 +24,6 @@ from optllm_router._types import Prediction
 from optllm_router.predictor._base import base_rates
 from optllm_router.predictor._forest import Forest, average
 from optllm_router.predictor._pruning import Caution
-from optllm_router.predictor._walking import walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,7 +125,7 @@ class Auto:
             base, _ = base_rates(scores[~test], prior)
             forest = Forest(n_trees=_VALIDATING_TREES, seed=self.seed)
             forest.fit(x[~test], scores[~test], base)
-            leaves = walk(forest.trees_, x[test])
+            leaves = forest.leaves(x[test])
             for i, caution in enumerate(CAUTIONS):
                 values = forest.values(caution)
                 each = average(leaves, values)

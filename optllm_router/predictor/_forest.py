@@ -2,8 +2,10 @@
 
 Three groups of extremely randomised trees look at the same labels in different ways, and err
 differently: on all features; on the coarse features only (few labels cannot tell a hundred
-directions apart); and on the differences between candidates, which is what routing needs. The
-leaves are computed by :mod:`._pruning`, from the scores that are there.
+directions apart); and on the differences between candidates, which is what routing needs. Only
+these differ by the topic as such, so only this group sees the memberships of :mod:`._topics`;
+elsewhere they would crowd out the finer features that recurring traffic lives on. The leaves are
+computed by :mod:`._pruning`, from the scores that are there.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from optllm_router._types import Prediction
 from optllm_router.features import coarse_features
 from optllm_router.predictor._pruning import Caution, node_values, tally
+from optllm_router.predictor._topics import Topics
 from optllm_router.predictor._trees import Trees, collapse, grow, join
 from optllm_router.predictor._walking import Walker, walk
 
@@ -41,7 +44,7 @@ class Forest:
 
     Args:
         n_trees: trees in each of the three groups.
-        seed: of the trees.
+        seed: of the trees and of the topics.
     """
 
     def __init__(self, *, n_trees: int, seed: int = 0) -> None:
@@ -57,15 +60,17 @@ class Forest:
             np.ascontiguousarray(x[:, coarse]), complete, n_trees=self.n_trees, seed=self.seed + 1
         )
         on_coarse = on_coarse._replace(feature=coarse[on_coarse.feature])
+        self.topics_ = Topics(self.seed).fit(x)
+        with_topics = self.topics_.beside(x)
         self.trees_ = join(
             [
                 grow(x, complete, n_trees=self.n_trees, seed=self.seed),
                 on_coarse,
-                grow(x, differences, n_trees=self.n_trees, seed=self.seed + 2),
+                grow(with_topics, differences, n_trees=self.n_trees, seed=self.seed + 2),
             ]
         )
         self.base_ = base
-        self.seen_ = tally(self.trees_, walk(self.trees_, x), scores)
+        self.seen_ = tally(self.trees_, walk(self.trees_, with_topics), scores)
         return self
 
     def settle(self, caution: Caution) -> Forest:
@@ -83,18 +88,29 @@ class Forest:
         """What each node says under ``caution``, shape (nodes, k)."""
         return node_values(self.trees_, self.seen_, self.base_, caution)
 
+    def leaves(self, x: Features) -> IntArray:
+        """The leaf that each query reaches in each tree, shape (n, trees), before settling."""
+        return walk(self.trees_, self.topics_.beside(x))
+
     def predict(self, x: Features) -> Prediction:
         """Mean and standard deviation over the trees."""
-        return average(self._walker.leaves(x), self.values_)
+        return average(self._walker.leaves(self.topics_.beside(x)), self.values_)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What prediction needs, as arrays by name."""
-        return {**self.trees_.arrays(), "values": self.values_}
+        topics = {f"topics.{name}": array for name, array in self.topics_.arrays().items()}
+        return {**self.trees_.arrays(), **topics, "values": self.values_}
 
     def restore(self, arrays: Arrays) -> Forest:
         """Become the forest that ``arrays`` came from."""
         self.trees_ = Trees.restored(arrays)
         self.values_ = self.trees_.values_in(arrays)
+        topics = {
+            name.removeprefix("topics."): array
+            for name, array in arrays.items()
+            if name.startswith("topics.")
+        }
+        self.topics_ = Topics().restore(topics)
         self._walker = Walker(self.trees_)
         return self
 

@@ -71,7 +71,14 @@ def make_predictor(
             f"a predictor for {n_candidates} candidates predicts nothing; name at least one"
         )
     model = _MODELS[name](seed)
-    return TextPredictor(name, model, n_candidates=n_candidates, prior=prior, seed=seed)
+    return TextPredictor(
+        name,
+        model,
+        n_candidates=n_candidates,
+        prior=prior,
+        seed=seed,
+        remembers=name == "auto",  # the others are what they are known for
+    )
 
 
 def predictor_maker(

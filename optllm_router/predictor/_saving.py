@@ -1,7 +1,7 @@
 """Fitted predictors as files: one ``.npz`` of plain arrays and a JSON header, no pickle.
 
-A loaded predictor predicts bit for bit what the saved one did. Texts are never stored; what was
-learnt since the last fit is kept as features and residuals.
+A loaded predictor predicts bit for bit what the saved one did. Texts are never stored: by their
+digests they are known again; what was learnt since the last fit is kept as features and residuals.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from optllm_router._errors import InvalidDataError
 from optllm_router.features import N_DIRECTIONS, TextFeaturizer
 from optllm_router.predictor._naming import make_predictor
 from optllm_router.predictor._recent import Recent
+from optllm_router.predictor._repeats import Repeats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from optllm_router.predictor._text_predictor import TextPredictor
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file format; files of another version are refused."""
 
 _HEADER = "header"
@@ -53,6 +54,7 @@ def save_predictor(predictor: TextPredictor, path: str | os.PathLike[str]) -> No
         "base": predictor.base_,
         "base_std": predictor.base_std_,
         **_prefixed("recent.", predictor.recent_.arrays()),
+        **_prefixed("repeats.", predictor.repeats_.arrays()),
     }
     if predictor.featurizer_ is not None:
         arrays.update(_prefixed("features.", predictor.featurizer_.arrays()))
@@ -108,6 +110,7 @@ def _restored(arrays: dict[str, NDArray[Any]]) -> TextPredictor:
     )
     predictor.base_, predictor.base_std_ = arrays["base"], arrays["base_std"]
     predictor.recent_ = Recent.restored(_part("recent.", arrays))
+    predictor.repeats_ = Repeats.restored(_part("repeats.", arrays))
     if header["fitted"]:
         predictor.featurizer_ = TextFeaturizer(header["seed"]).restore(_part("features.", arrays))
         predictor.model.restore(_part("model.", arrays))

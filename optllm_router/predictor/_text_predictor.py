@@ -15,6 +15,7 @@ from optllm_router._types import Prediction
 from optllm_router.features import N_DIRECTIONS, TextFeaturizer
 from optllm_router.predictor._base import PRIOR_STRENGTH, base_rates, checked_scores
 from optllm_router.predictor._recent import CAPACITY, Recent
+from optllm_router.predictor._repeats import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from optllm_router._types import FloatArray
     from optllm_router.predictor._base import Features, Model
 
-_PARAMETERS = ("name", "model", "n_candidates", "prior", "seed")
+_PARAMETERS = ("name", "model", "n_candidates", "prior", "seed", "remembers")
 
 _MAX_INERTIA = 30.0
 """However many labels were fitted, so many new ones move a base rate half-way."""
@@ -41,6 +42,7 @@ class TextPredictor:
         n_candidates: how many candidates there are, k.
         prior: shape (k,), success rates to expect before any label, 0..1; default 0.5.
         seed: of the features.
+        remembers: whether labels of the very same text outweigh what the model says.
 
     Attributes:
         base_: shape (k,), success rates over all labels of the last fit, shrunk to the prior.
@@ -56,12 +58,14 @@ class TextPredictor:
         n_candidates: int,
         prior: FloatArray | None = None,
         seed: int = 0,
+        remembers: bool = False,
     ) -> None:
         self.name = name
         self.model = model
         self.n_candidates = n_candidates
         self.prior = prior
         self.seed = seed
+        self.remembers = remembers
         self._start(np.empty((0, n_candidates)), None)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -109,8 +113,10 @@ class TextPredictor:
             return self
         featurizer = TextFeaturizer(self.seed).fit(texts)
         self._start(scores, featurizer)
-        x = featurizer.transform([texts[i] for i in graded])
-        self.model.fit(x, scores[graded], self.base_)
+        asked = [texts[i] for i in graded]
+        self.model.fit(featurizer.transform(asked), scores[graded], self.base_)
+        if self.remembers:
+            self.repeats_.fit(asked, scores[graded])
         return self
 
     def predict(self, texts: Sequence[str]) -> Prediction:
@@ -122,7 +128,7 @@ class TextPredictor:
         with self._lock:
             self._catch_up()
             x = self._features(texts)
-            said = self._model_says(x)
+            said = self._model_says(texts, x)
             p = said.p
             if self.recent_.n_seen:
                 p = np.clip(p + self.recent_.shifts(x[:, :N_DIRECTIONS]), 0.0, 1.0)
@@ -156,6 +162,7 @@ class TextPredictor:
         self.base_, self.base_std_ = base_rates(scores, self._checked_prior())
         self.featurizer_ = featurizer
         inertia = np.minimum(PRIOR_STRENGTH + np.sum(~np.isnan(scores), axis=0), _MAX_INERTIA)
+        self.repeats_ = Repeats(self.n_candidates)
         self.recent_ = Recent(inertia, N_DIRECTIONS if featurizer else 0)
         self._news: deque[tuple[str, int, float, float | None]] = deque(maxlen=CAPACITY)
         self._lock = threading.Lock()
@@ -165,8 +172,9 @@ class TextPredictor:
         news = [self._news.popleft() for _ in range(len(self._news))]
         if not news:
             return
-        x = self._features([text for text, *_ in news])
-        p = self._model_says(x).p
+        texts = [text for text, *_ in news]
+        x = self._features(texts)
+        p = self._model_says(texts, x).p
         for i, (_, candidate, score, replaces) in enumerate(news):
             near, said = x[i, :N_DIRECTIONS], p[i, candidate]
             if replaces is None or not self.recent_.correct(
@@ -179,11 +187,12 @@ class TextPredictor:
             return np.zeros((len(texts), 0), dtype=np.float32)
         return self.featurizer_.transform(texts)
 
-    def _model_says(self, x: Features) -> Prediction:
+    def _model_says(self, texts: Sequence[str], x: Features) -> Prediction:
         if self.featurizer_ is None:
             p = np.tile(self.base_, (len(x), 1))
             return Prediction(p, np.zeros_like(p))
-        return self.model.predict(x)
+        said = self.model.predict(x)
+        return Prediction(self.repeats_.corrected(texts, said.p), said.std)
 
     def _checked_prior(self) -> FloatArray:
         if self.prior is None:

@@ -7,7 +7,6 @@ from optllm_router.predictor import _forest
 from optllm_router.predictor._auto import CAUTIONS, Auto, _Factor, _factors, _noise
 from optllm_router.predictor._base import base_rates
 from optllm_router.predictor._forest import Forest, average, impute
-from optllm_router.predictor._walking import walk
 
 
 def fitted(x, scores, seed=0):
@@ -69,7 +68,7 @@ def test_noise_is_the_variance_over_draws_of_the_trees():
     means, expected = [], []
     for seed in range(30):
         forest = Forest(n_trees=4, seed=10 * seed).fit(x, scores, base)
-        leaves, values = walk(forest.trees_, asked), forest.values(CAUTIONS[0])
+        leaves, values = forest.leaves(asked), forest.values(CAUTIONS[0])
         said = average(leaves, values)
         means.append(said.p)
         expected.append(_noise(said.std, leaves, values))
