@@ -95,9 +95,8 @@ class Sending:
             _log.error("model %r was settled in full: it counted %s", self.candidate.name, usage)
             usage = self.most
             cost = charge_nano(self.candidate.price, usage)
-        bound = self.call.max_output_tokens
-        most = None if bound is None else bound * self.call.choices
-        if most is not None and usage.completion_tokens >= most and not usage.estimated:
+        most = (self.call.max_output_tokens or 0) * self.call.choices  # 0 for embeddings, too
+        if most and usage.completion_tokens >= most and not usage.estimated:
             usage = replace(usage, cut=True)
         return Paid(
             self.decision, self.candidate, usage, cost, self.seconds, self.first_token_seconds

@@ -30,8 +30,8 @@ MOST_TEXTS = 20_000
 """How many texts, the most recently graded ones, a refit learns from."""
 _FIRST_FIT = 20
 _MOST_NEW = MOST_TEXTS // 10
-"""New labels that are taught to a predictor that was fitted meanwhile, the newest: the next fit
-follows at once."""
+"""New labels that are taught to a predictor that was fitted meanwhile: if there are more, it is
+fitted again at once."""
 
 
 class Labels:
@@ -185,7 +185,8 @@ class _Learner(Generic[Taught]):
                 fresh.learn_one(*lesson)
             self._predictor = fresh
             self._refit = None  # under the same lock: what comes next starts a new one
-            if self._due():
+            untaught = self._labels.count - self._tried_on > len(self._since_fit)
+            if untaught or self._due():
                 self._refit_in_background()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import openai
 import pytest
 from openai.types import CreateEmbeddingResponse
+from sqlalchemy import select
 
 from optllm_router import (
     AsyncOptLLM,
@@ -24,6 +26,7 @@ from optllm_router import (
     Usage,
 )
 from optllm_router.simulation import EMBEDDING_MODEL
+from optllm_router.store import Database, schema
 
 CHAT = Candidate("chat", "x/chat", Price(Decimal(1), Decimal(1), "test"), 100)
 PRICE = Price(Decimal(20), Decimal(0), "test")
@@ -122,6 +125,13 @@ def test_nothing_is_learnt_or_kept_of_what_was_embedded(client, sqlite_url, prov
     )
     with OptLLM([CHAT, VECTORS], budget="1 USD", store=sqlite_url, transport=provider) as again:
         assert again.balance.spent_nano == 140
+
+
+def test_no_embedding_is_taken_for_an_answer_that_was_cut_off(client, sqlite_url, provider):
+    client.embeddings.create(model="vectors", input="Hello")
+    client.close()
+    with contextlib.closing(Database(sqlite_url)) as database, database.read() as connection:
+        assert connection.scalars(select(schema.outcomes.c.cut)).all() == [0]
 
 
 def test_an_embedding_that_is_not_counted_costs_the_most_it_can(client, provider):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from concurrent.futures import Future
 
 import numpy as np
@@ -257,6 +258,27 @@ def test_what_came_since_the_last_fit_does_not_pile_up(learner):
     for n in range(learning._MOST_NEW + 100):
         learner.learn("again and again", n % 3, 1.0)
     assert len(learner._since_fit) == learning._MOST_NEW
+
+
+def test_more_than_a_fit_can_be_told_afterwards_makes_it_start_again(learner, made, monkeypatch):
+    monkeypatch.setattr(Learner, "_growth", 1000.0)
+    make, gate, begun = learner._make, threading.Event(), threading.Event()
+
+    def slow() -> Memory:
+        fresh = make()
+        fresh.may_fit = gate
+        begun.set()
+        return fresh
+
+    learner._make = slow
+    learner._since_fit = deque(maxlen=5)
+    learner.learn_many(distinct(20))
+    assert begun.wait(10)
+    for one in distinct(6, start=20):
+        learner.learn(*one)
+    gate.set()
+    learner.wait()
+    assert made[-1].knows == 26
 
 
 def test_a_refit_that_cannot_start_is_told_and_tried_again(learner, monkeypatch, caplog):
