@@ -293,8 +293,9 @@ def test_a_closed_ledger_holds_nothing_and_still_works(ledger, database):
 
 
 @pytest.fixture
-def locked(tmp_path):
+def locked(tmp_path, monkeypatch):
     """A ledger on SQLite that gives up on locks at once, and what locks it."""
+    monkeypatch.setattr(_blocks, "LIFE_SECONDS", 3_600.0)
     url = f"sqlite:///{tmp_path}/ledger.db?timeout=0.05"
     with closing(Database(url)) as database, closing(LeasingLedger(database)) as ledger:
         ledger.set_budget(Budget(f"{LIMIT}e-9"))
@@ -403,6 +404,31 @@ def test_a_write_that_never_succeeds_is_given_up(locked, monkeypatch):
     assert not ledger._lost
     with pytest.raises(StoreError, match="never"):
         ledger.reserve(call("b"))
+
+
+def write_all(ledger: LeasingLedger) -> None:
+    """Also what is submitted once something else is written."""
+    for _ in range(4):
+        ledger._database.catch_up()
+
+
+def test_a_lost_drawing_takes_no_place_of_a_known_cost(locked):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._database.catch_up()
+    ((drawing, _),) = ledger._lost.values()
+    assert ledger.settle("a", 7).result() is True
+    ledger._database.catch_up()
+    ledger._write_behind(drawing, _leases._CLOSED)  # it was tried again, behind the closing
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    ledger.release("unknown").result()
+    write_all(ledger)
+    assert not ledger._lost
+    ledger.close()
+    assert books(Ledger(ledger._database)) == (7, 0)
 
 
 # Neighbours that die

@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from optllm_router._errors import OptLLMError, StoreError
 from optllm_router._money import Budget
@@ -53,6 +53,7 @@ from optllm_router.ledger._thresholds import Crossing
 from optllm_router.store import Database
 
 T = TypeVar("T")
+_Key: TypeAlias = tuple[str, type[Operation]]
 
 _log = logging.getLogger("optllm_router")
 
@@ -102,7 +103,7 @@ class LeasingLedger(Ledger):
         self._asked: set[tuple[str, ...]] = set()
         self._under_way: dict[str, Drawing | None] = {}
         self._fault: Exception | None = None
-        self._lost: dict[str, tuple[Operation, Exception]] = {}
+        self._lost: dict[_Key, tuple[Operation, Exception]] = {}
         self._next_recovery = time.monotonic() + _RECOVERY_SECONDS
         self._tended = False
         self._closing = False
@@ -268,12 +269,12 @@ class LeasingLedger(Ledger):
 
     def _try_again(self) -> None:
         """Write what could not be written."""
-        for id, (operation, _) in list(self._lost.items()):
+        for key, (operation, _) in list(self._lost.items()):
             try:
                 self._write_behind(operation, _CLOSED)
             except StoreError:  # the database was closed
                 return
-            del self._lost[id]  # if it fails again, it comes back
+            del self._lost[key]  # if it fails again, it comes back
 
     # What follows takes the lock itself.
 
@@ -306,7 +307,7 @@ class LeasingLedger(Ledger):
             operation.failures += 1
             hopeless = operation.failures > _MOST_FAILURES or not isinstance(error, StoreError)
             if not hopeless and len(self._lost) < _MOST_LOST:
-                self._lost[operation.id] = operation, self._fault
+                self._lost[_key(operation)] = operation, self._fault
 
     def _arrived(
         self,
@@ -379,6 +380,11 @@ def _log_if_kept(block: Block, returned: Future[bool]) -> None:
             block.held.block_id,
             block.left,
         )
+
+
+def _key(operation: Operation) -> _Key:
+    """What tells writes apart: a call's drawing and its closing have the same id."""
+    return operation.id, type(operation)
 
 
 def _close_if_alive(ledger: weakref.ref[LeasingLedger]) -> None:
