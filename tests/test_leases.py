@@ -19,7 +19,7 @@ from sqlalchemy import select
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
 from optllm_router.ledger import LeasingLedger, Ledger, Reservation, _blocks, _leases
-from optllm_router.ledger._operations import Drawing, Held, Reserving
+from optllm_router.ledger._operations import Drawing, Held, Reserving, Returning
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
 
@@ -410,6 +410,84 @@ def write_all(ledger: LeasingLedger) -> None:
     """Also what is submitted once something else is written."""
     for _ in range(4):
         ledger._database.catch_up()
+
+
+def test_a_fault_that_passes_burns_no_block(locked):
+    """It was to be given back before the calls that drew from it could be recorded."""
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._start_afresh()
+    write_all(ledger)
+    other.execute("ROLLBACK")
+    assert ledger.release("unknown").result() is False  # a write that succeeds
+    write_all(ledger)
+    assert not ledger._lost
+    assert blocks(ledger._database) == []
+    assert ledger.settle("a", 3).result() is True
+    assert books(Ledger(ledger._database)) == (3, 0)
+
+
+def test_a_block_whose_drawing_is_written_behind_it_is_given_back_after_it(locked):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    ledger._start_afresh()  # comes before what was lost
+    write_all(ledger)
+    assert not ledger._lost
+    assert books(Ledger(ledger._database)) == (0, 60)
+
+
+def test_a_closed_ledger_has_given_back_what_a_fault_kept(locked):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._start_afresh()
+    write_all(ledger)
+    other.execute("ROLLBACK")
+    ledger.settle("a", 3)
+    ledger.close()
+    assert books(Ledger(ledger._database)) == (3, 0)
+
+
+def test_a_block_that_cannot_be_given_back_breaks_no_call(locked, caplog):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    ledger._start_afresh()
+    write_all(ledger)
+    other.execute("ROLLBACK")
+    assert "the return of 1600 nano-dollars that no call used could not be" in caplog.text
+    assert ledger.reserve(call("a", 60)).result() is None
+    write_all(ledger)
+    assert not ledger._lost
+
+
+def test_a_block_that_holds_something_else_is_left_to_its_lease(ledger, database, caplog):
+    warm(ledger)
+    (block,) = ledger._blocks[()]
+    block.left -= 1
+    ledger._start_afresh()
+    write_all(ledger)
+    assert blocks(database) == ["open"]
+    assert "block block-" in caplog.text
+    assert "stays set aside until its lease is over" in caplog.text
+    assert not ledger._lost
+
+
+def test_a_block_is_given_back_once(database, ledger):
+    """Also when nobody knows whether the commit arrived, and it is done again."""
+    warm(ledger)
+    (block,) = ledger._blocks.pop(())
+    returning = Returning(block.held.block_id, block.left)
+    assert ledger._submit(returning).result() is True
+    assert ledger._submit(returning).result() is True
+    assert ledger._submit(Returning(block.held.block_id, block.left)).result() is False
 
 
 def test_a_lost_drawing_takes_no_place_of_a_known_cost(locked):

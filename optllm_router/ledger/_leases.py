@@ -79,7 +79,8 @@ class LeasingLedger(Ledger):
     """A ledger for a busy process: most calls are granted, and all are closed, without waiting.
 
     A write that fails is logged, raised by the next :meth:`reserve`, and tried again once another
-    one succeeds, and by :meth:`close`: what a call cost is known, and is not to be forgotten.
+    one succeeds, and by :meth:`close`: what a call cost is known, and is not to be forgotten. A
+    block is given back once all calls that drew from it are written.
 
     While there are writes, it recovers now and then what other processes left when they died.
 
@@ -104,6 +105,7 @@ class LeasingLedger(Ledger):
         self._under_way: dict[str, Drawing | None] = {}
         self._fault: Exception | None = None
         self._lost: dict[_Key, tuple[Operation, Exception]] = {}
+        self._tried_again: dict[_Key, Operation] = {}
         self._next_recovery = time.monotonic() + _RECOVERY_SECONDS
         self._tended = False
         self._closing = False
@@ -126,7 +128,8 @@ class LeasingLedger(Ledger):
             self._try_again()
             self._give_all_back()
             self._changed.notify_all()
-        self._database.catch_up()  # a block that was asked for comes, and is given back
+        self._database.catch_up()  # a block that was asked for comes, and what was lost is written
+        self._database.catch_up()  # blocks are given back that waited for this
         with self._changed:
             lost = next((error for _, error in self._lost.values()), None)
             if lost is not None or isinstance(self._fault, StoreError):  # else it was written since
@@ -257,24 +260,33 @@ class LeasingLedger(Ledger):
 
     def _return(self, block: Block) -> None:
         self._holdings.add(block.held, -block.left, -block.soft_left)
-        returning = Returning(block.held.block_id, left_nano=block.left)
-        returned = self._submit(returning, urgent=False)
-        returned.add_done_callback(functools.partial(_log_if_kept, block))
+        self._write_behind(Returning(block.held.block_id, left_nano=block.left), _CLOSED)
 
     def _write_behind(self, operation: Operation, promised: Future[T]) -> Future[T]:
         """Submit it, and promise its result; with too many waiting, let the caller wait."""
         written = self._submit(operation, urgent=False)
-        written.add_done_callback(functools.partial(self._note_fault, operation))
+        written.add_done_callback(functools.partial(self._note_end, operation))
         return written if self._database.unwritten > _MOST_UNWRITTEN else promised
 
     def _try_again(self) -> None:
-        """Write what could not be written."""
-        for key, (operation, _) in list(self._lost.items()):
+        """Write what could not be written: blocks are given back once their calls are there."""
+        waiting = sorted(self._lost.items(), key=lambda lost: lost[0][1] is Returning)
+        for key, (operation, error) in waiting:
+            del self._lost[key]  # if it fails again, it comes back
+            self._tried_again[key] = operation
             try:
                 self._write_behind(operation, _CLOSED)
             except StoreError:  # the database was closed
+                del self._tried_again[key]
+                self._lost[key] = operation, error
                 return
-            del self._lost[key]  # if it fails again, it comes back
+
+    def _waits_for_calls(self, block_id: str) -> bool:
+        """Whether something about calls that drew from a block is still to be written."""
+        lost = [operation for operation, _ in self._lost.values()]
+        return any(
+            block_id in operation.ids() for operation in (*lost, *self._tried_again.values())
+        )
 
     # What follows takes the lock itself.
 
@@ -296,18 +308,44 @@ class LeasingLedger(Ledger):
                 f"an earlier call could not be recorded, its money stays set aside: {fault}"
             ) from fault
 
-    def _note_fault(self, operation: Operation, written: Future[Any]) -> None:
+    def _note_end(self, operation: Operation, written: Future[Any]) -> None:
+        """Something was written behind a caller's back, or was not."""
         error = written.exception()
-        if error is None:
+        if error is not None:
+            self._note_fault(operation, error)
             return
+        if self._tried_again:
+            with self._changed:
+                self._tried_again.pop(_key(operation), None)
+        if isinstance(operation, Returning) and not written.result():
+            self._note_kept(operation)
+
+    def _note_fault(self, operation: Operation, error: BaseException) -> None:
         what = operation.describe()
         _log.error("reservation %s: %s could not be recorded: %s", operation.id, what, error)
+        fault = error if isinstance(error, Exception) else OptLLMError(str(error))
         with self._changed:
-            self._fault = error if isinstance(error, Exception) else OptLLMError(str(error))
+            if not isinstance(operation, Returning):  # it concerns no call
+                self._fault = fault
+            self._tried_again.pop(_key(operation), None)
             operation.failures += 1
             hopeless = operation.failures > _MOST_FAILURES or not isinstance(error, StoreError)
             if not hopeless and len(self._lost) < _MOST_LOST:
-                self._lost[_key(operation)] = operation, self._fault
+                self._lost[_key(operation)] = operation, fault
+
+    def _note_kept(self, returning: Returning) -> None:
+        """The books hold something else in a block than we do."""
+        with self._changed:
+            if self._waits_for_calls(returning.id) and len(self._lost) < _MOST_LOST:
+                unknown = StoreError(f"calls that drew from {returning.id} are not recorded yet")
+                self._lost[_key(returning)] = returning, unknown
+                return
+        _log.warning(
+            "block %s with %d nano-dollars could not be given back: the books hold another amount "
+            "in it, which stays set aside until its lease is over",
+            returning.id,
+            returning.left_nano,
+        )
 
     def _arrived(
         self,
@@ -370,16 +408,6 @@ class LeasingLedger(Ledger):
                         del self._blocks[scopes]
                 self._changed.wait(LIFE_SECONDS / 4)
             self._tended = False
-
-
-def _log_if_kept(block: Block, returned: Future[bool]) -> None:
-    """A block that cannot be given back is not lost: it expires."""
-    if returned.exception() is not None or not returned.result():
-        _log.warning(
-            "block %s with %d nano-dollars stays set aside until its lease is over",
-            block.held.block_id,
-            block.left,
-        )
 
 
 def _key(operation: Operation) -> _Key:
