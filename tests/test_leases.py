@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 
 import pytest
@@ -525,6 +525,36 @@ def test_a_busy_process_recovers_what_others_reserved_when_they_died(database):
             database.catch_up()
         assert Ledger(database).balance("default").spent_nano == 900
         assert ledger._next_recovery > time.monotonic() + 1
+
+
+def test_recovery_makes_no_caller_read_the_database(database, monkeypatch):
+    """Nor anyone who waits for the ledger's lock: a write may be done before it is waited for."""
+    submit_to = database.submit_to
+
+    def slowly(kind, item, *, urgent=True):
+        written = submit_to(kind, item, urgent=urgent)
+        wait([written], 30)
+        return written
+
+    readers = []
+
+    def read(**options):
+        readers.append(threading.current_thread().name)
+        raise StoreError("nobody is to read")
+
+    with closing(LeasingLedger(database)) as ledger:
+        ledger.set_budget(Budget(f"{LIMIT}e-9"))
+        dead = Reservation("dead", "dead", "m", 900, (), "test", 0.0)
+        assert Ledger(database).reserve(dead).result() is None
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "submit_to", slowly)
+            patch.setattr(database, "read", read)
+            ledger._next_recovery = 0.0
+            assert ledger.reserve(call("a", 0)).result() is None
+        for _ in range(3):
+            database.catch_up()
+        assert readers == []
+        assert Ledger(database).balance("default").spent_nano == 900
 
 
 # Processes that end

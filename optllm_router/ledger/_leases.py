@@ -63,6 +63,7 @@ _MOST_LOST, _MOST_FAILURES = 65_536, 100
 """So many writes that failed are kept, to be tried again, until they have failed so often."""
 _RECOVERY_SECONDS = 5.0
 """A busy process looks this often for what dead ones reserved."""
+_UNRECOVERED = "what dead processes reserved could not be recovered: %s"
 
 
 def _done(result: T) -> Future[T]:
@@ -214,10 +215,22 @@ class LeasingLedger(Ledger):
         now = time.monotonic()
         if now >= self._next_recovery and not self._closing:
             self._next_recovery = now + _RECOVERY_SECONDS
-            try:
-                self._expire(behind=True)
-            except StoreError as error:
-                _log.warning("what dead processes reserved could not be recovered: %s", error)
+            self._recover_behind()
+
+    def _recover_behind(self) -> None:
+        """Recover without waiting, whoever calls: the thread that writes looks what is overdue."""
+        try:
+            found = self._database.submit(self._overdue, urgent=False)
+        except StoreError as error:  # the database was closed
+            _log.warning(_UNRECOVERED, error)
+        else:
+            found.add_done_callback(self._expire_found)
+
+    def _expire_found(self, found: Future[list[str]]) -> None:
+        try:
+            self._expire(found.result())
+        except OptLLMError as error:
+            _log.warning(_UNRECOVERED, error)
 
     # What follows is called with the lock held.
 
