@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 
 import pytest
@@ -19,7 +19,7 @@ from sqlalchemy import select
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
 from optllm_router.ledger import LeasingLedger, Ledger, Reservation, _blocks, _leases
-from optllm_router.ledger._operations import Drawing, Held, Reserving
+from optllm_router.ledger._operations import Drawing, Held, Reserving, Returning
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
 
@@ -293,8 +293,9 @@ def test_a_closed_ledger_holds_nothing_and_still_works(ledger, database):
 
 
 @pytest.fixture
-def locked(tmp_path):
+def locked(tmp_path, monkeypatch):
     """A ledger on SQLite that gives up on locks at once, and what locks it."""
+    monkeypatch.setattr(_blocks, "LIFE_SECONDS", 3_600.0)
     url = f"sqlite:///{tmp_path}/ledger.db?timeout=0.05"
     with closing(Database(url)) as database, closing(LeasingLedger(database)) as ledger:
         ledger.set_budget(Budget(f"{LIMIT}e-9"))
@@ -405,6 +406,109 @@ def test_a_write_that_never_succeeds_is_given_up(locked, monkeypatch):
         ledger.reserve(call("b"))
 
 
+def write_all(ledger: LeasingLedger) -> None:
+    """Also what is submitted once something else is written."""
+    for _ in range(4):
+        ledger._database.catch_up()
+
+
+def test_a_fault_that_passes_burns_no_block(locked):
+    """It was to be given back before the calls that drew from it could be recorded."""
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._start_afresh()
+    write_all(ledger)
+    other.execute("ROLLBACK")
+    assert ledger.release("unknown").result() is False  # a write that succeeds
+    write_all(ledger)
+    assert not ledger._lost
+    assert blocks(ledger._database) == []
+    assert ledger.settle("a", 3).result() is True
+    assert books(Ledger(ledger._database)) == (3, 0)
+
+
+def test_a_block_whose_drawing_is_written_behind_it_is_given_back_after_it(locked):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    ledger._start_afresh()  # comes before what was lost
+    write_all(ledger)
+    assert not ledger._lost
+    assert books(Ledger(ledger._database)) == (0, 60)
+
+
+def test_a_closed_ledger_has_given_back_what_a_fault_kept(locked):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._start_afresh()
+    write_all(ledger)
+    other.execute("ROLLBACK")
+    ledger.settle("a", 3)
+    ledger.close()
+    assert books(Ledger(ledger._database)) == (3, 0)
+
+
+def test_a_block_that_cannot_be_given_back_breaks_no_call(locked, caplog):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    ledger._start_afresh()
+    write_all(ledger)
+    other.execute("ROLLBACK")
+    assert "the return of 1600 nano-dollars that no call used could not be" in caplog.text
+    assert ledger.reserve(call("a", 60)).result() is None
+    write_all(ledger)
+    assert not ledger._lost
+
+
+def test_a_block_that_holds_something_else_is_left_to_its_lease(ledger, database, caplog):
+    warm(ledger)
+    (block,) = ledger._blocks[()]
+    block.left -= 1
+    ledger._start_afresh()
+    write_all(ledger)
+    assert blocks(database) == ["open"]
+    assert "block block-" in caplog.text
+    assert "stays set aside until its lease is over" in caplog.text
+    assert not ledger._lost
+
+
+def test_a_block_is_given_back_once(database, ledger):
+    """Also when nobody knows whether the commit arrived, and it is done again."""
+    warm(ledger)
+    (block,) = ledger._blocks.pop(())
+    returning = Returning(block.held.block_id, block.left)
+    assert ledger._submit(returning).result() is True
+    assert ledger._submit(returning).result() is True
+    assert ledger._submit(Returning(block.held.block_id, block.left)).result() is False
+
+
+def test_a_lost_drawing_takes_no_place_of_a_known_cost(locked):
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    assert ledger.reserve(call("a", 60)).result() is None
+    ledger._database.catch_up()
+    ((drawing, _),) = ledger._lost.values()
+    assert ledger.settle("a", 7).result() is True
+    ledger._database.catch_up()
+    ledger._write_behind(drawing, _leases._CLOSED)  # it was tried again, behind the closing
+    ledger._database.catch_up()
+    other.execute("ROLLBACK")
+    ledger.release("unknown").result()
+    write_all(ledger)
+    assert not ledger._lost
+    ledger.close()
+    assert books(Ledger(ledger._database)) == (7, 0)
+
+
 # Neighbours that die
 
 
@@ -421,6 +525,36 @@ def test_a_busy_process_recovers_what_others_reserved_when_they_died(database):
             database.catch_up()
         assert Ledger(database).balance("default").spent_nano == 900
         assert ledger._next_recovery > time.monotonic() + 1
+
+
+def test_recovery_makes_no_caller_read_the_database(database, monkeypatch):
+    """Nor anyone who waits for the ledger's lock: a write may be done before it is waited for."""
+    submit_to = database.submit_to
+
+    def slowly(kind, item, *, urgent=True):
+        written = submit_to(kind, item, urgent=urgent)
+        wait([written], 30)
+        return written
+
+    readers = []
+
+    def read(**options):
+        readers.append(threading.current_thread().name)
+        raise StoreError("nobody is to read")
+
+    with closing(LeasingLedger(database)) as ledger:
+        ledger.set_budget(Budget(f"{LIMIT}e-9"))
+        dead = Reservation("dead", "dead", "m", 900, (), "test", 0.0)
+        assert Ledger(database).reserve(dead).result() is None
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "submit_to", slowly)
+            patch.setattr(database, "read", read)
+            ledger._next_recovery = 0.0
+            assert ledger.reserve(call("a", 0)).result() is None
+        for _ in range(3):
+            database.catch_up()
+        assert readers == []
+        assert Ledger(database).balance("default").spent_nano == 900
 
 
 # Processes that end

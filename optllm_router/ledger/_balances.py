@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -218,6 +219,7 @@ def _next_window(span: Span, slots: dict[int, Moved]) -> int | None:
 
 _FRESH_SECONDS = 1.0
 _MOST_KEPT = 4_096
+_NEVER: tuple[float, tuple[str, ...]] = (-math.inf, ())
 
 
 class Glances:
@@ -234,7 +236,7 @@ class Glances:
         self._find = find
         self._clock = clock
         self._lock = threading.Lock()
-        self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._names: dict[tuple[str, ...], tuple[float, tuple[str, ...]]] = {}
         self._balances: dict[str, tuple[float, Balance]] = {}
 
     def at(self, scopes: tuple[str, ...]) -> tuple[Balance, ...]:
@@ -246,7 +248,10 @@ class Glances:
         """The same, unless they have to be read again."""
         now, then = self._clock(), time.monotonic() - _FRESH_SECONDS
         with self._lock:
-            kept = [self._balances.get(name) for name in self._names.get(scopes, ("",))]
+            looked, names = self._names.get(scopes, _NEVER)
+            kept = [self._balances.get(name) for name in names]
+        if looked < then:  # other budgets may apply meanwhile, also where none did
+            return None
         fresh = [
             balance
             for known in kept
@@ -276,6 +281,6 @@ class Glances:
             if len(self._balances) > _MOST_KEPT:
                 self._names.clear()
                 self._balances.clear()
-            self._names[scopes] = tuple(balance.budget for balance in found)
+            self._names[scopes] = now, tuple(balance.budget for balance in found)
             self._balances.update({balance.budget: (now, balance) for balance in found})
         return tuple(found)

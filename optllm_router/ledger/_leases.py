@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from optllm_router._errors import OptLLMError, StoreError
 from optllm_router._money import Budget
@@ -53,6 +53,7 @@ from optllm_router.ledger._thresholds import Crossing
 from optllm_router.store import Database
 
 T = TypeVar("T")
+_Key: TypeAlias = tuple[str, type[Operation]]
 
 _log = logging.getLogger("optllm_router")
 
@@ -62,6 +63,7 @@ _MOST_LOST, _MOST_FAILURES = 65_536, 100
 """So many writes that failed are kept, to be tried again, until they have failed so often."""
 _RECOVERY_SECONDS = 5.0
 """A busy process looks this often for what dead ones reserved."""
+_UNRECOVERED = "what dead processes reserved could not be recovered: %s"
 
 
 def _done(result: T) -> Future[T]:
@@ -78,7 +80,8 @@ class LeasingLedger(Ledger):
     """A ledger for a busy process: most calls are granted, and all are closed, without waiting.
 
     A write that fails is logged, raised by the next :meth:`reserve`, and tried again once another
-    one succeeds, and by :meth:`close`: what a call cost is known, and is not to be forgotten.
+    one succeeds, and by :meth:`close`: what a call cost is known, and is not to be forgotten. A
+    block is given back once all calls that drew from it are written.
 
     While there are writes, it recovers now and then what other processes left when they died.
 
@@ -102,7 +105,8 @@ class LeasingLedger(Ledger):
         self._asked: set[tuple[str, ...]] = set()
         self._under_way: dict[str, Drawing | None] = {}
         self._fault: Exception | None = None
-        self._lost: dict[str, tuple[Operation, Exception]] = {}
+        self._lost: dict[_Key, tuple[Operation, Exception]] = {}
+        self._tried_again: dict[_Key, Operation] = {}
         self._next_recovery = time.monotonic() + _RECOVERY_SECONDS
         self._tended = False
         self._closing = False
@@ -125,7 +129,8 @@ class LeasingLedger(Ledger):
             self._try_again()
             self._give_all_back()
             self._changed.notify_all()
-        self._database.catch_up()  # a block that was asked for comes, and is given back
+        self._database.catch_up()  # a block that was asked for comes, and what was lost is written
+        self._database.catch_up()  # blocks are given back that waited for this
         with self._changed:
             lost = next((error for _, error in self._lost.values()), None)
             if lost is not None or isinstance(self._fault, StoreError):  # else it was written since
@@ -210,10 +215,22 @@ class LeasingLedger(Ledger):
         now = time.monotonic()
         if now >= self._next_recovery and not self._closing:
             self._next_recovery = now + _RECOVERY_SECONDS
-            try:
-                self._expire(behind=True)
-            except StoreError as error:
-                _log.warning("what dead processes reserved could not be recovered: %s", error)
+            self._recover_behind()
+
+    def _recover_behind(self) -> None:
+        """Recover without waiting, whoever calls: the thread that writes looks what is overdue."""
+        try:
+            found = self._database.submit(self._overdue, urgent=False)
+        except StoreError as error:  # the database was closed
+            _log.warning(_UNRECOVERED, error)
+        else:
+            found.add_done_callback(self._expire_found)
+
+    def _expire_found(self, found: Future[list[str]]) -> None:
+        try:
+            self._expire(found.result())
+        except OptLLMError as error:
+            _log.warning(_UNRECOVERED, error)
 
     # What follows is called with the lock held.
 
@@ -256,24 +273,33 @@ class LeasingLedger(Ledger):
 
     def _return(self, block: Block) -> None:
         self._holdings.add(block.held, -block.left, -block.soft_left)
-        returning = Returning(block.held.block_id, left_nano=block.left)
-        returned = self._submit(returning, urgent=False)
-        returned.add_done_callback(functools.partial(_log_if_kept, block))
+        self._write_behind(Returning(block.held.block_id, left_nano=block.left), _CLOSED)
 
     def _write_behind(self, operation: Operation, promised: Future[T]) -> Future[T]:
         """Submit it, and promise its result; with too many waiting, let the caller wait."""
         written = self._submit(operation, urgent=False)
-        written.add_done_callback(functools.partial(self._note_fault, operation))
+        written.add_done_callback(functools.partial(self._note_end, operation))
         return written if self._database.unwritten > _MOST_UNWRITTEN else promised
 
     def _try_again(self) -> None:
-        """Write what could not be written."""
-        for id, (operation, _) in list(self._lost.items()):
+        """Write what could not be written: blocks are given back once their calls are there."""
+        waiting = sorted(self._lost.items(), key=lambda lost: lost[0][1] is Returning)
+        for key, (operation, error) in waiting:
+            del self._lost[key]  # if it fails again, it comes back
+            self._tried_again[key] = operation
             try:
                 self._write_behind(operation, _CLOSED)
             except StoreError:  # the database was closed
+                del self._tried_again[key]
+                self._lost[key] = operation, error
                 return
-            del self._lost[id]  # if it fails again, it comes back
+
+    def _waits_for_calls(self, block_id: str) -> bool:
+        """Whether something about calls that drew from a block is still to be written."""
+        lost = [operation for operation, _ in self._lost.values()]
+        return any(
+            block_id in operation.ids() for operation in (*lost, *self._tried_again.values())
+        )
 
     # What follows takes the lock itself.
 
@@ -295,18 +321,44 @@ class LeasingLedger(Ledger):
                 f"an earlier call could not be recorded, its money stays set aside: {fault}"
             ) from fault
 
-    def _note_fault(self, operation: Operation, written: Future[Any]) -> None:
+    def _note_end(self, operation: Operation, written: Future[Any]) -> None:
+        """Something was written behind a caller's back, or was not."""
         error = written.exception()
-        if error is None:
+        if error is not None:
+            self._note_fault(operation, error)
             return
+        if self._tried_again:
+            with self._changed:
+                self._tried_again.pop(_key(operation), None)
+        if isinstance(operation, Returning) and not written.result():
+            self._note_kept(operation)
+
+    def _note_fault(self, operation: Operation, error: BaseException) -> None:
         what = operation.describe()
         _log.error("reservation %s: %s could not be recorded: %s", operation.id, what, error)
+        fault = error if isinstance(error, Exception) else OptLLMError(str(error))
         with self._changed:
-            self._fault = error if isinstance(error, Exception) else OptLLMError(str(error))
+            if not isinstance(operation, Returning):  # it concerns no call
+                self._fault = fault
+            self._tried_again.pop(_key(operation), None)
             operation.failures += 1
             hopeless = operation.failures > _MOST_FAILURES or not isinstance(error, StoreError)
             if not hopeless and len(self._lost) < _MOST_LOST:
-                self._lost[operation.id] = operation, self._fault
+                self._lost[_key(operation)] = operation, fault
+
+    def _note_kept(self, returning: Returning) -> None:
+        """The books hold something else in a block than we do."""
+        with self._changed:
+            if self._waits_for_calls(returning.id) and len(self._lost) < _MOST_LOST:
+                unknown = StoreError(f"calls that drew from {returning.id} are not recorded yet")
+                self._lost[_key(returning)] = returning, unknown
+                return
+        _log.warning(
+            "block %s with %d nano-dollars could not be given back: the books hold another amount "
+            "in it, which stays set aside until its lease is over",
+            returning.id,
+            returning.left_nano,
+        )
 
     def _arrived(
         self,
@@ -371,14 +423,9 @@ class LeasingLedger(Ledger):
             self._tended = False
 
 
-def _log_if_kept(block: Block, returned: Future[bool]) -> None:
-    """A block that cannot be given back is not lost: it expires."""
-    if returned.exception() is not None or not returned.result():
-        _log.warning(
-            "block %s with %d nano-dollars stays set aside until its lease is over",
-            block.held.block_id,
-            block.left,
-        )
+def _key(operation: Operation) -> _Key:
+    """What tells writes apart: a call's drawing and its closing have the same id."""
+    return operation.id, type(operation)
 
 
 def _close_if_alive(ledger: weakref.ref[LeasingLedger]) -> None:

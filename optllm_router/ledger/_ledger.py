@@ -180,7 +180,9 @@ class Ledger:
 
     def recover(self) -> int:
         """Close, at the full amount, the reservations whose lease is over; returns how many."""
-        return sum(future.result() for future in self._expire())
+        with self._database.read() as connection:
+            overdue = self._overdue(connection)
+        return sum(closed.result() for closed in self._expire(overdue))
 
     def balances(self) -> list[Balance]:
         """Every budget in its current window, by name."""
@@ -238,14 +240,16 @@ class Ledger:
             if kept.get(key, nothing) != true.get(key, nothing)
         ]
 
-    def _expire(self, *, behind: bool = False) -> list[Future[bool]]:
-        """Have the reservations closed whose lease is over."""
+    def _overdue(self, connection: Connection) -> list[str]:
+        """The reservations whose lease is over."""
         overdue = select(reservations.c.id).where(
             reservations.c.state == "open", reservations.c.expires_at < self._clock()
         )
-        with self._database.read(behind=behind) as connection:
-            ids = list(connection.scalars(overdue))
-        return [self._close(overdue_id, "expired", None, True) for overdue_id in ids]
+        return list(connection.scalars(overdue))
+
+    def _expire(self, overdue: Iterable[str]) -> list[Future[bool]]:
+        """Have them closed."""
+        return [self._close(overdue_id, "expired", None, True) for overdue_id in overdue]
 
     def _find_balances(self, scopes: tuple[str, ...]) -> list[Balance]:
         with self._database.read(behind=True) as connection:

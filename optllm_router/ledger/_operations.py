@@ -312,20 +312,24 @@ class Drawing(Operation):
 class Returning(Operation):
     """Give a block back; the result is whether it was.
 
-    A block that does not hold what its holder thinks stays until its lease is over: a drawing
-    did not arrive.
+    A block that does not hold what its holder thinks stays: a drawing did not arrive, or not yet.
     """
 
     left_nano: int
 
+    def describe(self) -> str:
+        """What it gives back."""
+        return f"the return of {self.left_nano} nano-dollars that no call used"
+
     def apply(self, books: Books, now: float) -> bool:
         """Forget the block."""
         block = books.entry(self.id)
-        if block is None or block.state not in ("open", "expired"):
-            return False
-        if block.reserved != self.left_nano:
+        if block is None:
+            return self.written
+        if block.state not in ("open", "expired") or block.reserved != self.left_nano:
             return False
         books.drop(self.id)
+        self.written = True
         return True
 
 
