@@ -153,8 +153,9 @@ class Life:
         return None
 
     def _end(self, error: BaseException | None = None) -> None:
-        self.over = True
-        self._ended(self, None if isinstance(error, AbandonedError) else error)
+        if not self.over:
+            self.over = True
+            self._ended(self, None if isinstance(error, AbandonedError) else error)
 
 
 class Sweeper:

@@ -1,9 +1,10 @@
-"""Streams whose ends fail."""
+"""Streams whose ends fail: at the provider, or where they are told of."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from contextlib import closing
 
 import pytest
@@ -90,6 +91,46 @@ def test_a_client_closes_whatever_its_streams_do_meanwhile(runtime, provider):
     with closing(Runtime(runtime.settings, Provider())) as again:
         assert again.ledger.balances()[0].reserved_nano == 0
         assert again.ledger.verify() == []
+
+
+def test_who_fails_at_being_told_of_an_end_stops_neither_sweeping_nor_closing(runtime, caplog):
+    told = []
+
+    def fail(life: Life, error: BaseException | None) -> None:
+        told.append(error)
+        raise LookupError("nobody listens")
+
+    def begin(id: str):
+        stream = runtime.stream(decision(id), QUERY, fail)
+        next(stream)
+        return stream
+
+    for number in range(2):
+        begin(f"left{number}")
+        gc.collect()
+        eventually(lambda number=number: len(told) == number + 1)
+    kept = [begin(f"kept{number}") for number in range(2)]
+    closing_it = threading.Thread(target=runtime.close, daemon=True)
+    closing_it.start()
+    closing_it.join(30)
+    assert not closing_it.is_alive()
+    assert len(told) == 2 + len(kept)
+    assert caplog.text.count("nobody listens") == len(told)
+
+
+def test_who_is_told_of_an_end_is_told_once(runtime):
+    told = []
+
+    def fail(life: Life, error: BaseException | None) -> None:
+        told.append(error)
+        raise LookupError("nobody listens")
+
+    stream = runtime.stream(decision(), QUERY, fail)
+    with pytest.raises(LookupError):
+        list(stream)
+    assert list(stream) == []
+    assert told == [None]
+    assert not runtime._streams
 
 
 def test_an_end_that_cannot_be_settled_is_logged(caplog):
