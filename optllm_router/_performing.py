@@ -162,7 +162,8 @@ class Performer:
         match step:
             case HangUp(rest):
                 if isinstance(rest, Generator):
-                    rest.close()
+                    with _whatever_closing_raises():
+                        rest.close()
                 elif loop is not None and loop.is_running():
                     # Left to the collector, the generators inside of it would be closed, too,
                     # each in a task of its own, and all at once.
@@ -244,6 +245,17 @@ def _paid_answers_survive(step: Close) -> Iterator[None]:
         )
 
 
+@contextlib.contextmanager
+def _whatever_closing_raises() -> Iterator[None]:
+    """Who leaves a stream is not told how its provider took it; what it made is settled anyway."""
+    try:
+        yield
+    except ProviderError:
+        pass  # it ended by itself
+    except Exception as error:  # noqa: BLE001 - the flow goes on to settle its money
+        _log.warning("a provider's stream failed at being closed: %r", error)
+
+
 def _next(chunks: Iterator[Chunk]) -> Chunk | ProviderError | None:
     try:
         return next(chunks, None)
@@ -252,7 +264,7 @@ def _next(chunks: Iterator[Chunk]) -> Chunk | ProviderError | None:
 
 
 async def _aclose(chunks: Iterator[Chunk] | AsyncIterator[Chunk]) -> None:
-    with contextlib.suppress(ProviderError):
+    with _whatever_closing_raises():
         await cast(AsyncGenerator[Chunk, None], chunks).aclose()
 
 

@@ -403,12 +403,14 @@ class Runtime:
         return life
 
     def _ended(self, query: Query, ended: Ended, life: Life, error: BaseException | None) -> None:
-        ended(life, error)
-        if life.paid is not None:
-            self._remember_partner(query, life.paid, life.transcript.messages)
-        with self._idle:
-            self._streams.discard(life)
-            self._idle.notify_all()
+        try:
+            if life.paid is not None:
+                self._remember_partner(query, life.paid, life.transcript.messages)
+            ended(life, error)
+        finally:  # closing waits for it
+            with self._idle:
+                self._streams.discard(life)
+                self._idle.notify_all()
 
     def _request(
         self,

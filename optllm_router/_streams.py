@@ -8,6 +8,7 @@ whoever ends the stream. Who wants to end it out of turn leaves word, and the re
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import weakref
@@ -24,6 +25,7 @@ from optllm_router._types import Candidate, Chunk, Decision
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_log = logging.getLogger("optllm_router")
 
 Ended: TypeAlias = "Callable[[Life, BaseException | None], None]"
 """Told that a stream is over, and the error that it ended with; none where its reader left."""
@@ -68,11 +70,16 @@ class Life:
     def end(self, reason: Exception) -> None:
         """End it, from any thread: now, or after the chunk that a reader is waiting for.
 
+        What fails meanwhile is logged: who ends streams that are not its own ends others, too.
+
         Args:
             reason: what its reader is told; of an :class:`AbandonedError` it hears nothing.
         """
         self.doom(reason)
-        self.end_if_doomed()
+        try:
+            self.end_if_doomed()
+        except Exception as error:  # noqa: BLE001 - it is over, and logged
+            _log.error("decision %s: its stream failed at being ended: %r", self.decision.id, error)
 
     def doom(self, reason: Exception) -> None:
         """Let whoever has the turn end it; for those who then look whether anybody has."""
@@ -146,8 +153,9 @@ class Life:
         return None
 
     def _end(self, error: BaseException | None = None) -> None:
-        self.over = True
-        self._ended(self, None if isinstance(error, AbandonedError) else error)
+        if not self.over:
+            self.over = True
+            self._ended(self, None if isinstance(error, AbandonedError) else error)
 
 
 class Sweeper:

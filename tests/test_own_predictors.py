@@ -79,12 +79,31 @@ class Uncopied(Rates):
         self.lock = threading.Lock()
 
 
+class Uncorrected(Rates):
+    def learn_one(self, text, candidate, score):
+        pass
+
+
+class Unweighed(Rates):
+    def fit(self, texts, scores, *, weights):
+        return self
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
         (object(), "predictor object has no fit and no predict and no learn_one"),
         (Rates(k=2), r"predictor Rates predicts \(1, 2\) .* there are 3 candidates"),
         (Uncopied(), "predictor Uncopied cannot be copied"),
+        (
+            Uncorrected(),
+            r"Uncorrected.learn_one\(text, candidate, score\) cannot be called with "
+            r"\(text, candidate, score, replaces\)",
+        ),
+        (
+            Unweighed(),
+            r"fit\(texts, scores, \*, weights\) cannot be called with \(texts, scores\)",
+        ),
         ("nope", "no predictor is called 'nope'"),
     ],
 )

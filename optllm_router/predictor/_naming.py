@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,12 @@ _MODELS: dict[str, Callable[[int], Model]] = {
     "base_rates": lambda seed: BaseRates(),
 }
 
-_METHODS = ("fit", "predict", "learn_one")
+_METHODS = {
+    "fit": ("texts", "scores"),
+    "predict": ("texts",),
+    "learn_one": ("text", "candidate", "score", "replaces"),
+}
+"""What a predictor has, and what each is called with, by position."""
 
 PREDICTORS = tuple(_MODELS)
 """The names that :func:`make_predictor` knows; the first is the default."""
@@ -98,8 +104,8 @@ def predictor_maker(
         seed: of a named one.
 
     Raises:
-        ConfigurationError: for an unknown name, or an object that cannot be copied, lacks a method
-            or predicts for another number of candidates.
+        ConfigurationError: for an unknown name, or an object that cannot be copied, lacks a method,
+            has one that takes other arguments, or predicts for another number of candidates.
     """
     if isinstance(predictor, str):
         name = predictor
@@ -110,6 +116,8 @@ def predictor_maker(
         raise ConfigurationError(
             f"{what} has no {' and no '.join(missing)}; see optllm_router.Predictor"
         )
+    for name in _METHODS:
+        _check_arguments(predictor, name)
     try:
         as_given = copy.deepcopy(predictor)
     except TypeError as error:
@@ -123,3 +131,17 @@ def predictor_maker(
             "one for as many, in their order"
         )
     return lambda: copy.deepcopy(as_given)
+
+
+def _check_arguments(predictor: Predictor, name: str) -> None:
+    try:
+        signature = inspect.signature(getattr(predictor, name))
+    except ValueError:
+        return  # compiled methods need not say what they take
+    try:
+        signature.bind(*_METHODS[name])
+    except TypeError:
+        raise ConfigurationError(
+            f"predictor {type(predictor).__name__}.{name}{signature} cannot be called with "
+            f"({', '.join(_METHODS[name])}); see optllm_router.Predictor"
+        ) from None

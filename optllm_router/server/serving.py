@@ -18,9 +18,10 @@ import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from optllm_router._errors import ConfigurationError
+from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router.candidates import shared_limits
 from optllm_router.client import AsyncOptLLM
 from optllm_router.config import Settings, load_settings, read_settings
@@ -40,8 +41,6 @@ _log = logging.getLogger("optllm_router.server")
 
 _BACKLOG = 2048
 _KEEP_ALIVE_SECONDS = 30
-_STARTUP_FAILURE = 3
-"""uvicorn's exit code of a worker that cannot start, and would not when started again."""
 
 
 def serve(options: ServerOptions, *, listening: Callable[[str], None]) -> None:
@@ -87,22 +86,16 @@ class Workers(Multiprocess):
             ConfigurationError: a worker could not start.
         """
         super().run()
-        if self._has_failed():
+        if any(one.exitcode == STARTUP_FAILURE for one in self.processes):
             raise ConfigurationError("a worker could not start; the log above says why")
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that ended; what they were doing counts no more."""
-        if self._has_failed():
-            self.should_exit.set()
-            return
         started = self._counted | self._running()
         super().keep_subprocess_alive()
         self._counted = self._running()
         for pid in started - self._counted:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
-
-    def _has_failed(self) -> bool:
-        return any(one.process.exitcode == _STARTUP_FAILURE for one in self.processes)
 
     def _running(self) -> set[int]:
         every = [one.process for one in self.processes]
@@ -136,9 +129,9 @@ def _worker_app(options: ServerOptions) -> ASGIApp:
     log_to_stderr()
     try:
         client = AsyncOptLLM.from_settings(_settings(options))
-    except ConfigurationError as error:
+    except (ConfigurationError, StoreError) as error:
         _log.error("a worker cannot start: %s", error)
-        sys.exit(_STARTUP_FAILURE)
+        sys.exit(STARTUP_FAILURE)  # which ends them all
     log_event("worker started", pid=os.getpid())
     return make_app(client, options)
 

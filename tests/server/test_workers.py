@@ -185,21 +185,29 @@ from optllm_router.server import ServerOptions, serving
 if __name__ == "__main__":
     config = Path(sys.argv[1])
     options = ServerOptions(config=config, port=0, workers=int(sys.argv[2]))
-    serving.serve(options, listening=lambda url: config.write_text("model_list: []"))
+    serving.serve(options, listening=lambda url: config.write_text(sys.argv[3]))
 """
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_that_cannot_start_ends_the_server_with_an_error(tmp_path, workers):
-    """Its configuration is broken after it was looked at."""
+@pytest.mark.parametrize("broken", ["models", "store"])
+def test_a_worker_that_cannot_start_ends_the_server_with_an_error(tmp_path, workers, broken):
+    """Its configuration, or its store, is broken after it was looked at."""
     config = write_config(tmp_path, model_entries("http://h/v1"))
     program = tmp_path / "broken.py"
     program.write_text(BROKEN)
-    arguments = [sys.executable, str(program), str(config), str(workers)]
+    if broken == "models":
+        changed, says = "model_list: []", "models is []"
+    else:
+        changed, says = config.read_text().replace("optllm.db", "nowhere/optllm.db"), "nowhere"
+    arguments = [sys.executable, str(program), str(config), str(workers), changed]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
-    assert any("a worker cannot start: models is []" in line["event"] for line in lines)
+    (told,) = {line["event"] for line in lines if "cannot start" in line["event"]}
+    assert told.startswith("a worker cannot start: ")
+    assert says in told
+    assert done.stderr.count("Traceback") == workers - 1  # of the error that serving ends with
 
 
 def test_a_model_that_cannot_be_called_is_told_before_the_server_listens(tmp_path):

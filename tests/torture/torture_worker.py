@@ -34,6 +34,8 @@ from optllm_router._errors import (
 )
 from optllm_router._flow import arun, request_flow, run, stream_flow
 from optllm_router._health import Gate
+from optllm_router._performing import _anext, _next
+from optllm_router._runtime import _nothing
 from optllm_router._steps import (
     Close,
     Count,
@@ -159,7 +161,7 @@ class Callers:
 
     def read_some(self, request: Request) -> None:
         """A stream, to its end or not."""
-        life = Life(request.decision, stream_flow(request), self.settle, lambda _: None)
+        life = Life(request.decision, stream_flow(request), self.settle, _nothing)
         stream = AnswerStream(life, self.perform, self._sweeper).open()
         ending = self._chance.choice(("read", "closed", "let go of"))
         most = 100 if ending == "read" else self._chance.randint(0, 4)
@@ -172,7 +174,7 @@ class Callers:
 
     async def aread_some(self, request: Request) -> None:
         """The same, in a task, which may be cancelled."""
-        life = Life(request.decision, stream_flow(request), self.settle, lambda _: None)
+        life = Life(request.decision, stream_flow(request), self.settle, _nothing)
         stream = await AsyncAnswerStream(life, self.aperform, self._sweeper).open()
         ending = self._chance.choice(("read", "closed"))
         most = 100 if ending == "read" else self._chance.randint(0, 4)
@@ -278,26 +280,6 @@ class Callers:
         if step.how == "settle_in_full":
             return self._ledger.settle_in_full(step.reservation_id)
         return self._ledger.settle(step.reservation_id, step.cost_nano, estimated=step.estimated)
-
-
-def _next(chunks: Iterator[Chunk]) -> Any:
-    try:
-        return next(chunks, None)
-    except ProviderError as error:
-        return _without_frames(error)
-
-
-async def _anext(chunks: AsyncIterator[Chunk]) -> Any:
-    try:
-        return await anext(chunks, None)
-    except ProviderError as error:
-        return _without_frames(error)
-
-
-def _without_frames(error: ProviderError) -> ProviderError:
-    """As the client does: else the flow would know the stream's reader, who is never let go of."""
-    error.__context__ = None
-    return error.with_traceback(None)
 
 
 def main() -> None:
