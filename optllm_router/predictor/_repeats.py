@@ -51,11 +51,11 @@ class Repeats:
         """Success probabilities p, shape (n, k), moved towards the labels of the same texts."""
         if not self._place:
             return p
-        places = [self._place.get(digest, -1) for digest in _digests(texts).tolist()]
-        again = np.flatnonzero(np.greater_equal(places, 0))
-        if not len(again):
+        places = map(self._place.get, _digests(texts).tolist())
+        known = {i: place for i, place in enumerate(places) if place is not None}
+        if not known:
             return p
-        place = np.array(places)[again]
+        again, place = list(known), list(known.values())
         p = p.copy()
         p[again] = (self._sums[place] + _STRENGTH * p[again]) / (self._counts[place] + _STRENGTH)
         return p

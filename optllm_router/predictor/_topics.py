@@ -6,6 +6,7 @@ many splits to set a task apart, and have not the labels for it; with its member
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Topics:
         if len(x) > _MAX_ROWS:
             rows = np.random.default_rng(self.seed).choice(len(x), _MAX_ROWS, replace=False)
             x = x[np.sort(rows)]
-        coarse = x[:, coarse_features(x.shape[1])]
+        coarse = x[:, _coarse(x.shape[1])]
         self.scaling_ = Scaling.of(coarse)
         standard = self.scaling_.apply(coarse)
         most = min(max(len(x) // _ROWS_PER_TOPIC, 1), len(np.unique(standard, axis=0)))
@@ -53,17 +54,16 @@ class Topics:
         self.centres_ = np.concatenate([centres for centres, _ in found])
         softness = [max(_SOFTNESS * spread, 1e-6) for _, spread in found]
         self.softness_ = np.repeat(softness, self.sizes_).astype(np.float32)
+        self._prepare()
         return self
 
     def beside(self, x: Features) -> Features:
         """Features of n queries with their memberships behind them, in 0..1."""
-        standard = self.scaling_.apply(x[:, coarse_features(x.shape[1])])
-        near = 2.0 * (standard @ self.centres_.T) - np.sum(self.centres_**2, axis=1)
-        near /= self.softness_
-        starts = np.cumsum(self.sizes_) - self.sizes_
-        near -= np.repeat(np.maximum.reduceat(near, starts, axis=1), self.sizes_, axis=1)
+        near = self.scaling_.apply(x.take(_coarse(x.shape[1]), axis=1)) @ self._towards
+        near -= self._away
+        near -= np.maximum.reduceat(near, self._starts, axis=1).take(self._granularity, axis=1)
         np.exp(near, out=near)
-        near /= np.repeat(np.add.reduceat(near, starts, axis=1), self.sizes_, axis=1)
+        near /= np.add.reduceat(near, self._starts, axis=1).take(self._granularity, axis=1)
         return np.concatenate([x, near], axis=1)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -80,7 +80,18 @@ class Topics:
         self.scaling_ = Scaling.restored(arrays)
         self.sizes_, self.centres_ = arrays["sizes"], arrays["centres"]
         self.softness_ = arrays["softness"]
+        self._prepare()
         return self
+
+    def _prepare(self) -> None:
+        """What every query needs: nearness to a centre c is ``(2 c x - c c) / softness``."""
+        self._towards = np.ascontiguousarray(2.0 * self.centres_.T / self.softness_)
+        self._away = np.sum(self.centres_**2, axis=1) / self.softness_
+        self._starts = np.cumsum(self.sizes_) - self.sizes_
+        self._granularity = np.repeat(np.arange(len(self.sizes_)), self.sizes_)
+
+
+_coarse = lru_cache(coarse_features)
 
 
 def _centres(x: Features, size: int, seed: int) -> tuple[Features, float]:
