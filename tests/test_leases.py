@@ -527,6 +527,23 @@ def test_a_busy_process_recovers_what_others_reserved_when_they_died(database):
         assert ledger._next_recovery > time.monotonic() + 1
 
 
+def test_a_block_that_expires_tells_nothing_of_what_calls_exceed(ledger, clock, database):
+    """It is no call: what a soft budget is exceeded by is forecast from calls."""
+    ledger.set_budget(Budget(f"{LIMIT}e-9", scope="tag:soft", hard=False))
+    assert ledger.reserve(call("finished", 100, "tag:soft", soft=10)).result() is None
+    assert ledger.settle("finished", 30).result() is True
+    database.catch_up()
+    assert blocks(database) == ["open"]
+    clock.now += 40
+    other = Ledger(database, clock)
+    assert other.recover() == 1
+    assert other.reserve(call("under way", 100, "tag:soft", soft=10)).result() is None
+    assert other.verify() == []
+    soft = other.balance("tag:soft")
+    assert (soft.spent_nano, soft.calls) == (30 + 16 * 100, 2)
+    assert (soft.excess_nano, soft.expected_excess_nano) == (20, 20)
+
+
 def test_recovery_makes_no_caller_read_the_database(database, monkeypatch):
     """Nor anyone who waits for the ledger's lock: a write may be done before it is waited for."""
     submit_to = database.submit_to
