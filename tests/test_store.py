@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import OperationalError
 
+from optllm_router._command_options import opened
 from optllm_router._errors import InvalidRequestError, OptLLMError, StoreError
 from optllm_router._types import Decision, Outcome, Usage
 from optllm_router.ledger import Ledger
@@ -188,6 +189,14 @@ def test_processes_that_start_together_migrate_once(store_url):
     for database in databases:
         database.close()
     assert sorted(applied) == [name for name, _ in migrations.MIGRATIONS]
+
+
+def test_an_empty_file_is_a_new_store(tmp_path, sqlite_url):
+    file = tmp_path / "optllm.db"
+    file.touch()
+    with opened(None, sqlite_url, may_create=True) as database:
+        assert Ledger(database).balances() == []
+    assert file.stat().st_size > 0
 
 
 def test_a_new_file_that_another_process_is_about_to_write_is_waited_for(tmp_path):
