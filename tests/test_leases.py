@@ -471,6 +471,16 @@ def test_a_block_that_cannot_be_given_back_breaks_no_call(locked, caplog):
     assert not ledger._lost
 
 
+def test_a_ledger_closes_in_peace_when_only_a_block_cannot_be_given_back(locked, caplog):
+    """No call is concerned, and the block expires."""
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    ledger.close()
+    other.execute("ROLLBACK")
+    assert "the return of 1600 nano-dollars that no call used could not be" in caplog.text
+
+
 def test_a_block_that_holds_something_else_is_left_to_its_lease(ledger, database, caplog):
     warm(ledger)
     (block,) = ledger._blocks[()]
