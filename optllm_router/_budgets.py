@@ -17,8 +17,12 @@ class Budgets:
         self._ledger = ledger
 
     def list(self) -> Sequence[Balance]:
-        """Every budget of the store in its current window, by name."""
-        return self._ledger.balances()
+        """Those that are for each (``tenant:*``), then every other in its current window.
+
+        What each has spent is in the balance of its own, of which there is one from its first
+        call on.
+        """
+        return [*self._ledger.templates(), *self._ledger.balances()]
 
     def set(
         self,

@@ -144,6 +144,15 @@ def test_a_client_changes_budgets_that_outlast_it(sqlite_url):
             client.budgets.set("1 EUR")
 
 
+def test_a_client_lists_what_is_for_each_before_anyone_spent_of_it(sqlite_url):
+    with client_of(sqlite_url) as client:
+        client.budgets.set("5 USD per day for tenant:*")
+        listed = {one.budget: one.scope for one in client.budgets.list()}
+        assert listed == {"mine": "tag:mine", "tenant:*": "tenant:*"}
+        client.budgets.remove("tenant:*")
+        assert [one.budget for one in client.budgets.list()] == ["mine"]
+
+
 def test_without_blocking_the_event_loop(sqlite_url):
     async def main():
         async with client_of(sqlite_url, AsyncOptLLM) as client:

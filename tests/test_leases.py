@@ -225,17 +225,20 @@ def test_a_block_ends_with_its_window(ledger, clock, database):
     assert ledger.verify() == []
 
 
-def test_an_idle_block_is_given_back(database):
-    with closing(LeasingLedger(database)) as ledger:
-        ledger.set_budget(Budget(f"{LIMIT}e-9"))
-        warm(ledger)
-        assert blocks(database) == ["open"]
-        start = time.monotonic()
-        while blocks(database):
-            assert time.monotonic() < start + 10
-            time.sleep(0.05)
-        assert time.monotonic() < start + 4  # two seconds, on a machine with nothing else to do
-        assert books(Ledger(database)) == (0, 0)
+def test_an_idle_block_is_given_back_once_it_is_over(ledger, clock, database):
+    warm(ledger)
+    clock.now += 1.4
+    with ledger._changed:
+        ledger._changed.notify_all()  # who tends to the blocks looks at once
+    assert ledger.reserve(call("drawn", 0)).done()
+    assert blocks(database) == ["open"]
+    clock.now += 0.2
+    start = time.monotonic()
+    while blocks(database):
+        assert time.monotonic() < start + 30
+        time.sleep(0.01)
+    assert ledger.release("drawn").result() is True
+    assert books(Ledger(database, clock)) == (0, 0)
 
 
 def test_a_limit_lowered_elsewhere_stops_calls_once_the_block_is_over(ledger, clock, database):
@@ -468,6 +471,16 @@ def test_a_block_that_cannot_be_given_back_breaks_no_call(locked, caplog):
     assert not ledger._lost
 
 
+def test_a_ledger_closes_in_peace_when_only_a_block_cannot_be_given_back(locked, caplog):
+    """No call is concerned, and the block expires."""
+    ledger, other = locked
+    warm(ledger)
+    other.execute("BEGIN IMMEDIATE")
+    ledger.close()
+    other.execute("ROLLBACK")
+    assert "the return of 1600 nano-dollars that no call used could not be" in caplog.text
+
+
 def test_a_block_that_holds_something_else_is_left_to_its_lease(ledger, database, caplog):
     warm(ledger)
     (block,) = ledger._blocks[()]
@@ -525,6 +538,23 @@ def test_a_busy_process_recovers_what_others_reserved_when_they_died(database):
             database.catch_up()
         assert Ledger(database).balance("default").spent_nano == 900
         assert ledger._next_recovery > time.monotonic() + 1
+
+
+def test_a_block_that_expires_tells_nothing_of_what_calls_exceed(ledger, clock, database):
+    """It is no call: what a soft budget is exceeded by is forecast from calls."""
+    ledger.set_budget(Budget(f"{LIMIT}e-9", scope="tag:soft", hard=False))
+    assert ledger.reserve(call("finished", 100, "tag:soft", soft=10)).result() is None
+    assert ledger.settle("finished", 30).result() is True
+    database.catch_up()
+    assert blocks(database) == ["open"]
+    clock.now += 40
+    other = Ledger(database, clock)
+    assert other.recover() == 1
+    assert other.reserve(call("under way", 100, "tag:soft", soft=10)).result() is None
+    assert other.verify() == []
+    soft = other.balance("tag:soft")
+    assert (soft.spent_nano, soft.calls) == (30 + 16 * 100, 2)
+    assert (soft.excess_nano, soft.expected_excess_nano) == (20, 20)
 
 
 def test_recovery_makes_no_caller_read_the_database(database, monkeypatch):

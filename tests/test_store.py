@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import OperationalError
 
+from optllm_router._command_options import opened
 from optllm_router._errors import InvalidRequestError, OptLLMError, StoreError
 from optllm_router._types import Decision, Outcome, Usage
 from optllm_router.ledger import Ledger
@@ -140,6 +141,31 @@ def test_old_books_are_right_in_the_newest_schema(store_url, monkeypatch):
     database.close()
 
 
+BOOKS_WITH_BLOCKS = """
+    INSERT INTO budgets (name, "window", limit_nano, hard) VALUES ('default', 'day', 5000, 0);
+    INSERT INTO balances VALUES ('default', 86400, 845, 0, 1, 0, 735);
+    INSERT INTO reservations VALUES ('a', 'a', 'm', 'settled', 40, 45, 0, 'test', 86401, 86461);
+    INSERT INTO reservations VALUES ('b', '', '', 'expired', 800, 800, 1, '', 86402, 86432);
+    INSERT INTO reservation_budgets VALUES ('a', 'default', 86400, 10);
+    INSERT INTO reservation_budgets VALUES ('b', 'default', 86400, 100)
+"""
+
+
+def test_what_blocks_once_exceeded_is_taken_out_of_old_books(store_url, monkeypatch):
+    def write(connection):
+        for statement in BOOKS_WITH_BLOCKS.split(";"):
+            connection.execute(text(statement))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:10])
+        with closing(Database(store_url)) as older:
+            older.submit(write).result()
+    with closing(Database(store_url)) as database:
+        ledger = Ledger(database, lambda: 86_500.0)
+        assert ledger.verify() == []
+        assert (ledger.balance("default").excess_nano, ledger.balance("default").calls) == (35, 1)
+
+
 def test_a_migration_that_fails_leaves_nothing_behind(store_url, monkeypatch):
     def breaks(connection):
         connection.execute(text("CREATE TABLE half_done (a INTEGER)"))
@@ -163,6 +189,14 @@ def test_processes_that_start_together_migrate_once(store_url):
     for database in databases:
         database.close()
     assert sorted(applied) == [name for name, _ in migrations.MIGRATIONS]
+
+
+def test_an_empty_file_is_a_new_store(tmp_path, sqlite_url):
+    file = tmp_path / "optllm.db"
+    file.touch()
+    with opened(None, sqlite_url, may_create=True) as database:
+        assert Ledger(database).balances() == []
+    assert file.stat().st_size > 0
 
 
 def test_a_new_file_that_another_process_is_about_to_write_is_waited_for(tmp_path):

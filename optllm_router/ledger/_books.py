@@ -66,7 +66,7 @@ def _share(entry: Entry, part: Part) -> Moved:
         reserved=part.amount if is_open else 0,
         calls=int(not entry.block),
         open_calls=int(is_open and not entry.block),
-        excess=max(0, entry.settled - part.amount),
+        excess=0 if entry.block else max(0, entry.settled - part.amount),
     )
 
 

@@ -132,7 +132,8 @@ class LeasingLedger(Ledger):
         self._database.catch_up()  # a block that was asked for comes, and what was lost is written
         self._database.catch_up()  # blocks are given back that waited for this
         with self._changed:
-            lost = next((error for _, error in self._lost.values()), None)
+            calls = (error for (_, kind), (_, error) in self._lost.items() if kind is not Returning)
+            lost = next(calls, None)
             if lost is not None or isinstance(self._fault, StoreError):  # else it was written since
                 self._fault = lost
         self._raise_fault()

@@ -324,7 +324,7 @@ _TRUE = (
         func.sum(case((_IS_OPEN, reservation_budgets.c.amount_nano), else_=0)),
         func.sum(_IS_CALL),
         func.sum(case((_IS_OPEN, _IS_CALL), else_=0)),
-        func.sum(case((_BEYOND > 0, _BEYOND), else_=0)),
+        func.sum(case((_BEYOND > 0, _BEYOND * _IS_CALL), else_=0)),
     )
     .join(reservations, reservations.c.id == reservation_budgets.c.reservation_id)
     .group_by(reservation_budgets.c.budget, reservation_budgets.c.window_start)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,9 @@ from sqlalchemy import func, or_, select
 from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router._money import MAX_NANO, format_usd, nano_from_usd
 from optllm_router.ledger._ledger import Ledger
-from optllm_router.ledger._remains import ExpiredBlock, Period, expired_blocks, free_remains
+from optllm_router.ledger._remains import ExpiredBlock, Period, expired_blocks, free_remains, slices
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
-
-_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def reconcile(
     """
     known = list(charges)
     sent: dict[str, list[Any]] = {}
-    for ids in _slices(sorted({charge.id for charge in known})):
+    for ids in slices(sorted({charge.id for charge in known})):
         for row in _sent(database, ids):
             for key in {row.id, row.decision_id}:
                 sent.setdefault(key, []).append(row)
@@ -154,10 +152,6 @@ def _sent(database: Database, ids: Sequence[str]) -> Sequence[Any]:
     statement = select(reservations).where(reservations.c.state != "released", named)
     with database.read() as connection:
         return connection.execute(statement).all()
-
-
-def _slices(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:

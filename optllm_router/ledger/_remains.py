@@ -145,7 +145,7 @@ def _unknown_nano(connection: Connection, charges: Sequence[tuple[str, int]]) ->
     """What is charged beyond what the books have for the calls that the charges name."""
     decisions: dict[str, str] = {}
     booked: dict[str, dict[str, int]] = defaultdict(dict)
-    for ids in _slices(sorted({id for id, _ in charges})):
+    for ids in slices(sorted({id for id, _ in charges})):
         named = or_(reservations.c.id.in_(ids), reservations.c.decision_id.in_(ids))
         for row in connection.execute(select(reservations).where(named, ~_IS_BLOCK)):
             decisions[row.id] = row.decision_id
@@ -162,12 +162,13 @@ def _accounts(
 ) -> Mapping[str, tuple[tuple[str, int], ...]]:
     """In which windows of which budgets entries count."""
     found: dict[str, list[tuple[str, int]]] = {id: [] for id in ids}
-    for some in _slices(ids):
+    for some in slices(ids):
         parts = select(reservation_budgets).where(reservation_budgets.c.reservation_id.in_(some))
         for row in connection.execute(parts):
             found[row.reservation_id].append((row.budget, row.window_start))
     return {id: tuple(sorted(accounts)) for id, accounts in found.items()}
 
 
-def _slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
+def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The same, in parts that a statement can name."""
     return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))

@@ -190,6 +190,29 @@ def keep_which_answers_were_cut(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE outcomes ADD COLUMN cut INTEGER NOT NULL DEFAULT 0")
 
 
+def count_no_excess_of_blocks(connection: Connection) -> None:
+    """What blocks that expired exceeded, which are no calls, is taken out of the balances."""
+    counted = connection.execute(
+        text(
+            """SELECT part.budget, part.window_start,
+                SUM(r.settled_nano - part.amount_nano) AS of_blocks
+            FROM reservations AS r
+            JOIN reservation_budgets AS part ON part.reservation_id = r.id
+            WHERE r.candidate = '' AND r.settled_nano > part.amount_nano
+            GROUP BY part.budget, part.window_start"""
+        )
+    )
+    rows = [row._asdict() for row in counted]
+    if rows:
+        connection.execute(
+            text(
+                """UPDATE balances SET excess_nano = excess_nano - :of_blocks
+                WHERE budget = :budget AND window_start = :window_start"""
+            ),
+            rows,
+        )
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
@@ -201,6 +224,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0008_keep_left_out", keep_left_out),
     ("0009_remember_configured_budgets", remember_configured_budgets),
     ("0010_keep_which_answers_were_cut", keep_which_answers_were_cut),
+    ("0011_count_no_excess_of_blocks", count_no_excess_of_blocks),
 )
 
 
