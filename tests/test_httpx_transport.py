@@ -244,6 +244,21 @@ def test_calls_share_a_connection(counting, streamed):
     assert counting.wait_until_closed()
 
 
+def test_whole_answers_and_streams_share_a_connection(counting):
+    to = candidate(counting.base_url)
+    with closing(HttpxTransport()) as transport:
+        for _ in range(2):
+            assert transport.send(to, CALL).usage
+            assert list(transport.stream(to, CALL))[-1].usage
+        assert counting.opened == 1
+        transport.close()
+        assert counting.wait_until_closed()
+        assert list(transport.stream(to, CALL))[-1].usage
+        assert transport.send(to, CALL).usage
+        assert counting.opened == 2
+    assert counting.wait_until_closed()
+
+
 @either
 def test_calls_of_an_event_loop_share_connections(counting, streamed):
     transport = HttpxTransport()

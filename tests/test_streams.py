@@ -140,12 +140,14 @@ class Twin:
         """Open a stream, and hand it to ``body`` (a coroutine function of stream and arguments)."""
 
         async def opened() -> None:
-            if self.kind == "async":
-                await body(await runtime.astream(decision(), QUERY), *arguments)
-            else:
-                await body(Awaitable(runtime.stream(decision(), QUERY)), *arguments)
+            await body(await self.open(runtime), *arguments)
 
         asyncio.run(opened())
+
+    async def open(self, runtime: Runtime, id: str = "d"):
+        if self.kind == "async":
+            return await runtime.astream(decision(id), QUERY)
+        return Awaitable(runtime.stream(decision(id), QUERY))
 
 
 class Awaitable:
@@ -460,41 +462,31 @@ def test_a_stream_that_is_open_when_the_interpreter_exits_is_settled(start, stor
     assert COUNTED < spent(runtime) <= MOST
 
 
-def test_a_first_chunk_is_handed_on_at_once_by_a_coroutine(start):
-    """As the next test, on an event loop."""
-    arrived, added = [], []
+def test_a_first_chunk_is_handed_on_at_once(start, twin):
+    """Before there is another; what we add is well under the millisecond that we promise.
 
-    class Watched(Script):
-        async def astream(self, candidate, call):
-            for one in WHOLE:
-                arrived.append(time.perf_counter())
-                yield one
-
-    async def read(runtime: Runtime) -> None:
-        for number in range(50):
-            arrived.clear()
-            async with await runtime.astream(decision(f"d{number}"), QUERY) as stream:
-                await anext(stream)
-                added.append(time.perf_counter() - arrived[0])
-
-    asyncio.run(read(start(Watched())))
-    assert sorted(added)[len(added) // 2] < 0.001
-
-
-def test_a_first_chunk_is_handed_on_at_once(start):
-    """What we add to a chunk that is there: well under the millisecond that we promise."""
+    Counted is what this thread works, not what it waits for others on a busy machine.
+    """
     arrived, added = [], []
 
     class Watched(Script):
         def stream(self, candidate, call):
             for one in WHOLE:
-                arrived.append(time.perf_counter())
+                arrived.append(time.thread_time())
                 yield one
 
-    runtime = start(Watched())
-    for number in range(50):
-        arrived.clear()
-        with runtime.stream(decision(f"d{number}"), QUERY) as stream:
-            next(stream)
-            added.append(time.perf_counter() - arrived[0])
+        async def astream(self, candidate, call):
+            for one in self.stream(candidate, call):
+                yield one
+
+    async def read(runtime: Runtime) -> None:
+        for number in range(50):
+            arrived.clear()
+            stream = await twin.open(runtime, f"d{number}")
+            assert await anext(stream) == WHOLE[0]
+            added.append(time.thread_time() - arrived[0])
+            assert len(arrived) == 1
+            await stream.close()
+
+    asyncio.run(read(start(Watched())))
     assert sorted(added)[len(added) // 2] < 0.001

@@ -64,6 +64,7 @@ class HttpxTransport:
         self._http2 = http2
         self._lock = threading.Lock()
         self._clients: dict[bool, httpx.Client] = {}
+        self._mounts: dict[str, httpx.BaseTransport] = {}
         self._async_senders: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncSender] = (
             weakref.WeakKeyDictionary()
         )
@@ -173,9 +174,10 @@ class HttpxTransport:
 
                 from optllm_router.transports._connections import Connections, is_direct
 
-                mounts = {"http://": Connections(_IDLE_SECONDS)} if is_direct() else {}
+                if not self._clients:  # without TLS, all calls share what is idle
+                    self._mounts = {"http://": Connections(_IDLE_SECONDS)} if is_direct() else {}
                 limits = httpx.Limits(keepalive_expiry=_IDLE_SECONDS)
-                self._clients[http2] = httpx.Client(http2=http2, limits=limits, mounts=mounts)
+                self._clients[http2] = httpx.Client(http2=http2, limits=limits, mounts=self._mounts)
             return self._clients[http2]
 
     def _async_sender(self) -> AsyncSender:

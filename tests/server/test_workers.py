@@ -94,20 +94,21 @@ def graded_records(database: Database):
 
 
 @pytest.fixture
-def slow_config(tmp_path):
-    """A provider that takes a second and a half for an answer."""
+def slow_provider():
+    """It takes a second and a half for an answer."""
     with SimulationServer(latency_seconds=1.5) as provider:
-        yield write_config(tmp_path, model_entries(provider.base_url), budget="1 USD")
+        yield provider
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_stop_lets_answers_under_way_finish(slow_config, workers):
-    with RunningServer(slow_config, "--workers", str(workers)) as server:
+def test_a_stop_lets_answers_under_way_finish(slow_provider, tmp_path, workers):
+    config = write_config(tmp_path, model_entries(slow_provider.base_url), budget="1 USD")
+    with RunningServer(config, "--workers", str(workers)) as server:
         assert ask(server).status_code == 200  # litellm's first call takes long
         answers: list[httpx.Response] = []
         asking = threading.Thread(target=lambda: answers.append(ask(server, stream=True)))
         asking.start()
-        time.sleep(0.7)
+        until(lambda: slow_provider.requests.total() == 2, seconds=60)
         assert server.stop() == 0
         asking.join(30)
     assert answers[0].status_code == 200
