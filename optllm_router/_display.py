@@ -191,8 +191,7 @@ def print_reconciliation(done: Reconciliation) -> None:
         )
         for block in done.expired_blocks:
             console().print(
-                f"  {block.id}: {format_usd(block.amount_nano)} of {', '.join(block.budgets)}",
-                markup=False,
+                f"  {block.id}: {format_usd(block.amount_nano)} of {', '.join(block.budgets)}"
             )
 
 

@@ -411,7 +411,11 @@ class OptLLM(_Client):
 
 
 class AsyncOptLLM(_Client):
-    """As :class:`OptLLM`, with ``await``."""
+    """As :class:`OptLLM`, with ``await``.
+
+    ``balance``, ``balances`` and ``verify`` wait for the store, and the event loop with them: use
+    ``await client.budgets.list()`` and ``await asyncio.to_thread(client.verify)`` there.
+    """
 
     @property
     def chat(self) -> AsyncChat:
