@@ -47,9 +47,12 @@ CREATE = {
     "extra_query": "each provider reads its own URL: it can name a key, a deployment, a version",
 }
 RESPONSES = {
+    "access_programs": "OpenAI's own services",
     "background": NOT_KEPT,
+    "background_options": NOT_KEPT,
     "context_management": "an OpenAI service beside the answer",
     "conversation": NOT_KEPT,
+    "image": NOT_PRICED,
     "max_tool_calls": "no tool is run here",
     "moderation": CREATE["moderation"],
     "previous_response_id": NOT_KEPT,
@@ -69,6 +72,7 @@ REASONING = {
     "summary": "the chat API has no summaries of reasoning",
 }
 TOOL = {
+    "async": "no tool is run here",
     "allowed_callers": "programs of the model's own run at OpenAI",
     "defer_loading": "searching for tools is done at OpenAI",
     "output_schema": "the chat API has nothing like it",
@@ -91,7 +95,10 @@ CLIENT = {
     ),
     **dict.fromkeys(("images", "audio", "videos", "realtime", "live", "moderations"), NOT_PRICED),
     **dict.fromkeys(
-        ("fine_tuning", "evals", "admin", "webhooks", "content_provenance_checks"),
+        (
+            *("fine_tuning", "evals", "admin", "webhooks", "content_provenance_checks"),
+            *("decisions", "safety"),
+        ),
         "OpenAI's own services",
     ),
     **dict.fromkeys(("beta", "completions"), "superseded by chat.completions and responses"),
