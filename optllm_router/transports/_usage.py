@@ -36,7 +36,8 @@ def read_usage(
     ...             "prompt_tokens_details": {"cached_tokens": 8}}, answered=True)
     ... # doctest: +NORMALIZE_WHITESPACE
     Usage(prompt_tokens=9, completion_tokens=4, estimated=False, cached_tokens=8,
-          cache_write_tokens=0, reasoning_tokens=0, audio_tokens=0, reported_nano=20000)
+          cache_write_tokens=0, reasoning_tokens=0, audio_tokens=0, reported_nano=20000,
+          cut=False)
     """
     if not isinstance(block, Mapping):
         return None
