@@ -128,6 +128,9 @@ _ENTRIES = select(reservations).order_by(reservations.c.created_at, reservations
 def _remains(connection: Connection, named: set[str], period: Period) -> list[Any]:
     """Blocks, then calls, that nobody was charged for by name: oldest first.
 
+    Where one attempt of a decision was charged, what its other attempts hold stays, too: a charge
+    may name the decision alone, and may then be for any of them.
+
     Blocks that were freed are among them: what they kept counts once.
     """
     is_block = _IS_BLOCK & reservations.c.state.in_(["expired", "settled"])
