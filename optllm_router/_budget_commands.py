@@ -126,8 +126,10 @@ def set_(
     BUDGET is like '20 USD per month in Europe/Berlin' or '5 USD per day for tenant:acme'; with
     tenant:* each tenant has one of its own.
     """
+    from optllm_router._money import Budget
     from optllm_router.ledger import set_what_is_given
 
+    Budget.parse(text, name=name)  # before a store is made for it
     percentages = thresholds or None
     with _books(place, may_create=True) as (ledger, _):
         wanted = set_what_is_given(

@@ -344,6 +344,13 @@ def test_budgets_are_set_changed_and_removed(tmp_path: Path) -> None:
         assert complaint in done.stderr
 
 
+def test_a_budget_that_is_none_leaves_no_store_behind(tmp_path: Path) -> None:
+    refused = optllm("budget", "set", "1 USD per fortnight", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "budget window 'fortnight' is unknown" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_budget_for_each_is_listed_before_anyone_spent(tmp_path: Path) -> None:
     made = optllm("budget", "set", "1 USD per day for tenant:*", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
