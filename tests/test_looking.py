@@ -128,8 +128,10 @@ def test_the_event_loop_reads_no_database(sqlite_url, what, faults):
 
 
 def test_what_is_remembered_takes_no_thread(sqlite_url, monkeypatch):
+    provider = Provider()
+
     async def main():
-        async with AsyncOptLLM(**settings(sqlite_url, Provider())) as client:
+        async with AsyncOptLLM(**settings(sqlite_url, provider)) as client:
             await asks(client)["a named model"]()
             client._runtime.ledger.glance()
 
@@ -141,6 +143,7 @@ def test_what_is_remembered_takes_no_thread(sqlite_url, monkeypatch):
                 await asks(client)["a named model"]()
 
     asyncio.run(main())
+    assert provider.asked == 2
 
 
 def unreadable(scopes):
