@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ProviderTimeoutError,
         ProviderUnavailableError,
         StoreError,
+        UnknownAnswerError,
         UnknownModelError,
         UnpricedModelError,
     )
@@ -85,6 +86,7 @@ _ROOMS = {
         "ProviderTimeoutError",
         "ProviderUnavailableError",
         "StoreError",
+        "UnknownAnswerError",
         "UnknownModelError",
         "UnpricedModelError",
     ),
@@ -152,6 +154,7 @@ __all__ = [
     "Router",
     "StoreError",
     "Transport",
+    "UnknownAnswerError",
     "UnknownModelError",
     "UnpricedModelError",
     "Usage",

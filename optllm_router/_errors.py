@@ -7,6 +7,7 @@ Every class says what was wrong, with the value, and what to do next::
     │   ├── UnknownModelError         no candidate of that name
     │   └── UnpricedModelError        a candidate whose cost nobody knows
     ├── InvalidRequestError           the arguments of one call are wrong; nothing was sent
+    │   └── UnknownAnswerError        no answer of this id is in the store
     ├── InvalidDataError              numbers or files that cannot be what they claim
     ├── InfeasibleError               no allocation meets the constraint
     ├── OverloadedError               more calls than can be decided; nothing was sent
@@ -49,6 +50,10 @@ class UnpricedModelError(ConfigurationError):
 
 class InvalidRequestError(OptLLMError):
     """The arguments of one call are wrong; nothing was sent."""
+
+
+class UnknownAnswerError(InvalidRequestError):
+    """No answer of this id is in the store, or not yet: other processes write a moment later."""
 
 
 class InvalidDataError(OptLLMError, ValueError):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from optllm_router._errors import InvalidRequestError
+from optllm_router._errors import InvalidRequestError, UnknownAnswerError
 from optllm_router._nearest import quoted
 from optllm_router._openai_errors import openai_errors
 from optllm_router._session import Session
 from optllm_router.router import checked_score
+
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 1.0, 0.1
+"""Another process may have answered, and what it did is written a quarter of a second later."""
 
 
 class Feedback:
@@ -30,9 +33,14 @@ class Feedback:
             InvalidRequestError: (an ``openai.BadRequestError``) no such answer, or one that does
                 not belong to the scopes of this client.
         """
+        import tenacity
+
         with openai_errors():
-            kept = self._runtime.keep_score(_checked_id(id), checked_score(score), self._scopes)
-            self._runtime.scores.learn(kept.result())
+            graded = _checked_id(id), checked_score(score), self._scopes
+            for attempt in tenacity.Retrying(**_patience()):
+                with attempt:
+                    kept = self._runtime.keep_score(*graded).result()
+            self._runtime.scores.learn(kept)
 
 
 class AsyncFeedback:
@@ -44,9 +52,26 @@ class AsyncFeedback:
 
     async def create(self, id: str, *, score: float) -> None:
         """As :meth:`Feedback.create`, without blocking the event loop."""
+        import tenacity
+
         with openai_errors():
-            kept = self._runtime.keep_score(_checked_id(id), checked_score(score), self._scopes)
-            await asyncio.to_thread(self._runtime.scores.learn, await asyncio.wrap_future(kept))
+            graded = _checked_id(id), checked_score(score), self._scopes
+            async for attempt in tenacity.AsyncRetrying(**_patience()):
+                with attempt:
+                    kept = await asyncio.wrap_future(self._runtime.keep_score(*graded))
+            await asyncio.to_thread(self._runtime.scores.learn, kept)
+
+
+def _patience() -> dict[str, Any]:
+    """How often an answer that is not known yet is looked up again."""
+    import tenacity
+
+    return {
+        "retry": tenacity.retry_if_exception_type(UnknownAnswerError),
+        "wait": tenacity.wait_fixed(_PAUSE_SECONDS),
+        "stop": tenacity.stop_after_delay(_PATIENCE_SECONDS),
+        "reraise": True,
+    }
 
 
 def _checked_id(id: Any) -> str:

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from optllm_router._errors import InvalidRequestError
+from optllm_router._errors import UnknownAnswerError
 from optllm_router._types import Decision, Outcome, Usage
 from optllm_router.store.database import Database
 from optllm_router.store.schema import decisions, feedback, outcomes
@@ -130,7 +130,7 @@ class Records:
     ) -> Future[LabelledAnswer]:
         """Keep how good an answer was; a later score for the same answer replaces it.
 
-        The future raises ``InvalidRequestError`` when no answer of that id is known, or it does
+        The future raises ``UnknownAnswerError`` when no answer of that id is known, or it does
         not belong to all of ``scopes``.
         """
         row = {"decision_id": decision_id, "created_at": self._clock(), "score": score}
@@ -138,7 +138,7 @@ class Records:
         def work(connection: Connection) -> LabelledAnswer:
             answered = connection.execute(_ANSWERED.where(decisions.c.id == decision_id)).first()
             if answered is None or not set(scopes) <= set(json.loads(answered.scopes)):
-                raise InvalidRequestError(
+                raise UnknownAnswerError(
                     f"no answer with id {decision_id!r} is known to this store; pass the id of "
                     "a completion that this store's client returned"
                 )
