@@ -60,7 +60,9 @@ HIGH = 0.95
 _UNKNOWN_HIGH = 3.0
 """The same of an exponential distribution, as a multiple of its mean: before enough is known."""
 _NEWS = 512
-"""Answers since the last fit that wait for the next prediction; the oldest make room."""
+"""Answers since the last prediction that wait for the next one; the oldest make room."""
+_MOST_EXPECTED = 2 * _NEWS
+"""Forecasts that are kept: a text that was just asked is asked again, or its answer comes in."""
 
 
 class LengthPredictor:
@@ -98,6 +100,7 @@ class LengthPredictor:
         self.line_, self.belief_ = _FLAT, 0.0
         self.high_ = np.full(n_candidates, _UNKNOWN_HIGH)
         self._news: deque[tuple[str, int, float, bool]] = deque(maxlen=_NEWS)
+        self._known: dict[str, FloatArray] = {}
 
     def fit(
         self,
@@ -125,6 +128,7 @@ class LengthPredictor:
         self.typical_, self.line_, self.belief_ = None, _FLAT, 0.0
         self.high_ = np.full(self.n_candidates, _UNKNOWN_HIGH)
         self._news.clear()
+        self._known.clear()
         answered = np.flatnonzero(counts.any(axis=1))
         if not (counts > cut).any():  # no answer came to its end
             return self
@@ -250,7 +254,19 @@ class LengthPredictor:
         return _Trial(sloped, belief, error, share)
 
     def _expected(self, texts: Sequence[str], typical: FloatArray) -> FloatArray:
-        """Forecasts as they were fitted, regardless of later news."""
+        """Forecasts as they were fitted, regardless of later news: shape (n, k)."""
+        if not 0 < len(texts) <= _NEWS:
+            return self._forecast(texts, typical)
+        if any(text not in self._known for text in texts):
+            for text, forecast in zip(texts, self._forecast(texts, typical), strict=True):
+                self._known[text] = forecast
+        expected = np.stack([self._known[text] for text in texts])
+        while len(self._known) > _MOST_EXPECTED:
+            del self._known[next(iter(self._known))]
+        return expected
+
+    def _forecast(self, texts: Sequence[str], typical: FloatArray) -> FloatArray:
+        """As :meth:`_expected`, anew."""
         share = 1.0 + self.line_.at(_sizes(texts))[:, None]
         if self.belief_:
             x = self._featurizer.transform(texts)

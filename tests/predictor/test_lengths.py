@@ -243,6 +243,18 @@ def test_answers_of_expected_length_change_nothing():
     np.testing.assert_allclose(lengths.predict(texts), before)
 
 
+def test_forecasts_that_were_made_before_are_those_of_the_last_fit():
+    texts, tokens = traffic(100)
+    lengths = LengthPredictor(K).fit(texts, tokens)
+    asked = [f"{text} {n}" for n, text in enumerate(texts * 12)]
+    one_by_one = np.concatenate([lengths.predict([text]) for text in asked])
+    np.testing.assert_array_equal(one_by_one, lengths.predict(asked))
+    lengths.fit(texts, 2.0 * tokens)
+    again = np.concatenate([lengths.predict([text]) for text in asked])
+    np.testing.assert_array_equal(again, lengths.predict(asked))
+    assert not np.allclose(again, one_by_one)
+
+
 # Odd input
 
 
