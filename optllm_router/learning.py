@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from optllm_router._memory import give_back_freed_memory
 from optllm_router._types import Predictor
 from optllm_router.predictor import LengthPredictor
 
@@ -165,6 +166,7 @@ class _Learner(Generic[Taught]):
     def _fit_and_tell(self, refit: Future[None]) -> None:
         try:
             self._fit()
+            give_back_freed_memory()
         except Exception as error:  # noqa: BLE001 - logged, and handed to whoever waits
             _log.exception("the refit of the predictor failed; the last one stays in use")
             with self._lock:
