@@ -5,7 +5,7 @@ from optllm_router.ledger._charges import Charge
 from optllm_router.ledger._leases import LeasingLedger
 from optllm_router.ledger._ledger import Ledger
 from optllm_router.ledger._limits import keep_budget
-from optllm_router.ledger._operations import Refusal, Reservation
+from optllm_router.ledger._operations import Refusal, Reservation, Soft
 from optllm_router.ledger._reconciling import (
     Correction,
     Reconciliation,
@@ -28,6 +28,7 @@ __all__ = [
     "Reconciliation",
     "Refusal",
     "Reservation",
+    "Soft",
     "keep_budget",
     "read_charges",
     "reconcile",
