@@ -2,8 +2,7 @@
 
 The generator yields a step and receives its result; a sync and an async driver carry the
 steps out (:func:`run`, :func:`arun`) and unit tests play them by hand. Money is set aside
-before every send, and closed exactly once after it, whatever happens in between. (Before a send,
-there may be a Look into the books; when that fails, the money is released.) ::
+before every send, and closed exactly once after it, whatever happens in between. ::
 
     Reserve ─ refused ──────────────────────────► next candidate, at last BudgetExceededError
        │

@@ -22,7 +22,6 @@ from optllm_router._steps import (
     Close,
     Count,
     HangUp,
-    Look,
     Open,
     Opened,
     Pause,
@@ -97,8 +96,6 @@ class Performer:
                 return _next(cast(Iterator[Chunk], rest))
             case Reserve(reservation):
                 return self._ledger.reserve(reservation).result()
-            case Look(scopes):
-                return self._is_bounded(scopes)
             case Send(candidate, call):
                 try:
                     return self._transport.send(candidate, call)
@@ -129,8 +126,6 @@ class Performer:
                 return await _anext(cast(AsyncIterator[Chunk], rest))
             case Reserve(reservation):
                 return await _done(self._ledger.reserve(reservation))
-            case Look(scopes):
-                return await asyncio.to_thread(self._is_bounded, scopes)
             case Send(candidate, call):
                 try:
                     return await self._transport.asend(candidate, call)
@@ -177,9 +172,6 @@ class Performer:
                     write.add_done_callback(partial(_log_if_open, step))
             case _:
                 raise AssertionError(f"{type(step).__name__} is no last step")
-
-    def _is_bounded(self, scopes: tuple[str, ...]) -> bool:
-        return any(balance.hard for balance in self._ledger.glance(scopes))
 
     def _recovery_is_due(self) -> bool:
         with self._recovery_lock:

@@ -432,15 +432,10 @@ class Runtime:
             self._gates,
             scopes,
             patient,
-            bounded=partial(self._bounded, scopes),
             likely_nano=self.router.likely_nano(query) if soft else {},
             max_retries=self.settings.max_retries if retries is None else retries,
             hedge_after_seconds=None if patient else self.settings.hedge_after_seconds,
         )
-
-    def _bounded(self, scopes: tuple[str, ...]) -> bool | None:
-        budgets = self.ledger.remembered(scopes)
-        return None if budgets is None else any(balance.hard for balance in budgets)
 
 
 def _scopes(query: Query, cap: Budget | None) -> tuple[str, ...]:

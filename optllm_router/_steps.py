@@ -18,16 +18,9 @@ Chunks: TypeAlias = Iterator[Chunk] | AsyncIterator[Chunk]
 
 @dataclass(frozen=True)
 class Reserve:
-    """Set money aside; the result is a refusal or ``None``."""
+    """Set money aside; the result is a refusal, ``Soft``, or ``None``: a hard budget applies."""
 
     reservation: Reservation
-
-
-@dataclass(frozen=True)
-class Look:
-    """Look into the books; the result is whether a hard budget on these scopes applies now."""
-
-    scopes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -151,9 +144,7 @@ class Race:
     after_seconds: float
 
 
-Step: TypeAlias = (
-    Reserve | Look | Send | Open | Receive | HangUp | Count | Close | Pause | Wait | Race
-)
+Step: TypeAlias = Reserve | Send | Open | Receive | HangUp | Count | Close | Pause | Wait | Race
 
 
 @dataclass(frozen=True)
@@ -217,8 +208,6 @@ class Request:
         scopes: what the call belongs to; every budget on one of these or on everything pays.
         patient: wait when money that other calls have set aside may come back, instead of
             turning to a cheaper candidate. For planned batches.
-        bounded: tells whether an answer must have a bound: a hard budget applies now; ``None``
-            where that takes a look into the books (:class:`Look`).
         likely_nano: what soft budgets set aside, by candidate; those that are missing set aside
             the most that the call can cost.
         max_retries: how often a candidate is asked again after a fault that cost nothing.
@@ -234,7 +223,6 @@ class Request:
     gates: Mapping[str, Gate]
     scopes: tuple[str, ...]
     patient: bool = False
-    bounded: Callable[[], bool | None] = lambda: True
     likely_nano: Mapping[str, int] = field(default_factory=dict)
     max_retries: int = 0
     retries: Retries = field(default_factory=Retries)

@@ -26,7 +26,6 @@ from optllm_router._money import format_usd
 from optllm_router._sending import Sending
 from optllm_router._steps import (
     Close,
-    Look,
     NotCarriedOutError,
     Paid,
     Pause,
@@ -36,7 +35,7 @@ from optllm_router._steps import (
     Wait,
 )
 from optllm_router._types import Call, Candidate
-from optllm_router.ledger import Refusal, Reservation
+from optllm_router.ledger import Refusal, Reservation, Soft
 
 _PATIENCE_SECONDS = 0.25
 _LOOK_AROUND_SECONDS = 0.05
@@ -101,12 +100,13 @@ class Turns:
                 yield from self._wait_for_room(turn, ticket)
                 continue
             before = clock()
-            refused = yield from _reserve(reservation, ticket, self._request.patient)
+            granted = yield from _reserve(reservation, ticket, self._request.patient)
             if self._request.patient:  # money that comes back late is no fault of the call's
                 self._deadline += clock() - before
-            if refused is not None:
-                self._refusal = (reservation, refused)
+            if isinstance(granted, Refusal):
+                self._refusal = (reservation, granted)
                 continue
+            sending.begin(self._deadline, bounded=granted is None)
             result = yield from self._ask(turn, sending, ticket, answered)
             if result is not None:
                 return result
@@ -122,11 +122,14 @@ class Turns:
         turn = self._waiting.popleft()
         sending = self._sending(turn)
         ticket = yield from _enter(self._request, turn)
-        if isinstance(ticket, float) or (
-            (yield from _reserve(sending.reservation, ticket, patient=False)) is not None
-        ):
+        if isinstance(ticket, float):
             self._waiting.appendleft(turn)
             return None
+        granted = yield from _reserve(sending.reservation, ticket, patient=False)
+        if isinstance(granted, Refusal):
+            self._waiting.appendleft(turn)
+            return None
+        sending.begin(self._deadline, bounded=granted is None)
         return (yield from self._ask(turn, sending, ticket, answered))
 
     def failure(self) -> OptLLMError:
@@ -164,13 +167,6 @@ class Turns:
     def _ask(
         self, turn: _Turn, sending: Sending, ticket: Ticket, answered: Answered[P]
     ) -> Generator[Any, Any, P | None]:
-        try:
-            bounded = yield from _bounded(self._request)
-        except BaseException:
-            ticket.withdraw()
-            yield Close(sending.reservation.id, "release")
-            raise
-        sending.begin(self._deadline, bounded=bounded)
         result = yield from _ticketed(answered(sending), ticket)
         if not isinstance(result, ProviderError):
             return result
@@ -206,14 +202,6 @@ def _enter(request: Request, turn: _Turn) -> Generator[Step, Any, Ticket | float
     return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
 
 
-def _bounded(request: Request) -> Generator[Step, Any, bool]:
-    """Whether an answer must have a bound now."""
-    known = request.bounded()
-    if known is None:
-        known = yield Look(request.scopes)
-    return known
-
-
 def _ticketed(
     answer: Generator[Any, Any, P | ProviderError], ticket: Ticket
 ) -> Generator[Any, Any, P | ProviderError]:
@@ -234,32 +222,32 @@ def _ticketed(
 
 def _reserve(
     reservation: Reservation, ticket: Ticket, patient: bool
-) -> Generator[Step, Any, Refusal | None]:
+) -> Generator[Step, Any, Refusal | Soft | None]:
     """Set money aside for who has a ticket; gives that back where there is none."""
     try:
-        refused = yield from _reserve_patiently(reservation, patient)
+        granted = yield from _reserve_patiently(reservation, patient)
     except BaseException:
         ticket.withdraw()
         raise
-    if refused is not None:
+    if isinstance(granted, Refusal):
         ticket.withdraw()
-    return refused
+    return granted
 
 
 def _reserve_patiently(
     reservation: Reservation, patient: bool
-) -> Generator[Step, Any, Refusal | None]:
+) -> Generator[Step, Any, Refusal | Soft | None]:
     while True:
         try:
-            refused: Refusal | None = yield Reserve(reservation)
+            granted: Refusal | Soft | None = yield Reserve(reservation)
         except BaseException:
             # The write may be under way: writes are done in order, so this one comes after it.
             yield Close(reservation.id, "release")
             raise
-        if refused is None or not patient:
-            return refused
-        if refused.needed_nano > refused.left_nano + refused.reserved_nano:
-            return refused
+        if not patient or not isinstance(granted, Refusal):
+            return granted
+        if granted.needed_nano > granted.left_nano + granted.reserved_nano:
+            return granted
         yield Pause(_PATIENCE_SECONDS)
 
 

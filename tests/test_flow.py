@@ -37,7 +37,6 @@ from optllm_router._steps import (
     Count,
     Hand,
     HangUp,
-    Look,
     NotCarriedOutError,
     Open,
     Opened,
@@ -58,7 +57,7 @@ from optllm_router._types import (
     RateLimits,
     Usage,
 )
-from optllm_router.ledger import Refusal
+from optllm_router.ledger import Refusal, Soft
 from optllm_router.pricing import worst_case_nano
 
 PRICES = {"dear": 1000, "middle": 100, "cheap": 10}
@@ -183,51 +182,21 @@ def test_a_call_that_works():
 
 
 def test_where_no_hard_budget_pays_an_answer_is_not_bounded():
-    steps, _ = play(flow(bounded=lambda: False), [None, completion(), None])
+    steps, _ = play(flow(), [Soft(), completion(), None])
     assert steps[1].call.max_output_tokens is None
     assert steps[0].reservation.amount_nano == worst("dear")
     bound = replace(CALL, max_output_tokens=5)
-    steps, _ = play(flow(bounded=lambda: False, call=bound), [None, completion(), None])
+    steps, _ = play(flow(call=bound), [Soft(), completion(), None])
     assert steps[1].call.max_output_tokens == 5
 
 
-def test_a_hard_budget_that_comes_while_a_call_waits_bounds_its_answer():
-    budgets = []
-    steps = flow(bounded=lambda: bool(budgets))
-    assert isinstance(next(steps), Reserve)
-    budgets.append("hard")
-    assert steps.send(None).call.max_output_tokens == 50
-    assert isinstance(steps.send(completion()), Close)
-
-
-@pytest.mark.parametrize("hard", [True, False])
-def test_what_is_not_remembered_is_looked_up_once_the_money_is_set_aside(hard):
-    steps, answer = play(flow(bounded=lambda: None), [None, hard, completion(), None])
-    assert summary(steps) == ["reserve dear", "look", "send dear", "settle"]
-    assert steps[1] == Look(("tag:a",))
-    assert steps[2].call.max_output_tokens == (50 if hard else None)
-    assert answer.candidate.name == "dear"
-
-
-def unreadable() -> bool:
-    raise StoreError("the server closed the connection")
-
-
-@pytest.mark.parametrize("kind", [request_flow, stream_flow])
-@pytest.mark.parametrize("looks", [True, False])
-def test_books_that_cannot_be_read_before_a_send_keep_no_money_and_no_room(kind, looks):
-    gates = {name: Gate(RateLimits(requests_per_minute=1, concurrent=1)) for name in CANDIDATES}
-    asked = request("dear", gates=gates, bounded=(lambda: None) if looks else unreadable)
-    results = [None, StoreError("the server closed the connection"), None]
-    steps, error = play(kind(asked), results if looks else [None, None])
-    assert summary(steps) == ["reserve dear", *["look"] * looks, "release"]
-    assert steps[-1].reservation_id == steps[0].reservation.id
-    assert steps[-1].attempt is None
-    assert isinstance(error, StoreError)
-    steps, answer = play(
-        request_flow(replace(asked, bounded=lambda: True)), [None, completion(), None]
-    )
-    assert answer.candidate.name == "dear"
+def test_each_try_is_bounded_as_the_budgets_are_that_pay_for_it():
+    busy = ProviderUnavailableError("503", candidate="dear")
+    steps, _ = play(flow("dear", "cheap"), [Soft(), busy, None, None, completion(), None])
+    assert summary(steps) == [
+        *("reserve dear", "send dear", "release", "reserve cheap", "send cheap", "settle"),
+    ]
+    assert [steps[1].call.max_output_tokens, steps[4].call.max_output_tokens] == [None, 50]
 
 
 @pytest.mark.parametrize("kind", [request_flow, stream_flow])
@@ -879,7 +848,7 @@ def test_all_that_is_generated_is_a_token(delta):
 
 reserve_results = st.one_of(
     st.none(),
-    st.none(),
+    st.just(Soft()),
     st.builds(refusal, st.integers(0, 100_000), st.just(0)),
     st.sampled_from([StoreError("full"), ConfigurationError("gone")]),
     st.sampled_from([kind() for kind in CANCELLATIONS]),
@@ -942,7 +911,7 @@ def test_each_reservation_is_closed_exactly_once(
         match step:
             case Reserve(reservation):
                 # After an error the money may be set aside or not: it is released as well.
-                reserved[reservation.id] += result is None or isinstance(result, BaseException)
+                reserved[reservation.id] += not isinstance(result, Refusal)
             case Send(candidate, _) | Open(candidate, _):
                 sent.append(candidate.name)
                 assert reserved.total() == closed.total() + 1

@@ -18,7 +18,7 @@ from sqlalchemy import select
 
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
-from optllm_router.ledger import LeasingLedger, Ledger, Reservation, _blocks, _leases
+from optllm_router.ledger import LeasingLedger, Ledger, Reservation, Soft, _blocks, _leases
 from optllm_router.ledger._operations import Drawing, Held, Reserving, Returning
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
@@ -210,6 +210,35 @@ def test_soft_budgets_are_drawn_from_at_their_own_amount(ledger, database):
     assert (soft.spent_nano, soft.reserved_nano, soft.excess_nano) == (150, 10, 100)
     assert (hard.expected_excess_nano, soft.expected_excess_nano) == (0, 20)
     assert ledger.verify() == []
+
+
+def test_a_budget_that_becomes_hard_is_exceeded_by_no_more_than_the_first_calls(
+    ledger, database, clock
+):
+    """Another process changes it; what was drawn before that was written is found out by that."""
+    ledger.set_budget(Budget(f"{LIMIT}e-9", hard=False))
+    assert ledger.reserve(call("warm", soft=10)).result() == Soft()
+    database.catch_up()
+    assert ledger.reserve(call("drawn", soft=10)).result() == Soft()
+    database.catch_up()
+    Ledger(database, clock).set_budget(Budget(f"{LIMIT}e-9"))
+    assert ledger.reserve(call("unaware", soft=10)).result() == Soft()
+    database.catch_up()
+    assert ledger.reserve(call("aware", soft=10)).result() is None
+    assert books(ledger) == (0, 10 + 10 + 10 + 100)
+
+
+@pytest.mark.parametrize("name", ["default", "new"])
+def test_a_hard_budget_of_another_process_waits_for_no_block_longer_than_that_lives(
+    ledger, database, clock, name
+):
+    ledger.set_budget(Budget(f"{LIMIT}e-9", hard=False))
+    assert ledger.reserve(call("warm", soft=10)).result() == Soft()
+    database.catch_up()
+    Ledger(database, clock).set_budget(Budget(f"{LIMIT}e-9", name=name))
+    assert ledger.reserve(call("drawn", soft=10)).result() == Soft()
+    clock.now += _blocks.LIFE_SECONDS
+    assert ledger.reserve(call("aware", soft=10)).result() is None
 
 
 def test_a_block_ends_with_its_window(ledger, clock, database):

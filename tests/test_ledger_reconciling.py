@@ -8,8 +8,13 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select
 
 from optllm_router import InvalidDataError
 from optllm_router._money import MAX_NANO, NANO_PER_USD, Budget
@@ -24,7 +29,9 @@ from optllm_router.ledger import (
     read_charges,
     reconcile,
 )
+from optllm_router.ledger._operations import Leasing
 from optllm_router.store import Database
+from optllm_router.store.schema import balances, reservation_budgets, reservations
 
 EVER = Period(0.0, 1e12)
 START = 1_000_800.0
@@ -264,6 +271,268 @@ def test_no_budget_ever_falls_below_the_truth(ledger, database, clock, seed):
     reconcile(ledger, database, known, complete=EVER)
     for balance in ledger.balances():
         assert balance.spent_nano == written[balance.budget]
+
+
+# What charges of a complete report mean
+
+
+def attempt(number: int, candidate: str = "m", *scopes: str, most: int = MOST) -> Reservation:
+    """One of the attempts of a decision ``d``."""
+    return Reservation(f"d-{number}", "d", candidate, most, scopes, "test", 30.0)
+
+
+def try_all(ledger: Ledger, clock: Clock, *attempts: Reservation) -> None:
+    """They are sent, and their process dies."""
+    for one in attempts:
+        assert ledger.reserve(one).result() is None
+        clock.now += 0.01
+    expire(ledger, clock)
+
+
+def states(database: Database) -> dict[str, tuple[str, int, int]]:
+    with database.read() as connection:
+        rows = connection.execute(select(reservations).where(reservations.c.candidate != "")).all()
+    return {row.id: (row.state, row.settled_nano, row.estimated) for row in rows}
+
+
+def test_what_another_candidate_of_a_charged_decision_held_is_free(ledger, database, clock):
+    try_all(ledger, clock, attempt(0), attempt(1, "n"))
+    done = reconcile(ledger, database, [Charge("d", 200, "n")], complete=EVER)
+    assert (done.still_expired, spent(ledger)) == (0, 200)
+    assert states(database) == {"d-0": ("released", 0, 0), "d-1": ("settled", 200, 0)}
+
+
+def test_tries_of_one_candidate_keep_together_what_they_were_charged(ledger, database, clock):
+    try_all(ledger, clock, attempt(0), attempt(1), attempt(2), attempt(3, "n"))
+    bill = [Charge("d", 700, "m"), Charge("d", 600, "m")]
+    assert reconcile(ledger, database, bill).still_expired == 4
+    assert reconcile(ledger, database, bill, complete=EVER).still_expired == 0
+    assert [states(database)[f"d-{n}"] for n in range(4)] == [
+        *(("settled", 1_000, 0), ("settled", 300, 0)),
+        *(("released", 0, 0), ("released", 0, 0)),
+    ]
+    reconcile(ledger, database, bill, complete=EVER)
+    assert spent(ledger) == 1_300
+
+
+def test_a_charge_of_a_decision_alone_is_kept_once_and_is_an_estimate(ledger, database, clock):
+    assert ledger.reserve(attempt(0)).result() is None
+    ledger.settle("d-0", 100).result()
+    assert ledger.reserve(attempt(1)).result() is None
+    ledger.release("d-1").result()
+    try_all(ledger, clock, attempt(2, "n"), attempt(3, "o"))
+    reconcile(ledger, database, [Charge("d", 350)], complete=EVER)
+    assert states(database) == {
+        **{"d-0": ("settled", 100, 0), "d-1": ("released", 0, 0)},
+        **{"d-2": ("settled", 250, 1), "d-3": ("released", 0, 0)},
+    }
+
+
+def test_a_charge_by_the_reservation_leaves_its_siblings_free(ledger, database, clock):
+    try_all(ledger, clock, attempt(0), attempt(1))
+    reconcile(ledger, database, [Charge("d-1", 40), Charge("d", 7, "m")], complete=EVER)
+    assert states(database) == {"d-0": ("settled", 7, 0), "d-1": ("settled", 40, 0)}
+
+
+@pytest.mark.parametrize("known", ["settled", "settled in full", "expired"])
+def test_a_candidate_that_the_books_do_not_know_was_drawn_from_a_block(
+    ledger, database, clock, known
+):
+    """However much more the books have for another one of that decision."""
+    leave_block(database, clock, "a")
+    assert ledger.reserve(attempt(0)).result() is None
+    if known == "settled":
+        ledger.settle("d-0", 900).result()
+    elif known == "settled in full":
+        ledger.settle_in_full("d-0").result()
+    expire(ledger, clock)
+    reconcile(ledger, database, [Charge("d", 10, "m"), Charge("d", 250, "n")], complete=EVER)
+    assert spent(ledger) == 250 + states(database)["d-0"][1]
+
+
+def test_a_charge_beyond_all_tries_was_for_one_that_the_books_do_not_know(ledger, database, clock):
+    leave_block(database, clock, "a")
+    try_all(ledger, clock, attempt(0), attempt(1))
+    reconcile(ledger, database, [Charge("d", 2_300, "m")], complete=EVER)
+    assert spent(ledger) == 2_300
+
+
+def test_tries_in_two_windows_keep_the_charge_in_each(ledger, database, clock):
+    ledger.set_budget(Budget(1, "hour", name="hourly"))
+    clock.now += 3_600 - clock.now % 3_600 - 0.005
+    try_all(ledger, clock, attempt(0), attempt(1), attempt(2))
+    reconcile(ledger, database, [Charge("d", 200, "m")], complete=EVER)
+    assert ledger.verify() == []
+    assert {id: nano for id, (_, nano, _) in states(database).items()} == {
+        **{"d-0": 200, "d-1": 200, "d-2": 0},
+    }
+
+
+def test_what_shares_a_charge_with_a_call_under_way_is_undecided(ledger, database, clock):
+    try_all(ledger, clock, attempt(0), attempt(1))
+    assert ledger.reserve(attempt(2)).result() is None
+    bill = [Charge("d", 300, "m")]
+    assert reconcile(ledger, database, bill, complete=EVER).still_expired == 2
+    ledger.release("d-2").result()
+    assert reconcile(ledger, database, bill, complete=EVER).still_expired == 0
+    assert spent(ledger) == 300
+
+
+def test_a_call_for_nothing_does_not_stay_expired(ledger, database, clock):
+    try_all(ledger, clock, attempt(0, most=0))
+    assert reconcile(ledger, database, [], complete=EVER).still_expired == 0
+
+
+def test_a_part_of_what_a_call_may_have_been_charged_is_not_its_cost(ledger, database, clock):
+    assert ledger.reserve(attempt(0)).result() is None
+    ledger.settle("d-0", 100).result()
+    try_all(ledger, clock, attempt(1))
+    bill = [Charge("d-1", 40), Charge("d", 130, "m")]
+    assert reconcile(ledger, database, bill).corrections == ()
+    reconcile(ledger, database, bill, complete=EVER)
+    assert states(database) == {"d-0": ("settled", 100, 0), "d-1": ("settled", 70, 0)}
+
+
+class Fate(NamedTuple):
+    """What became of an attempt, as the books know it, and what it was truly charged."""
+
+    state: str
+    candidate: str
+    cost: int
+    named_by: tuple[str, ...]
+    an_hour_later: bool
+
+
+fates = st.builds(
+    Fate,
+    state=st.sampled_from(
+        ["settled", "settled in full", "released", "expired", "expired", "under way", "unwritten"]
+    ),
+    candidate=st.sampled_from("mn"),
+    cost=st.integers(0, MOST),
+    named_by=st.lists(
+        st.sampled_from(["reservation", "candidate", "decision"]), min_size=1, max_size=2
+    ).map(tuple),
+    an_hour_later=st.booleans(),
+)
+decisions = st.lists(
+    st.tuples(
+        st.sampled_from([(), ("tag:x",), ("tag:x", "tag:y")]),
+        st.lists(fates, min_size=1, max_size=4),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+class Told:
+    """Calls whose truth is known here, in books that may know less."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.ledger = Ledger(database, clock)
+        for budget in (Budget(1), Budget(1, "hour", name="hourly"), Budget(1, scope="tag:*")):
+            self.ledger.set_budget(budget)
+        self.bill: list[Charge] = []
+        self.costs: dict[str, int] = {}
+        self.under_way: list[str] = []
+        self.mixed = False
+        self._database = database
+        self._clock = clock
+
+    def happen(self, id: str, scopes: tuple[str, ...], attempts: list[Fate]) -> None:
+        """What the books do not know counts where the rest of its decision does."""
+        written = all(fate.state != "unwritten" for fate in attempts)
+        for number, fate in enumerate(attempts):
+            if fate.an_hour_later and number and written:
+                self._clock.now += 3_600
+                self.mixed = True
+            self._attempt(f"{id}-{number}", id, scopes, fate)
+
+    def _attempt(self, id: str, decision: str, scopes: tuple[str, ...], fate: Fate) -> None:
+        call = Reservation(id, decision, fate.candidate, MOST, scopes, "test", 30.0)
+        cost = 0 if fate.state == "released" else fate.cost
+        if fate.state == "unwritten":  # its money is in a block
+            id = f"block-{id}"
+            assert self.ledger._submit(Leasing(id, call, 3, lambda _: 0)).result() is not None
+        else:
+            assert self.ledger.reserve(call).result() is None
+        if fate.state == "settled":
+            self.ledger.settle(id, cost).result()
+        elif fate.state == "settled in full":
+            self.ledger.settle_in_full(id).result()
+        elif fate.state == "released":
+            self.ledger.release(id).result()
+        elif fate.state == "under way":
+            self.under_way.append(id)
+        self.costs[id] = cost
+        for part, by in enumerate(fate.named_by if cost else ()):
+            nano = cost // 2 if part == 0 and len(fate.named_by) > 1 else cost
+            cost -= nano
+            if by == "reservation" and fate.state != "unwritten":
+                self.bill.append(Charge(id, nano))
+            else:
+                self.bill.append(Charge(decision, nano, fate.candidate if by != "decision" else ""))
+
+    def die(self) -> None:
+        """All but the calls that are under way."""
+        with self._database.read() as connection:
+            is_open = reservations.c.state == "open"
+            left = connection.scalars(select(reservations.c.id).where(is_open)).all()
+        for done in self.ledger._expire(set(left) - set(self.under_way)):
+            done.result()
+
+    def end(self) -> None:
+        """What was under way comes to its end."""
+        for id in self.under_way:
+            if self.costs[id]:
+                self.ledger.settle(id, self.costs[id]).result()
+            else:
+                self.ledger.release(id).result()
+
+    def by_account(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """The truth, and what the books have."""
+        truth: Counter[tuple[str, int]] = Counter()
+        with self._database.read() as connection:
+            for id, budget, start, _ in connection.execute(select(reservation_budgets)):
+                truth[budget, start] += self.costs[id]
+            return {
+                (row.budget, row.window_start): (
+                    truth[row.budget, row.window_start],
+                    row.spent_nano + row.reserved_nano,
+                )
+                for row in connection.execute(select(balances))
+            }
+
+
+@settings(max_examples=60, deadline=None)
+@given(decisions, st.booleans())
+def test_whatever_happened_the_books_never_fall_below_the_truth(happened, twice):
+    with TemporaryDirectory() as folder, closing(Database(f"sqlite:///{folder}/books")) as database:
+        world = Told(database, Clock())
+        for number, (scopes, attempts) in enumerate(happened):
+            world.happen(f"d{number}", scopes, attempts)
+        world.die()
+        before = world.by_account()
+        done = reconcile(world.ledger, database, world.bill, complete=EVER)
+        world.end()
+        if twice:
+            done = reconcile(world.ledger, database, world.bill, complete=EVER)
+        assert world.ledger.verify() == []
+        for account, (truth, kept) in world.by_account().items():
+            assert truth <= kept <= before[account][1]
+        everything_is_written = all(
+            fate.state != "unwritten" for _, attempts in happened for fate in attempts
+        )
+        if everything_is_written and not world.mixed and (twice or not world.under_way):
+            assert (done.still_expired, done.expired_blocks) == (0, ())
+            in_full = sum(
+                MOST - fate.cost
+                for _, attempts in happened
+                for fate in attempts
+                if fate.state == "settled in full"
+            )
+            truth, kept = world.by_account()["default", 0]
+            assert truth <= kept <= truth + in_full
 
 
 # Reports

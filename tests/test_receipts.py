@@ -25,9 +25,10 @@ from optllm_router.ledger import LeasingLedger, Ledger, Reservation
 from optllm_router.pricing import charge_nano
 from optllm_router.receipts import Estimate, make_receipt
 from optllm_router.receipts._estimate import total
+from optllm_router.receipts._lengths import Lengths
 from optllm_router.receipts.receipt import read_moment
 from optllm_router.simulation import SIMULATED_MODELS, grade, make_tasks
-from optllm_router.store import Database, Records, Spending, Spent
+from optllm_router.store import Database, RecordedUsage, Records, Spending, Spent
 
 DAY = 86_400.0
 MODELS = {model.name: model for model in SIMULATED_MODELS}
@@ -296,6 +297,39 @@ def test_a_model_that_never_answered_has_an_honest_interval(recorded):
     assert (compared.own_answers, compared.recorded_lengths, compared.recorded_scores) == (0, 0, 0)
     assert compared.success is None
     assert compared.cost_usd.high > 2 * compared.cost_usd.value > 4 * compared.cost_usd.low
+
+
+@pytest.mark.parametrize("bound", [60, 150])
+def test_an_answer_that_was_cut_off_is_no_whole_one(bound):
+    """Of two models that answer alike, as exponential laws do; one had a bound half the time."""
+    chance = np.random.default_rng(5)
+    recorded = []
+    for n in range(2_000):
+        most = bound if n % 4 == 0 else 10**9
+        tokens = 1 + int(chance.exponential(200.0))
+        cut = tokens >= most
+        usage = Usage(10, min(tokens, most), cut=cut)
+        recorded.append(RecordedUsage(f"Question {n}?", "ab"[n % 2], 40, usage, 1))
+    lengths = Lengths(recorded, "a")
+    said = lengths.predict([f"Question {n}?" for n in range(0, 2_000, 20)])
+    assert lengths.factor * said.mean() == pytest.approx(
+        200.0, rel=0.2
+    )  # 107 if cut ones are whole
+    assert lengths.scatter == pytest.approx(1.0, abs=0.25)
+    whole = Lengths([one for one in recorded if one.candidate == "b"], "b")
+    assert lengths.factor_std > whole.factor_std
+
+
+def test_a_model_of_which_all_answers_were_cut_off_has_an_honest_interval():
+    recorded = [
+        RecordedUsage(f"Question {n}?", "ab"[n % 2], 40, Usage(10, 50, cut=n % 2 == 0), 1)
+        for n in range(400)
+    ]
+    lengths = Lengths(recorded, "a")
+    assert lengths.calls == 200
+    assert lengths.factor == 1.0
+    assert lengths.factor_std > 0.3
+    assert lengths.predict(["Question?"])[0] >= 50.0
 
 
 def test_a_model_of_the_catalogue_need_not_be_configured(recorded):

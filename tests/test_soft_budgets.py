@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
 
 from optllm_router import Budget, BudgetExceededError, Candidate, OptLLM, Price
 from optllm_router._types import Call, Completion, Usage
+from optllm_router.ledger import Ledger, _balances
+from optllm_router.store import Database
 
 CANDIDATE = Candidate("m", "openai/m", Price(Decimal(1_000), Decimal(10_000), "test"), 100_000)
 WORST_NANO = 100_000 * 10_000
@@ -48,6 +51,21 @@ def test_only_hard_budgets_bound_answers(sqlite_url, budgets, bound):
         ask(client)
         ask(client, max_tokens=7)
     assert [call.max_output_tokens for call in transport.calls] == [bound, 7]
+
+
+@pytest.mark.parametrize("comes", [HARD, Budget(5, name="soft")], ids=["new", "changed"])
+def test_a_hard_budget_of_another_process_bounds_the_next_call(sqlite_url, monkeypatch, comes):
+    """Whatever this process remembers of the budgets."""
+    monkeypatch.setattr(_balances, "_FRESH_SECONDS", 3600.0)
+    transport = Recorder()
+    with OptLLM([CANDIDATE], budget=SOFT, store=sqlite_url, transport=transport) as client:
+        ask(client)
+        with closing(Database(sqlite_url)) as database:
+            Ledger(database).set_budget(comes)
+        client._runtime.ledger._start_afresh()  # a block would cover the call
+        ask(client)
+        assert client.verify() == []
+    assert [call.max_output_tokens for call in transport.calls] == [None, 100_000]
 
 
 def test_a_soft_budget_pays_for_what_a_hard_one_refuses(sqlite_url, tmp_path):

@@ -1,12 +1,12 @@
 """The ledger: budgets, reservations, settlements, and books that can be verified."""
 
 from optllm_router.ledger._balances import Balance
+from optllm_router.ledger._charges import Charge
 from optllm_router.ledger._leases import LeasingLedger
 from optllm_router.ledger._ledger import Ledger
 from optllm_router.ledger._limits import keep_budget
-from optllm_router.ledger._operations import Refusal, Reservation
+from optllm_router.ledger._operations import Refusal, Reservation, Soft
 from optllm_router.ledger._reconciling import (
-    Charge,
     Correction,
     Reconciliation,
     read_charges,
@@ -28,6 +28,7 @@ __all__ = [
     "Reconciliation",
     "Refusal",
     "Reservation",
+    "Soft",
     "keep_budget",
     "read_charges",
     "reconcile",

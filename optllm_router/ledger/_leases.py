@@ -12,6 +12,12 @@ left at most. They are short-lived: after a second and a half they are given bac
 limit stops calls soon and processes do not starve each other. What an expired one held is freed by
 a provider's report, see :mod:`._remains`.
 
+A block is of the budgets as they were when it was leased. One that was made since does not count
+the calls that are drawn from it. One that was soft and became hard has less set aside for them than
+they can cost, and their answers have no bound: the first of them that is written finds that out,
+and all blocks are given back. So a budget that another process makes hard can be exceeded by calls
+that are drawn within a commit of that, and within a second and a half at the very most.
+
 A block belongs to one window of each budget. A call that it does not cover gives all blocks of its
 scopes back, and is reserved by itself: one process can use a budget to its last nano-dollar.
 """
@@ -26,7 +32,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from decimal import Decimal
 from typing import Any, TypeAlias, TypeVar
@@ -47,6 +53,8 @@ from optllm_router.ledger._operations import (
     Reservation,
     Reserving,
     Returning,
+    Soft,
+    granted,
     used_before,
 )
 from optllm_router.ledger._thresholds import Crossing
@@ -72,7 +80,9 @@ def _done(result: T) -> Future[T]:
     return future
 
 
-_GRANTED: Future[Refusal | None] = _done(None)
+_GRANTED: Mapping[bool, Future[Refusal | Soft | None]] = {
+    hard: _done(granted(hard=hard)) for hard in (False, True)
+}
 _CLOSED: Future[bool] = _done(True)
 
 
@@ -168,7 +178,7 @@ class LeasingLedger(Ledger):
         self._hold_nothing()
         return super().recover()
 
-    def reserve(self, reservation: Reservation) -> Future[Refusal | None]:
+    def reserve(self, reservation: Reservation) -> Future[Refusal | Soft | None]:
         """As that of :class:`Ledger`: at once, where a block covers the call.
 
         Raises:
@@ -188,10 +198,10 @@ class LeasingLedger(Ledger):
             self._holdings.add(block.held, -reservation.amount(True), -reservation.amount(False))
             drawing = Drawing(reservation.id, reservation, block.held)
             self._under_way[reservation.id] = drawing
-            granted = self._write_behind(drawing, _GRANTED)
+            promised = self._write_behind(drawing, _GRANTED[block.held.is_hard])
             if block.is_low() and block is self._blocks[reservation.scopes][-1]:
                 self._ask_for_block(reservation, block)
-            return granted
+            return promised
 
     def _close(
         self, reservation_id: str, state: State, cost_nano: int | None, estimated: bool
@@ -240,12 +250,12 @@ class LeasingLedger(Ledger):
         blocks = self._blocks.get(reservation.scopes, ())
         return next((block for block in blocks if block.covers(reservation, now)), None)
 
-    def _reserve_directly(self, reservation: Reservation) -> Future[Refusal | None]:
+    def _reserve_directly(self, reservation: Reservation) -> Future[Refusal | Soft | None]:
         used_up = self._blocks.get(reservation.scopes, [])
         latest = used_up[-1] if used_up else None
         self._give_back(reservation.scopes)
         self._under_way[reservation.id] = None
-        result: Future[Refusal | None] = Future()
+        result: Future[Refusal | Soft | None] = Future()
         result.set_running_or_notify_cancel()
         first = self._submit(Reserving(reservation.id, reservation))
         first.add_done_callback(
@@ -333,6 +343,8 @@ class LeasingLedger(Ledger):
                 self._tried_again.pop(_key(operation), None)
         if isinstance(operation, Returning) and not written.result():
             self._note_kept(operation)
+        if isinstance(operation, Drawing) and operation.is_outdated:
+            self._start_afresh()
 
     def _note_fault(self, operation: Operation, error: BaseException) -> None:
         what = operation.describe()
@@ -364,16 +376,16 @@ class LeasingLedger(Ledger):
     def _arrived(
         self,
         reservation: Reservation,
-        result: Future[Refusal | None],
-        reserved: Future[Refusal | None],
+        result: Future[Refusal | Soft | None],
+        reserved: Future[Refusal | Soft | None],
         *,
         try_again: bool,
     ) -> None:
         """A reservation of its own was made, refused or failed."""
         error = reserved.exception()
         refusal = None if error else reserved.result()
-        if error is None and refusal is None:
-            result.set_result(None)
+        if error is None and not isinstance(refusal, Refusal):
+            result.set_result(refusal)
             return
         with self._changed:
             wanted = reservation.id in self._under_way  # else it was given up meanwhile

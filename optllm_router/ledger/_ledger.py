@@ -56,6 +56,7 @@ from optllm_router.ledger._operations import (
     Refusal,
     Reservation,
     Reserving,
+    Soft,
 )
 from optllm_router.ledger._thresholds import Crossing, Thresholds
 from optllm_router.store import Database
@@ -131,11 +132,12 @@ class Ledger:
         self._database.submit(lambda connection: remove_budget(connection, name)).result()
         self._glances.forget()
 
-    def reserve(self, reservation: Reservation) -> Future[Refusal | None]:
+    def reserve(self, reservation: Reservation) -> Future[Refusal | Soft | None]:
         """Set money aside in all budgets that the call must fit into, or in none.
 
-        The future holds ``None`` when the money is set aside, else the first refusal. It
-        raises ``ConfigurationError`` when no budget covers a scope or the id was used before.
+        The future holds ``None`` when the money is set aside, or :class:`Soft` when it is and no
+        hard budget applies; else the first refusal. It raises ``ConfigurationError`` when no
+        budget covers a scope or the id was used before.
 
         Raises:
             ConfigurationError: a scope is none, or an amount is out of range.

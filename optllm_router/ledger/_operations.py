@@ -79,6 +79,15 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Soft:
+    """Money was set aside, and no hard budget was among those that apply.
+
+    So the answer needs no bound. Where a reservation holds in a hard budget, it is the most that
+    the call can cost only if its answer keeps to the bound that was reckoned with.
+    """
+
+
+@dataclass(frozen=True)
 class Effects:
     """What the operations of a group did together."""
 
@@ -132,18 +141,19 @@ class Operation:
 
 @dataclass
 class Reserving(Operation):
-    """Set money aside for a call; the result is a refusal or ``None``."""
+    """Set money aside for a call; the result is a refusal, or as :func:`granted` says."""
 
     reservation: Reservation
+    is_hard: bool = field(default=True, init=False)
 
     def scopes(self) -> tuple[str, ...]:
         """Those of the call."""
         return self.reservation.scopes
 
-    def apply(self, books: Books, now: float) -> Refusal | None:
+    def apply(self, books: Books, now: float) -> Refusal | Soft | None:
         """Set it aside in all budgets, or in none."""
         if _was_made(self, books):
-            return None
+            return granted(hard=self.is_hard)
         reservation = self.reservation
         limits = books.limits_of(reservation.scopes)
         for limit in limits:
@@ -153,7 +163,8 @@ class Reserving(Operation):
         parts = [Part(limit.account, reservation.amount(limit.hard)) for limit in limits]
         _enter(books, reservation, parts, now)
         self.written = True
-        return None
+        self.is_hard = any(limit.hard for limit in limits)
+        return granted(hard=self.is_hard)
 
 
 @dataclass
@@ -217,6 +228,11 @@ class Held:
     soft_nano: int
     until: float | None
 
+    @property
+    def is_hard(self) -> bool:
+        """Whether one of the budgets is."""
+        return any(hard for _, hard in self.accounts)
+
 
 @dataclass
 class Leasing(Operation):
@@ -276,10 +292,16 @@ class Drawing(Operation):
 
     The block may have expired meanwhile, and even have been freed: then the call takes what is
     left of it, and counts in full nevertheless.
+
+    Attributes:
+        reservation: of the call.
+        held: the block.
+        is_outdated: whether one of its budgets became hard, or soft, since it was leased.
     """
 
     reservation: Reservation
     held: Held
+    is_outdated: bool = field(default=False, init=False)
 
     def ids(self) -> tuple[str, ...]:
         """The call's and the block's."""
@@ -289,13 +311,16 @@ class Drawing(Operation):
         """What was drawn."""
         return f"{self.reservation.amount_nano} nano-dollars that were set aside"
 
-    def apply(self, books: Books, now: float) -> None:
+    def apply(self, books: Books, now: float) -> Soft | None:
         """Move it."""
+        granted_as = granted(hard=self.held.is_hard)
         if _was_made(self, books):
-            return
+            return granted_as
         parts = [
             Part(account, self.reservation.amount(hard)) for account, hard in self.held.accounts
         ]
+        hard = {limit.name: limit.hard for limit in books.limits}
+        self.is_outdated = any(hard.get(name, was) != was for (name, _), was in self.held.accounts)
         block = books.entry(self.held.block_id)
         if block is not None:
             drawn = {part.account: part.amount for part in parts}
@@ -306,6 +331,7 @@ class Drawing(Operation):
             books.put(self.held.block_id, smaller)
         _enter(books, self.reservation, parts, now)
         self.written = True
+        return granted_as
 
 
 @dataclass
@@ -367,6 +393,14 @@ class Freeing(Operation):
         books.put(self.id, freed)
         self.written = True
         return True
+
+
+_SOFT = Soft()
+
+
+def granted(*, hard: bool) -> Soft | None:
+    """What a reservation that was made results in: ``None`` where a hard budget applies."""
+    return None if hard else _SOFT
 
 
 def _was_made(operation: Operation, books: Books) -> bool:

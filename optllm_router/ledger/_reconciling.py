@@ -13,29 +13,15 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 
 from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router._money import MAX_NANO, format_usd, nano_from_usd
+from optllm_router.ledger._charges import Charge, Meanings, read_named, told_by
 from optllm_router.ledger._ledger import Ledger
-from optllm_router.ledger._remains import ExpiredBlock, Period, expired_blocks, free_remains, slices
+from optllm_router.ledger._remains import ExpiredBlock, Period, expired_blocks, free_remains
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
-
-
-@dataclass(frozen=True)
-class Charge:
-    """A line of a provider's report.
-
-    Attributes:
-        id: of a completion as we returned it, or of a reservation.
-        cost_nano: what was charged, in nano-dollars.
-        candidate: who was paid; empty when only one can be meant.
-    """
-
-    id: str
-    cost_nano: int
-    candidate: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +41,8 @@ class Reconciliation:
     Attributes:
         corrections: reservations that had expired and now have their true cost; a block, which
             a process held for calls to come, has no candidate.
-        unmatched: ids of charges that mean no expired reservation, or might mean several calls.
+        unmatched: ids of charges that mean no expired reservation, or might mean several calls,
+            or of a call that such a charge may mean, too.
         still_expired: how many calls remain at their full amount.
         expired_blocks: the blocks that do.
     """
@@ -103,16 +90,14 @@ def reconcile(
             nothing was settled.
     """
     known = list(charges)
-    sent: dict[str, list[Any]] = {}
-    for ids in slices(sorted({charge.id for charge in known})):
-        for row in _sent(database, ids):
-            for key in {row.id, row.decision_id}:
-                sent.setdefault(key, []).append(row)
+    with database.read() as connection:
+        rows = list(read_named(connection, known))
+    meanings, doubtful = Meanings(rows), told_by(known, rows).doubtful
     corrections, unmatched = [], []
     billed: dict[str, tuple[Any, list[Charge]]] = {}
     for charge in known:
-        meant = [row for row in sent.get(charge.id, ()) if charge.candidate in ("", row.candidate)]
-        if [row.state for row in meant] == ["expired"]:
+        meant = meanings.of(charge)
+        if [row.state for row in meant] == ["expired"] and meant[0].id not in doubtful:
             (row,) = meant
             billed.setdefault(row.id, (row, []))[1].append(charge)
         else:
@@ -124,8 +109,7 @@ def reconcile(
         else:  # another process was told its cost meanwhile
             unmatched.extend(charge.id for charge in parts)
     if complete is not None:
-        charged = [(charge.id, charge.cost_nano) for charge in known]
-        for freed in free_remains(ledger, database, charged, complete):
+        for freed in free_remains(ledger, database, known, complete):
             corrections.append(Correction(*astuple(freed)))
     left = select(func.count()).where(
         reservations.c.state == "expired", reservations.c.candidate != ""
@@ -144,14 +128,6 @@ def _sum(id: str, charges: Sequence[Charge]) -> int:
             f"amount, {format_usd(MAX_NANO)}; is one of them in another unit?"
         )
     return cost
-
-
-def _sent(database: Database, ids: Sequence[str]) -> Sequence[Any]:
-    """Reservations that may have been charged for, of these ids or decisions."""
-    named = or_(reservations.c.id.in_(ids), reservations.c.decision_id.in_(ids))
-    statement = select(reservations).where(reservations.c.state != "released", named)
-    with database.read() as connection:
-        return connection.execute(statement).all()
 
 
 def _csv_rows(text: str) -> list[dict[str, Any]]:

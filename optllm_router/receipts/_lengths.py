@@ -34,7 +34,9 @@ class Lengths:
     """Lengths of a model's answers, learnt from what a store holds of all models.
 
     Predictors are fitted on either half of the texts. How far they are off for the model's own
-    answers in the other half corrects them, and says how sure that is.
+    answers in the other half corrects them, and says how sure that is. Of an answer that was cut
+    off at a bound only the least length is known: its tokens count, and it is no answer that came
+    to its end.
 
     Args:
         recorded: what answers consumed.
@@ -59,11 +61,11 @@ class Lengths:
         self._halves, expected = _cross_fitted(answers, by, len(names))
         tokens = np.array([one.usage.completion_tokens / one.choices for one in answers])
         known = expected > 0
-        own_known = own & known
-        off = _ratio(tokens[own_known], expected[own_known])
-        self.scatter = math.sqrt(_variance(tokens, off * expected, own_known, known))
+        ended = known & ~np.array([one.usage.cut for one in answers], dtype=bool)
+        off = _ratio(tokens[own & known], expected[own & ended])
+        self.scatter = math.sqrt(_variance(tokens, off * expected, own & ended, ended))
         prior = 1.0 / _typical_variance(self._halves, np.bincount(by, minlength=len(names)))
-        heard = float(own_known.sum()) / max(self.scatter, _CHOSEN) ** 2
+        heard = float((own & ended).sum()) / max(self.scatter, _CHOSEN) ** 2
         self.factor = math.exp(math.log(off) * heard / (heard + prior))
         self.factor_std = math.hypot(math.sqrt(1.0 / (heard + prior)), _CHOSEN)
         self.prompt_factor, self.prompt_factor_std = _tokenizer(answers, own)
@@ -88,11 +90,13 @@ def _cross_fitted(
     half = np.array([zlib.crc32(one.query.encode()) & 1 for one in answers], dtype=np.int64)
     predictors, expected = [], np.zeros(len(answers))
     for which in (0, 1):
-        labels = Labels(candidates)
+        labels, cuts = Labels(candidates), Labels(candidates)
         for i in np.flatnonzero(half == which).tolist():
             one = answers[i]
             labels.add(one.query, int(by[i]), one.usage.completion_tokens / one.choices)
-        predictor = LengthPredictor(candidates).fit(*labels.matrix(), labels.counts())
+            cuts.add(one.query, int(by[i]), float(one.usage.cut))
+        _, cut = cuts.matrix()
+        predictor = LengthPredictor(candidates).fit(*labels.matrix(), labels.counts(), cut)
         predictors.append(predictor)
         others = np.flatnonzero(half != which)
         if predictor.typical_ is not None and len(others):
@@ -102,7 +106,8 @@ def _cross_fitted(
 
 
 def _ratio(tokens: FloatArray, expected: FloatArray) -> float:
-    return float(tokens.sum() / expected.sum()) if len(tokens) else 1.0
+    """All tokens over those expected of the answers that came to their end; 1 without any."""
+    return float(tokens.sum() / expected.sum()) if len(expected) else 1.0
 
 
 def _variance(tokens: FloatArray, expected: FloatArray, own: BoolArray, known: BoolArray) -> float:

@@ -1,0 +1,173 @@
+"""What the charges of a provider's report mean among the calls that the books know.
+
+A charge may mean, by its id and candidate:
+
+- by the id of a reservation, that call alone;
+- by the id of a decision and a candidate, any attempt of that decision at that candidate: there
+  are several where it was tried again;
+- by the id of a decision alone, any attempt of it;
+- nothing that the books know: another candidate of a decision, or no id of theirs. Then it was
+  charged for a call that is *unknown*.
+
+Charges that may mean the same calls are added up, and laid on these calls, as far as each counts:
+first those with the fewest to choose from. Calls whose cost is known come first, as they have had
+theirs. What is left is laid on calls that count an estimate or their full amount, and once in each
+set of budgets and windows that these calls count in: in every budget there is then as much for the
+calls as they were charged, whichever of them it was. What does not fit onto them is unknown, too.
+
+A call that is under way is charged nothing yet: it may still come to cost nothing. As long as it
+does, what a charge may mean beside it stays undecided.
+
+A call that the books do not know is taken to count where others of its decision do.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from sqlalchemy import Connection, or_, select
+
+from optllm_router.ledger._limits import Account
+from optllm_router.store.schema import reservation_budgets, reservations
+
+T = TypeVar("T")
+Place: TypeAlias = tuple[Account, ...]
+"""In which windows of which budgets a call counts."""
+
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A line of a provider's report.
+
+    Attributes:
+        id: of a completion as we returned it, or of a reservation.
+        cost_nano: what was charged, in nano-dollars.
+        candidate: who was paid; empty when only one can be meant.
+    """
+
+    id: str
+    cost_nano: int
+    candidate: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a report says about the calls that the books know; amounts in nano-dollars.
+
+    Attributes:
+        charged: what is laid on each, by reservation.
+        doubtful: reservations that may have been charged more than what is charged to them alone.
+        guessed: reservations that share charges with those of other candidates.
+        undecided: reservations that share charges with calls under way.
+        unknown_nano: what was charged for calls that the books do not know.
+    """
+
+    charged: Mapping[str, int]
+    doubtful: frozenset[str]
+    guessed: frozenset[str]
+    undecided: frozenset[str]
+    unknown_nano: int
+
+
+class Meanings:
+    """Finds what charges may mean.
+
+    Args:
+        rows: of the table of reservations; those that were released were not charged.
+    """
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._named: dict[str, list[Any]] = defaultdict(list)
+        for row in rows:
+            if row.state != "released":
+                for name in {row.id, row.decision_id}:
+                    self._named[name].append(row)
+
+    def of(self, charge: Charge) -> list[Any]:
+        """The calls that a charge may be for."""
+        named = self._named.get(charge.id, ())
+        return [row for row in named if charge.candidate in ("", row.candidate)]
+
+
+def told_by(
+    charges: Iterable[Charge], rows: Iterable[Any], places: Mapping[str, Place] | None = None
+) -> Told:
+    """Lay charges on the calls that they may mean.
+
+    Args:
+        charges: all of a report.
+        rows: of the table of reservations: every call that one of the charges names.
+        places: where these calls count, by reservation; by default all in the same place.
+    """
+    by_id = {row.id: row for row in rows}
+    meanings = Meanings(by_id.values())
+    sums: dict[tuple[str, ...], int] = defaultdict(int)
+    for charge in charges:
+        sums[tuple(sorted(row.id for row in meanings.of(charge)))] += charge.cost_nano
+    unknown = sums.pop((), 0)
+    room = {id: 0 if row.state == "open" else row.settled_nano for id, row in by_id.items()}
+    charged = dict.fromkeys(room, 0)
+    doubtful: set[str] = set()
+    guessed: set[str] = set()
+    undecided: set[str] = set()
+
+    def lay(nano: int, calls: Iterable[str]) -> int:
+        """What does not fit onto these calls."""
+        for id in calls:
+            laid = min(nano, room[id] - charged[id])
+            charged[id] += laid
+            nano -= laid
+        return nano
+
+    for calls in sorted(sums, key=lambda calls: (len(calls), calls)):
+        if any(by_id[id].state == "open" for id in calls):
+            undecided.update(calls)
+        if len({by_id[id].candidate for id in calls}) > 1:
+            guessed.update(calls)
+        rest = lay(sums[calls], [id for id in calls if _is_certain(by_id[id])])
+        vague = [id for id in _settled_first(calls, by_id) if not _is_certain(by_id[id])]
+        if rest and len(calls) > 1:
+            doubtful.update(vague)
+        place_of = {id: places[id] if places else () for id in calls}
+        unknown += max(
+            lay(rest, [id for id in vague if place_of[id] == place])
+            for place in set(place_of.values())
+        )
+    return Told(charged, frozenset(doubtful), frozenset(guessed), frozenset(undecided), unknown)
+
+
+def _is_certain(row: Any) -> bool:
+    """Whether a call's cost is known."""
+    return row.state == "settled" and not row.estimated
+
+
+def _settled_first(calls: Iterable[str], rows: Mapping[str, Any]) -> list[str]:
+    """The others may be freed of what is not laid on them."""
+    return sorted(calls, key=lambda id: (rows[id].state == "expired", rows[id].created_at, id))
+
+
+def read_named(connection: Connection, charges: Iterable[Charge]) -> Iterator[Any]:
+    """The reservations, in any state, that charges name by their own ids or their decisions'."""
+    for ids in _slices(sorted({charge.id for charge in charges})):
+        named = or_(reservations.c.id.in_(ids), reservations.c.decision_id.in_(ids))
+        yield from connection.execute(select(reservations).where(named))
+
+
+def read_places(connection: Connection, ids: Collection[str]) -> dict[str, Place]:
+    """Where reservations count."""
+    found: dict[str, list[Account]] = {id: [] for id in ids}
+    for some in _slices(sorted(ids)):
+        parts = select(reservation_budgets).where(reservation_budgets.c.reservation_id.in_(some))
+        for row in connection.execute(parts):
+            found[row.reservation_id].append((row.budget, row.window_start))
+    return {id: tuple(sorted(accounts)) for id, accounts in found.items()}
+
+
+def _slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The same, in parts that a statement can name."""
+    return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
