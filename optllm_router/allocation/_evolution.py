@@ -18,6 +18,8 @@ from optllm_router.allocation._paper import robust
 from optllm_router.allocation._validation import check_count, check_instance
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike
 
     from optllm_router._types import FloatArray, IntArray
@@ -43,6 +45,7 @@ def evolve(
     population: int = 100,
     generations: int = 200,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Archive:
     """Search allocations with one of pymoo's multi-objective algorithms.
 
@@ -55,6 +58,7 @@ def evolve(
         population: individuals per generation.
         generations: when to stop.
         seed: of the search.
+        progress: called after each generation with how many are done, and of how many.
 
     Raises:
         ConfigurationError: when pymoo is not installed, or the algorithm is none of these.
@@ -64,11 +68,17 @@ def evolve(
     believed = robust(p_matrix, std, alpha)
     check_count(population, "the population")
     check_count(generations, "the number of generations")
+
+    def report(search: Any) -> None:
+        if progress is not None:
+            progress(search.n_iter, generations)
+
     result = _pymoo("pymoo.optimize").minimize(
         _problem(believed, cost_matrix),
         _algorithm(algorithm, population),
         ("n_gen", generations),
         seed=seed,
+        callback=report,
     )
     allocations = _decoded(np.atleast_2d(result.X), k=p_matrix.shape[1])
     return Archive(p_matrix, cost_matrix, allocations)

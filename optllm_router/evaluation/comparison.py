@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -188,17 +188,25 @@ def compare(
     for seed in seeds:
         bench = _Bench(recorded, setting, seed)
         for method in wanted:
-            if progress is not None:
-                progress(f"seed {seed}: {method.name}", done, len(seeds) * len(wanted))
+            report = partial(_report, progress, f"seed {seed}: ", done, len(seeds) * len(wanted))
+            report(method.name)
             part = kept.get(seed, method.name) if kept is not None else None
             if part is None:
-                part = bench.part(method)
+                part = bench.part(method, report)
                 if kept is not None:
                     kept.add(part)
             yield part
             done += 1
     if progress is not None:
         progress("finished", done, done)
+
+
+def _report(
+    progress: Progress | None, before: str, done: int, total: int, doing: str, *_: int
+) -> None:
+    """What a part is doing, as progress of all parts."""
+    if progress is not None:
+        progress(before + doing, done, total)
 
 
 class _Bench:
@@ -217,10 +225,14 @@ class _Bench:
     def _costs(self) -> FloatArray:
         return known_costs(self._split, self._setting.cost)
 
-    def part(self, method: Method) -> Part:
+    def part(self, method: Method, progress: Progress) -> Part:
         remembered = replace(method, predict=self._remembered(method.predict))
         run = evaluate_split(
-            self._split, self._costs, [remembered], confidence=self._setting.confidence
+            self._split,
+            self._costs,
+            [remembered],
+            confidence=self._setting.confidence,
+            progress=progress,
         )
         result = run.methods[method.name]
         resampler = self._resampler or self._new_resampler(run)

@@ -55,7 +55,8 @@ class TimedPrediction:
 
 
 Predicting: TypeAlias = "Callable[[Split], TimedPrediction]"
-FrontSolver: TypeAlias = "Callable[[Prediction, FloatArray], Front]"
+FrontSolver: TypeAlias = "Callable[..., Front]"
+Steps: TypeAlias = "Callable[[int, int], None]"
 
 
 def _exact(prediction: Prediction, cost: FloatArray) -> Front:
@@ -72,6 +73,8 @@ class Method:
         solve: the front, from a prediction and the costs to allocate with.
         about: one line for people.
         deployable: whether the policy ``match_best``, which needs an exact front, applies.
+        reports: whether ``solve`` takes ``progress``, too, which it calls with how many steps are
+            done, and of how many.
     """
 
     name: str
@@ -79,6 +82,7 @@ class Method:
     solve: FrontSolver = _exact
     about: str = ""
     deployable: bool = True
+    reports: bool = False
 
 
 def learnt(predictor: str) -> Predicting:
@@ -152,8 +156,11 @@ def _paper(prediction: Prediction, cost: FloatArray) -> Front:
 
 
 def _evolved(algorithm: EvolutionaryAlgorithm) -> FrontSolver:
-    def solve(prediction: Prediction, cost: FloatArray) -> Front:
-        return _listed(evolve(prediction.p, cost, algorithm=algorithm, std=prediction.std))
+    def solve(prediction: Prediction, cost: FloatArray, progress: Steps | None = None) -> Front:
+        found = evolve(
+            prediction.p, cost, algorithm=algorithm, std=prediction.std, progress=progress
+        )
+        return _listed(found)
 
     return solve
 
@@ -170,8 +177,8 @@ _RIVALS: dict[EvolutionaryAlgorithm, str] = {
 }
 
 
-def _heuristic(name: str, solve: FrontSolver, about: str) -> Method:
-    return Method(name, _PAPERS_PREDICTOR, solve, about, deployable=False)
+def _heuristic(name: str, solve: FrontSolver, about: str, *, reports: bool = False) -> Method:
+    return Method(name, _PAPERS_PREDICTOR, solve, about, deployable=False, reports=reports)
 
 
 METHODS: dict[str, Method] = {
@@ -188,7 +195,7 @@ METHODS: dict[str, Method] = {
         ),
         _heuristic("optllm_m", _paper, "the paper: bagged forest, OptLLM-M"),
         *(
-            _heuristic(name, _evolved(name), f"bagged forest, {title} (pymoo)")
+            _heuristic(name, _evolved(name), f"bagged forest, {title} (pymoo)", reports=True)
             for name, title in _RIVALS.items()
         ),
     )

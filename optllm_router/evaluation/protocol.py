@@ -32,13 +32,14 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from optllm_router import metrics
 from optllm_router._errors import ConfigurationError
 from optllm_router.evaluation.costs import predict_costs
 from optllm_router.evaluation.judge import Curve, Headline, Judge, References, SingleModel
-from optllm_router.evaluation.methods import METHODS, Front, Method, TimedPrediction
+from optllm_router.evaluation.methods import METHODS, Front, Method, Steps, TimedPrediction
 from optllm_router.evaluation.split import Split, split_recorded
 from optllm_router.policy import match_best_allocation
 
@@ -192,7 +193,9 @@ def evaluate_split(
     runs: dict[str, Run] = {}
     for step, (name, method) in enumerate(wanted.items()):
         report(name, step, len(wanted))
-        runs[name] = _run(method, split, test.cost if name in REFERENCES else known, confidence)
+        cost = test.cost if name in REFERENCES else known
+        steps = partial(_report_step, report, name, step, len(wanted))
+        runs[name] = _run(method, split, cost, confidence, steps)
     report("figures", len(wanted), len(wanted))
     judge = Judge(test)
     references = judge.references(static=runs["static"].front, oracle=runs["oracle"].front)
@@ -216,11 +219,16 @@ def known_costs(split: Split, cost: CostSource) -> FloatArray:
     return predict_costs(split.train, split.test.queries, seed=split.seed)
 
 
-def _run(method: Method, split: Split, cost: FloatArray, confidence: float) -> Run:
+def _report_step(report: Progress, name: str, place: int, total: int, done: int, of: int) -> None:
+    """A step of a solver, as progress of the methods, of which ``place`` are finished."""
+    report(f"{name}, step {done} of {of}", place, total)
+
+
+def _run(method: Method, split: Split, cost: FloatArray, confidence: float, steps: Steps) -> Run:
     timed = method.predict(split)
     prediction = timed.prediction
     started = time.perf_counter()
-    front = method.solve(prediction, cost)
+    front = method.solve(prediction, cost, **({"progress": steps} if method.reports else {}))
     solve_seconds = time.perf_counter() - started
     deployed = None
     if method.deployable:

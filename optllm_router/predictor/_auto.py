@@ -1,27 +1,24 @@
 """The default predictor: chooses its caution by cross-validation, and shrinks to base rates.
 
-Three questions are answered from the labels alone, out of sample:
-
-1. How slowly should the trees believe their labels? Bold for recurring traffic, cautious for
-   scattered traffic: whichever has the least squared error.
-2. How much of what they say about a query's difficulty holds up? A factor for the mean over the
-   candidates.
-3. How much of what they say about differences between candidates holds up? A factor for the
-   rest. It is what routing acts on, so it starts from a sceptical prior: with too few labels to
-   tell, the prediction stays near the base rates and cannot do harm.
+How slowly should the trees believe their labels? Bold for recurring traffic, cautious for scattered
+traffic, hardly at all where texts say nothing: whichever has the least squared error out of sample.
+How much of what they say then holds up is learnt on the same texts, see :mod:`._calibration`.
 
 Validation can afford few trees, and few trees are noisy. Noise in what is said looks as if less of
 it held up; how much there is follows from how far the trees disagree, and is taken off.
+
+Caution makes trees agree, and is no knowledge: uncertainty is what bold trees would say it is.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from optllm_router._types import Prediction
 from optllm_router.predictor._base import base_rates
+from optllm_router.predictor._calibration import Calibration, calibrated, uncalibrated
 from optllm_router.predictor._forest import Forest, average
 from optllm_router.predictor._pruning import Caution
 
@@ -31,35 +28,21 @@ if TYPE_CHECKING:
     from optllm_router._types import FloatArray, IntArray
     from optllm_router.predictor._base import Arrays, Features
 
-CAUTIONS = (Caution(strength=0.5, evidence=0.85), Caution(strength=2.0, evidence=0.5))
-"""Bold, for recurring traffic, and cautious, for scattered traffic."""
+CAUTIONS = (
+    Caution(strength=0.5, evidence=0.85),
+    Caution(strength=2.0, evidence=0.5),
+    Caution(strength=2.0, evidence=0.1),
+)
+"""Bold, for recurring traffic; cautious, for scattered traffic; and for texts that say nothing."""
 
 _MAX_VALIDATED = 1_500
 """Rows used for cross-validation at most: beyond, its answers no longer change."""
 
+_LEAST_SPREAD = 1e-9
+"""Of trees that all say the same, as a variance."""
+
 _VALIDATING_TREES = 12
 """Trees in each group of a forest that only validates."""
-
-_LABEL_VARIANCE = 0.2
-
-_MOST_NOISE = 0.75
-"""Share of the squares of what was said that is taken for noise at most."""
-
-
-class _Factor(NamedTuple):
-    """Prior of a shrinking factor: mean and standard deviation, and the most it may become."""
-
-    mean: float
-    std: float
-    most: float
-
-
-_DIFFICULTY = _Factor(mean=0.8, std=0.4, most=1.3)
-
-
-def _difference(n: float) -> _Factor:
-    """Prior of the factor for differences after n fully graded queries: sceptical when few."""
-    return _Factor(mean=0.9 * n / (n + 60.0), std=0.25, most=1.0)
 
 
 class Auto:
@@ -74,7 +57,7 @@ class Auto:
 
     def fit(self, x: Features, scores: FloatArray, base: FloatArray) -> Auto:
         """Choose, then learn from all rows."""
-        caution, self.difficulty_, self.difference_ = self._choose(x, scores, base)
+        caution, self.calibration_ = self._choose(x, scores, base)
         self.base_ = base
         n_trees = 35 if len(x) > _MAX_VALIDATED else 70
         forest = Forest(n_trees=n_trees, seed=self.seed)
@@ -82,43 +65,52 @@ class Auto:
         return self
 
     def predict(self, x: Features) -> Prediction:
-        """What the forest says, as far as it held up."""
-        said = self.forest_.predict(x)
-        common, rest = _split(said.p - self.base_)
-        p = self.base_ + self.difficulty_ * common + self.difference_ * rest
-        factor = max(self.difficulty_, self.difference_)
-        return Prediction(np.minimum(np.maximum(p, 0.0), 1.0), factor * said.std)
+        """What the forest says, as far as it held up; how its samples of the labels differ."""
+        said = np.empty((len(x), len(self.base_)))
+        std = np.empty_like(said)
+        for rows, votes in self.forest_.samples(x):
+            said[rows] = mean = np.add.reduce(votes, axis=1) / np.float32(votes.shape[1])
+            std[rows] = self._spread(votes - mean[:, None])
+        return Prediction(self.calibration_.p(said, self.base_), std)
+
+    def _spread(self, away: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Standard deviation, (n, k), of samples that are so far from their mean, (n, s, k)."""
+        n_samples, k = away.shape[1:]
+        f, g = self.calibration_.doubt_difficulty, self.calibration_.doubt_difference
+        common = np.add.reduce(away, axis=2, keepdims=True)
+        away = np.float32(g) * away + np.float32((f - g) / k) * common
+        squares = np.einsum("nsk,nsk->nk", away, away)
+        return np.asarray(np.sqrt(squares / np.float32(n_samples)))
 
     def _choose(
         self, x: Features, scores: FloatArray, base: FloatArray
-    ) -> tuple[Caution, float, float]:
-        """The caution, and the factors for difficulty and differences."""
+    ) -> tuple[Caution, Calibration]:
+        """The caution, and what holds up under it."""
         rng = np.random.default_rng(self.seed)
         rows = rng.permutation(len(x))[:_MAX_VALIDATED]
         if len(rows) < 2:
-            return CAUTIONS[-1], _DIFFICULTY.mean, _difference(len(rows)).mean
+            return CAUTIONS[1], uncalibrated(len(rows))
         truth = scores[rows]
-        said, noise, expected = self._out_of_fold(x[rows], truth, base)
+        said, noise, spread, expected = self._out_of_fold(x[rows], truth, base)
         best = int(np.argmin(np.nanmean((said - truth) ** 2, axis=(1, 2))))
-        n_complete = np.sum(~np.isnan(truth)) / truth.shape[1]
-        difficulty, difference = _factors(
-            said[best] - expected,
-            noise[best],
-            truth - expected,
-            (_DIFFICULTY, _difference(n_complete)),
+        found, bold = (
+            calibrated(said[i] - expected, noise[i], truth - expected) for i in (best, 0)
         )
-        return CAUTIONS[best], difficulty, difference
+        wider = float(np.sqrt(spread[0].mean() / max(spread[best].mean(), _LEAST_SPREAD)))
+        return CAUTIONS[best], found.doubting(bold, wider)
 
     def _out_of_fold(
         self, x: Features, scores: FloatArray, prior: FloatArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Predictions for every row by trees that did not see it, (cautions, n, k); the variance
-        of their two parts had other trees been drawn, (cautions, n, 2); base rates, (n, k).
+        of their two parts had other trees been drawn, (cautions, n, 2); that of the trees around
+        them, (cautions, n, k); base rates, (n, k).
         """
         n, k = scores.shape
         n_folds = min(5 if n < 500 else 3, n)
         said = np.empty((len(CAUTIONS), n, k))
         noise = np.empty((len(CAUTIONS), n, 2))
+        spread = np.empty_like(said)
         expected = np.empty((n, k))
         for fold in range(n_folds):
             test = np.arange(n) % n_folds == fold
@@ -129,57 +121,22 @@ class Auto:
             for i, caution in enumerate(CAUTIONS):
                 values = forest.values(caution)
                 each = average(leaves, values)
-                said[i, test] = each.p
+                said[i, test], spread[i, test] = each.p, each.std**2
                 noise[i, test] = _noise(each.std, leaves, values)
             expected[test] = base
-        return said, noise, expected
+        return said, noise, spread, expected
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What prediction needs, as arrays by name."""
-        factors = np.array([self.difficulty_, self.difference_])
+        factors = np.array(self.calibration_)
         return {**self.forest_.arrays(), "base": self.base_, "factors": factors}
 
     def restore(self, arrays: Arrays) -> Auto:
         """Become the model that ``arrays`` came from."""
         self.base_ = arrays["base"]
-        self.difficulty_, self.difference_ = (float(f) for f in arrays["factors"])
+        self.calibration_ = Calibration(*map(float, arrays["factors"]))
         self.forest_ = Forest(n_trees=0).restore(arrays)
         return self
-
-
-def _split(deviations: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Each row's mean over the candidates, shape (n, 1), and what differs from it, (n, k)."""
-    common = np.add.reduce(deviations, axis=1, keepdims=True) / deviations.shape[1]
-    return common, deviations - common
-
-
-def _factors(
-    said: FloatArray, noise: FloatArray, true: FloatArray, priors: tuple[_Factor, _Factor]
-) -> tuple[float, float]:
-    """Posterior means of f and g in ``true = f * common + g * rest + error``.
-
-    ``common`` and ``rest`` are the two parts of what was ``said``, shape (n, k), after the variance
-    ``noise`` of each, (n, 2), is taken off; ``true`` is NaN where unknown. A row's candidates err
-    together: k of them witness like the square root of k.
-    """
-    known = ~np.isnan(true)
-    weight = known / (_LABEL_VARIANCE * np.sqrt(np.maximum(known.sum(axis=1, keepdims=True), 1)))
-    common, rest = _split(said)
-    parts = np.stack([np.broadcast_to(common, said.shape)[known], rest[known]])
-    weighted = parts * weight[known]
-    squares = weighted @ parts.T
-    of_noise = weight.sum(axis=1) @ noise
-    squares -= np.diag(np.minimum(of_noise, _MOST_NOISE * np.diag(squares)))
-    precision = np.array([prior.std**-2 for prior in priors])
-    means = np.array([prior.mean for prior in priors])
-    factors = np.linalg.solve(
-        squares + np.diag(precision), weighted @ true[known] + precision * means
-    )
-    f, g = (
-        float(np.clip(factor, 0.0, prior.most))
-        for factor, prior in zip(factors, priors, strict=True)
-    )
-    return f, g
 
 
 def _noise(std: FloatArray, leaves: IntArray, values: NDArray[np.float32]) -> FloatArray:

@@ -6,17 +6,20 @@ directions apart); and on the differences between candidates, which is what rout
 these differ by the topic as such, so only this group sees the memberships of :mod:`._topics`;
 elsewhere they would crowd out the finer features that recurring traffic lives on. The leaves are
 computed by :mod:`._pruning`, from the scores that are there.
+
+How sure it is comes from the Bayesian bootstrap (Rubin, 1981): the i-th trees of the three groups
+take the means of their nodes from the i-th sample of the labels, and what the samples say differs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from optllm_router._types import Prediction
 from optllm_router.features import coarse_features
-from optllm_router.predictor._pruning import Caution, node_values, tally
+from optllm_router.predictor._pruning import Caution, node_values, resampled, tally
 from optllm_router.predictor._topics import Topics
 from optllm_router.predictor._trees import Trees, collapse, grow, join
 from optllm_router.predictor._walking import Walker, walk
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
     from optllm_router._types import FloatArray, IntArray
     from optllm_router.predictor._base import Arrays, Features
 
+_GROUPS = 3
+"""Of trees, as many in each."""
+
 _CHUNK_CELLS = 1 << 19
 """Numbers gathered from the leaves at once; keeps them in the caches."""
 
@@ -37,6 +43,13 @@ _TOLERANCE = 0.004
 
 _MAX_VALUE_BYTES = 24_000_000
 """Bytes of what the nodes say; larger forests are coarsened until they fit."""
+
+
+class _Graded(NamedTuple):
+    """What the labels are counted from: leaves, shape (n, trees), and scores, shape (n, k)."""
+
+    leaves: IntArray
+    scores: FloatArray
 
 
 class Forest:
@@ -70,31 +83,45 @@ class Forest:
             ]
         )
         self.base_ = base
-        self.seen_ = tally(self.trees_, walk(self.trees_, with_topics), scores)
+        self._graded = _Graded(walk(self.trees_, with_topics), scores)
+        self.seen_ = tally(self.trees_, *self._graded)
         return self
 
     def settle(self, caution: Caution) -> Forest:
-        """Fix what the leaves say, and forget what is not needed to say it."""
-        values, tolerance = self.values(caution), _TOLERANCE
+        """Fix what the leaves say, each from its sample of the labels; forget the labels."""
+        values, tolerance = self.sampled_values(caution), _TOLERANCE
         self.trees_, self.values_ = collapse(self.trees_, values, tolerance)
         while self.values_.nbytes > _MAX_VALUE_BYTES:
             tolerance *= 2.0
             self.trees_, self.values_ = collapse(self.trees_, self.values_, tolerance)
         self._walker = Walker(self.trees_)
-        del self.seen_
+        del self.seen_, self._graded
         return self
 
     def values(self, caution: Caution) -> NDArray[np.float32]:
         """What each node says under ``caution``, shape (nodes, k)."""
         return node_values(self.trees_, self.seen_, self.base_, caution)
 
+    def sampled_values(self, caution: Caution) -> NDArray[np.float32]:
+        """What each node says when its tree has drawn a sample of the labels: (nodes, k)."""
+        leaves, scores = self._graded
+        weights = _sample_weights(len(scores), self.n_trees, self.seed)
+        drawn = tally(self.trees_, leaves, scores, np.tile(weights, (1, _GROUPS)))
+        sample = resampled(self.seen_, drawn)
+        return node_values(self.trees_, self.seen_, self.base_, caution, sample)
+
     def leaves(self, x: Features) -> IntArray:
         """The leaf that each query reaches in each tree, shape (n, trees), before settling."""
         return walk(self.trees_, self.topics_.beside(x))
 
-    def predict(self, x: Features) -> Prediction:
-        """Mean and standard deviation over the trees."""
-        return average(self._walker.leaves(self.topics_.beside(x)), self.values_)
+    def samples(self, x: Features) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """What each sample of the labels says, (rows, samples, k), for a few rows at a time."""
+        leaves = self._walker.leaves(self.topics_.beside(x))
+        for rows, said in _said(leaves, self.values_):
+            m, n_trees, k = said.shape
+            votes = np.add.reduce(said.reshape(m, _GROUPS, n_trees // _GROUPS, k), axis=1)
+            votes /= np.float32(_GROUPS)
+            yield rows, votes
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What prediction needs, as arrays by name."""
@@ -104,6 +131,8 @@ class Forest:
     def restore(self, arrays: Arrays) -> Forest:
         """Become the forest that ``arrays`` came from."""
         self.trees_ = Trees.restored(arrays)
+        if len(self.trees_.roots) % _GROUPS:
+            raise ValueError(f"{len(self.trees_.roots)} trees are not {_GROUPS} equal groups")
         self.values_ = self.trees_.values_in(arrays)
         topics = {
             name.removeprefix("topics."): array
@@ -113,6 +142,16 @@ class Forest:
         self.topics_ = Topics().restore(topics)
         self._walker = Walker(self.trees_)
         return self
+
+
+def _sample_weights(n: int, n_samples: int, seed: int) -> FloatArray:
+    """How often each sample counts each of n labelled rows, shape (n, n_samples).
+
+    Exponential, as in the Bayesian bootstrap, and balanced: over all samples every row counts as
+    often as every other, so that their mean says what all labels say.
+    """
+    weights = np.random.default_rng(seed).exponential(size=(n, n_samples))
+    return np.asarray(weights / weights.mean(axis=1, keepdims=True))
 
 
 def average(leaves: IntArray, values: NDArray[np.float32]) -> Prediction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from optllm_router._errors import ConfigurationError
 from optllm_router.predictor._auto import Auto
 from optllm_router.predictor._bagged_forest import BaggedForest
+from optllm_router.predictor._calibration import Calibrated
 from optllm_router.predictor._clusters import Clusters
 from optllm_router.predictor._neighbours import Neighbours
 from optllm_router.predictor._rates import BaseRates
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 _MODELS: dict[str, Callable[[int], Model]] = {
     "auto": lambda seed: Auto(seed=seed),
     "bagged_forest": lambda seed: BaggedForest(seed=seed),
-    "knn": lambda seed: Neighbours(seed=seed),
-    "clusters": lambda seed: Clusters(seed=seed),
+    "knn": lambda seed: Calibrated(partial(Neighbours, seed=seed), seed),
+    "clusters": lambda seed: Calibrated(partial(Clusters, seed=seed), seed),
     "base_rates": lambda seed: BaseRates(),
 }
 

@@ -48,17 +48,27 @@ class Tally(NamedTuple):
     counts: FloatArray
 
 
-def tally(trees: Trees, leaves: IntArray, scores: FloatArray) -> Tally:
-    """Count the known scores, shape (n, k), that reach each node; ``leaves`` is (n, trees)."""
-    n_nodes, n_trees = len(trees.child), leaves.shape[1]
+def tally(
+    trees: Trees, leaves: IntArray, scores: FloatArray, weights: FloatArray | None = None
+) -> Tally:
+    """Count the known scores that reach each node.
+
+    Args:
+        trees: T of them.
+        leaves: shape (n, T), where each row ends in each tree.
+        scores: shape (n, k), NaN where unknown.
+        weights: shape (n, T), how often each tree counts a row; once when not given.
+    """
+    n_nodes = len(trees.child)
     sums = np.zeros((n_nodes, scores.shape[1]))
     counts = np.zeros_like(sums)
+    weights = np.ones(leaves.shape) if weights is None else weights
     for j in range(scores.shape[1]):
         known = ~np.isnan(scores[:, j])
-        reached = leaves[known].ravel()
-        weights = np.repeat(scores[known, j], n_trees)
-        sums[:, j] = np.bincount(reached, weights=weights, minlength=n_nodes)
-        counts[:, j] = np.bincount(reached, minlength=n_nodes)
+        reached, weight = leaves[known].ravel(), weights[known]
+        hits = (weight * scores[known, j, None]).ravel()
+        sums[:, j] = np.bincount(reached, weights=hits, minlength=n_nodes)
+        counts[:, j] = np.bincount(reached, weights=weight.ravel(), minlength=n_nodes)
     for inner in trees.levels()[::-1]:
         left = trees.child[inner]
         sums[inner] = sums[left] + sums[left + 1]
@@ -66,18 +76,31 @@ def tally(trees: Trees, leaves: IntArray, scores: FloatArray) -> Tally:
     return Tally(sums, counts)
 
 
+def resampled(seen: Tally, sample: Tally) -> Tally:
+    """As many labels as were seen, with the means that a sample of them has in each node.
+
+    So a node's expectation over samples is what all labels say, however few these are.
+    """
+    seldom = np.maximum(sample.counts, np.finfo(np.float64).tiny)
+    return Tally(sample.sums * (seen.counts / seldom), seen.counts)
+
+
 def node_values(
-    trees: Trees, seen: Tally, base: FloatArray, caution: Caution
+    trees: Trees, seen: Tally, base: FloatArray, caution: Caution, sample: Tally | None = None
 ) -> NDArray[np.float32]:
-    """What a query that ends in each node is told, averaged over prunings: shape (nodes, k)."""
-    means, evidence = _means_and_evidence(trees, seen, base, caution)
-    keep = np.ones_like(means)
-    for inner in trees.levels()[::-1]:
-        left = trees.child[inner]
-        split = np.log(caution.split) + evidence[left] + evidence[left + 1]
-        stop = np.log1p(-caution.split) + evidence[inner]
-        evidence[inner] = np.logaddexp(split, stop)
-        keep[inner] = np.exp(stop - evidence[inner])
+    """What a query that ends in each node is told, averaged over prunings: shape (nodes, k).
+
+    Args:
+        trees: the trees.
+        seen: the labels; they decide what a pruning weighs.
+        base: shape (k,), the success rate above each root.
+        caution: how slowly labels are believed.
+        sample: the labels that nodes take their means from; those seen when not given.
+    """
+    means, prior = _means(trees, seen, base, caution)
+    keep = _kept(trees, _evidence(seen, prior, caution), caution)
+    if sample is not None:
+        means, _ = _means(trees, sample, base, caution)
     values = np.zeros_like(means)
     weight = np.ones_like(means)
     for inner in trees.levels():
@@ -88,12 +111,10 @@ def node_values(
     return np.asarray(values + weight * means, dtype=np.float32)
 
 
-def _means_and_evidence(
+def _means(
     trees: Trees, seen: Tally, base: FloatArray, caution: Caution
 ) -> tuple[FloatArray, FloatArray]:
-    """Each node's posterior mean, and the log evidence for its labels when it is not split."""
-    from scipy.special import betaln
-
+    """Each node's posterior mean, and the prior mean that its parent gives it."""
     strength = caution.strength
     prior = np.empty_like(seen.sums)
     prior[trees.roots] = base
@@ -101,8 +122,26 @@ def _means_and_evidence(
         mean = (seen.sums[inner] + strength * prior[inner]) / (seen.counts[inner] + strength)
         for side in (trees.child[inner], trees.child[inner] + 1):
             prior[side] = mean
-    means = (seen.sums + strength * prior) / (seen.counts + strength)
+    return (seen.sums + strength * prior) / (seen.counts + strength), prior
+
+
+def _evidence(seen: Tally, prior: FloatArray, caution: Caution) -> FloatArray:
+    """The log evidence of each node for its labels when it is not split, discounted."""
+    from scipy.special import betaln
+
     prior = np.clip(prior, _EDGE, 1.0 - _EDGE)
-    yes, no = strength * prior, strength * (1.0 - prior)
+    yes, no = caution.strength * prior, caution.strength * (1.0 - prior)
     evidence = betaln(yes + seen.sums, no + seen.counts - seen.sums) - betaln(yes, no)
-    return means, caution.evidence * evidence
+    return np.asarray(caution.evidence * evidence)
+
+
+def _kept(trees: Trees, evidence: FloatArray, caution: Caution) -> FloatArray:
+    """The probability that pruning stops at each node, once it came so far."""
+    keep = np.ones_like(evidence)
+    for inner in trees.levels()[::-1]:
+        left = trees.child[inner]
+        split = np.log(caution.split) + evidence[left] + evidence[left + 1]
+        stop = np.log1p(-caution.split) + evidence[inner]
+        evidence[inner] = np.logaddexp(split, stop)
+        keep[inner] = np.exp(stop - evidence[inner])
+    return keep

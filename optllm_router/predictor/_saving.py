@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from optllm_router.predictor._text_predictor import TextPredictor
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file format; files of another version are refused."""
 
 _HEADER = "header"

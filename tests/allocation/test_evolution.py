@@ -35,6 +35,25 @@ class TestWithPymoo:
         on_front = np.interp(archive.cost, front.cost, front.success)
         assert np.all(archive.success <= on_front + 1e-9)
 
+    @pytest.mark.parametrize("name", ["nsga2", "rnsga2", "sms_emoa", "moead", "mopso"])
+    def test_reports_every_generation(self, name):
+        steps = []
+        evolve(
+            *random_instance(30, 4, seed=1),
+            algorithm=name,
+            population=10,
+            generations=4,
+            progress=lambda *step: steps.append(step),
+        )
+        assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+    def test_an_interrupt_between_generations_ends_the_search(self):
+        def interrupt(done, of):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            evolve(*random_instance(30, 4, seed=1), generations=3, progress=interrupt)
+
     def test_the_seed_decides(self):
         instance = random_instance(30, 4, seed=2)
         run = functools.partial(evolve, *instance, population=10, generations=5)

@@ -203,6 +203,56 @@ def test_an_interrupted_comparison_is_taken_up_where_it_stopped(recorded, tmp_pa
     assert resumed.rows["counted"].estimates == straight.rows["counted"].estimates
 
 
+def slow():
+    """A method whose solver takes two steps, and says so."""
+    method, _ = counting("slow")
+
+    def solve(prediction, cost, progress=None):
+        for done in (1, 2):
+            progress(done, 2)
+        return method.solve(prediction, cost)
+
+    return replace(method, solve=solve, reports=True)
+
+
+def test_the_steps_of_a_slow_solver_are_reported(recorded):
+    seen = []
+    list(
+        compare(
+            recorded,
+            [counting()[0], slow()],
+            SETTING,
+            seeds=[7],
+            progress=lambda *step: seen.append(step),
+        )
+    )
+    assert ("seed 7: slow, step 1 of 2", 1, 4) in seen
+    assert ("seed 7: slow, step 2 of 2", 1, 4) in seen
+    alone = []
+    evaluate(recorded, labels=0.5, methods=[slow()], progress=lambda *step: alone.append(step))
+    assert alone[:3] == [("slow", 0, 3), ("slow, step 1 of 2", 0, 3), ("slow, step 2 of 2", 0, 3)]
+
+
+def test_an_interrupt_within_a_solver_loses_only_its_part(recorded, tmp_path):
+    path = tmp_path / "parts.jsonl"
+
+    def interrupt(doing, done, of):
+        if "step 2" in doing:
+            raise KeyboardInterrupt
+
+    parts = compare(
+        recorded,
+        [counting()[0], slow()],
+        SETTING,
+        seeds=[0],
+        kept=KeptParts(path, recorded, SETTING),
+        progress=interrupt,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        list(parts)
+    assert len(KeptParts(path, recorded, SETTING)) == 1
+
+
 def test_a_line_torn_by_a_crash_is_dropped(recorded, tmp_path):
     path = tmp_path / "parts.jsonl"
     list(compare(recorded, [], SETTING, seeds=[0], kept=KeptParts(path, recorded, SETTING)))

@@ -42,15 +42,11 @@ def scattered(seed: int, labels: float) -> RecordedOutcomes:
     )
 
 
-@pytest.mark.parametrize(
-    ("labels", "most"),
-    # With 300 labels the default still believes a little of what is not there.
-    [(0.02, 0.002), (0.1, 0.002), (0.3, 0.005)],
-)
-def test_the_default_does_no_harm_where_texts_say_nothing(labels, most):
+@pytest.mark.parametrize("labels", [0.02, 0.1, 0.3])
+def test_the_default_does_no_harm_where_texts_say_nothing(labels):
     lost = []
     for seed in range(SEEDS):
         run = evaluate(scattered(seed, labels), labels=labels, seed=seed)
         ours, static = (run.methods[name].figures.auc for name in ("optllm", "static"))
         lost.append(static - ours)
-    assert np.mean(lost) <= most, lost
+    assert np.mean(lost) <= 0.002, lost

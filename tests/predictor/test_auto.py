@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from optllm_router.predictor import _forest
-from optllm_router.predictor._auto import CAUTIONS, Auto, _Factor, _factors, _noise
+from optllm_router.predictor._auto import CAUTIONS, Auto, _noise
 from optllm_router.predictor._base import base_rates
+from optllm_router.predictor._calibration import Factor, posterior
 from optllm_router.predictor._forest import Forest, average, impute
 
 
@@ -36,7 +37,7 @@ def test_trusts_features_that_tell_candidates_apart():
     p = model.predict(asked).p
     agrees = (p[:, 0] > p[:, 1]) == (asked[:, 182] > 0)
     assert agrees.mean() > 0.9
-    assert model.difference_ > 0.8
+    assert model.calibration_.difference > 0.8
 
 
 def test_learns_differences_from_bandit_labels():
@@ -55,10 +56,10 @@ def test_noise_of_few_trees_does_not_look_like_words_that_did_not_hold_up():
     rng = np.random.default_rng(0)
     true = rng.normal(scale=0.1, size=(4_000, 4))
     trees = true + rng.normal(scale=0.1, size=true.shape)
-    vague = (_Factor(mean=0.0, std=10.0, most=2.0),) * 2
+    vague = (Factor(mean=0.0, std=10.0, most=2.0),) * 2
     noise = np.tile([0.1**2 / 4, 0.1**2 * 3 / 4], (len(true), 1))
-    np.testing.assert_allclose(_factors(trees, np.zeros_like(noise), true, vague), 0.5, atol=0.05)
-    np.testing.assert_allclose(_factors(trees, noise, true, vague), 1.0, atol=0.1)
+    np.testing.assert_allclose(posterior(trees, np.zeros_like(noise), true, vague), 0.5, atol=0.05)
+    np.testing.assert_allclose(posterior(trees, noise, true, vague), 1.0, atol=0.1)
 
 
 def test_noise_is_the_variance_over_draws_of_the_trees():

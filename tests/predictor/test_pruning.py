@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betaln
 
-from optllm_router.predictor._pruning import Caution, node_values, tally
+from optllm_router.predictor._pruning import Caution, node_values, resampled, tally
 from optllm_router.predictor._trees import grow
 from optllm_router.predictor._walking import walk
 
@@ -87,6 +87,21 @@ def test_tally_counts_known_scores_along_the_path():
     inner = np.concatenate(trees.levels())
     left = trees.child[inner]
     np.testing.assert_allclose(seen.counts[inner], seen.counts[left] + seen.counts[left + 1])
+
+
+def test_samples_of_the_labels_say_on_average_what_all_labels_say():
+    trees, leaves, scores = grown(40, 2, n_trees=2)
+    scores[:5, 1] = np.nan
+    seen, caution = tally(trees, leaves, scores), Caution(0.5, 0.85)
+    rng, said = np.random.default_rng(0), []
+    for _ in range(400):
+        weights = np.repeat(rng.exponential(size=(40, 1)), 2, axis=1)
+        sample = resampled(seen, tally(trees, leaves, scores, weights))
+        said.append(node_values(trees, seen, BASE, caution, sample))
+    everything = node_values(trees, seen, BASE, caution)
+    error = np.std(said, axis=0) / np.sqrt(len(said))
+    assert np.std(said, axis=0).max() > 0.02
+    assert (np.abs(np.mean(said, axis=0) - everything) <= 5 * error + 1e-6).all()
 
 
 def test_without_labels_every_node_says_the_base_rate():
