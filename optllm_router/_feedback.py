@@ -12,7 +12,7 @@ from optllm_router._session import Session
 from optllm_router.router import checked_score
 
 _PATIENCE_SECONDS, _PAUSE_SECONDS = 1.0, 0.1
-"""Another process may have answered, and what it did is written a quarter of a second later."""
+"""Another process may have answered, and what it did is written a moment later."""
 
 
 class Feedback:

@@ -271,7 +271,7 @@ class LeasingLedger(Ledger):
         self._asked.add(like.scopes)
         id = f"block-{os.getpid()}-{secrets.token_hex(8)}"
         leasing = Leasing(id, like, calls_to_hold_for(before, now), self._holdings.of)
-        asked = self._submit(leasing)  # calls may wait for it before long
+        asked = self._submit(leasing, urgent=False)
         asked.add_done_callback(functools.partial(self._leased, like.scopes, now))
 
     def _give_all_back(self) -> None:

@@ -74,7 +74,7 @@ class Database:
 
         Args:
             work: what to do, maybe more than once.
-            urgent: False when nobody waits for it: it may wait a quarter of a second for others.
+            urgent: False when nobody waits for it: it may wait a few milliseconds for others.
 
         Raises:
             StoreError: the database was closed, or opened before this process was forked.

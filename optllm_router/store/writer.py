@@ -27,7 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from optllm_router.store.faults import concerns_all, explained, may_pass
 
 _MOST_PER_COMMIT = 256
-_LINGER_SECONDS = 0.25
+_LINGER_SECONDS = 0.05
 """So long a write that nobody waits for waits for company: a commit is as dear as 20 writes, and
 the lock is left to other processes meanwhile."""
 _PAUSES_SECONDS = (0.02, 0.1, 0.3)

@@ -33,8 +33,8 @@ from typing import Any
 
 CANDIDATES = 10
 TURN = 25
-REST_SECONDS = 0.4
-"""After a turn: litellm logs and our ledger commits in the background, within 250 ms."""
+REST_SECONDS = 0.15
+"""After a turn: litellm logs and our ledger commits in the background, within 50 ms."""
 SHOWN = 14
 TAUGHT = 300
 PROMPT = "What is {} + {}? Explain every step of the calculation, then give the result."
