@@ -140,7 +140,10 @@ def test_no_nano_dollar_is_lost_when_workers_are_killed(store_url, shape, long, 
             while min(balance.left_nano for balance in ledger.balances()) > ROOM_NANO:
                 assert time.monotonic() < end, "money does not get short"
                 observer.watch(0.4)
+            billed, end = streams_billed(bill), time.monotonic() + 60
             observer.watch(10.0)
+            while long and streams_billed(bill) < billed + 200 and time.monotonic() < end:
+                observer.watch(1.0)
             seen = workers.stop()
         finally:
             workers.end()
@@ -156,6 +159,11 @@ def test_no_nano_dollar_is_lost_when_workers_are_killed(store_url, shape, long, 
         repair_books(database, bill)
         use_up(ledger)
     _log.info("%s: %s, %d snapshots", shape, dict(seen), len(observer.snapshots))
+
+
+def streams_billed(bill: Path) -> int:
+    """How many streams were charged for."""
+    return len({id for id, _ in charges_of(bill) if "-stream" in id})
 
 
 def raise_limits(ledger: Ledger, room: int) -> None:
