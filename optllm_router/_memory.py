@@ -22,4 +22,9 @@ def give_back_freed_memory() -> None:
 @functools.cache
 def _trim() -> Callable[[int], int] | None:
     """glibc's ``malloc_trim``; other C libraries have none, or need none."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return None
+    try:
+        return getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except OSError:  # a program without dynamic libraries
+        return None

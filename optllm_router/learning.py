@@ -166,7 +166,6 @@ class _Learner(Generic[Taught]):
     def _fit_and_tell(self, refit: Future[None]) -> None:
         try:
             self._fit()
-            give_back_freed_memory()
         except Exception as error:  # noqa: BLE001 - logged, and handed to whoever waits
             _log.exception("the refit of the predictor failed; the last one stays in use")
             with self._lock:
@@ -174,6 +173,7 @@ class _Learner(Generic[Taught]):
             refit.set_exception(error)
         else:
             refit.set_result(None)
+            give_back_freed_memory()
 
     def _fit(self) -> None:
         with self._lock:

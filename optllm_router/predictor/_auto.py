@@ -18,7 +18,12 @@ import numpy as np
 
 from optllm_router._types import Prediction
 from optllm_router.predictor._base import base_rates
-from optllm_router.predictor._calibration import Calibration, calibrated, uncalibrated
+from optllm_router.predictor._calibration import (
+    MOST_VALIDATED,
+    Calibration,
+    calibrated,
+    uncalibrated,
+)
 from optllm_router.predictor._forest import Forest, average
 from optllm_router.predictor._pruning import Caution
 
@@ -34,9 +39,6 @@ CAUTIONS = (
     Caution(strength=2.0, evidence=0.1),
 )
 """Bold, for recurring traffic; cautious, for scattered traffic; and for texts that say nothing."""
-
-_MAX_VALIDATED = 1_500
-"""Rows used for cross-validation at most: beyond, its answers no longer change."""
 
 _LEAST_SPREAD = 1e-9
 """Of trees that all say the same, as a variance."""
@@ -59,7 +61,7 @@ class Auto:
         """Choose, then learn from all rows."""
         caution, self.calibration_ = self._choose(x, scores, base)
         self.base_ = base
-        n_trees = 35 if len(x) > _MAX_VALIDATED else 70
+        n_trees = 35 if len(x) > MOST_VALIDATED else 70
         forest = Forest(n_trees=n_trees, seed=self.seed)
         self.forest_ = forest.fit(x, scores, base).settle(caution)
         return self
@@ -87,7 +89,7 @@ class Auto:
     ) -> tuple[Caution, Calibration]:
         """The caution, and what holds up under it."""
         rng = np.random.default_rng(self.seed)
-        rows = rng.permutation(len(x))[:_MAX_VALIDATED]
+        rows = rng.permutation(len(x))[:MOST_VALIDATED]
         if len(rows) < 2:
             return CAUTIONS[1], uncalibrated(len(rows))
         truth = scores[rows]

@@ -145,8 +145,8 @@ def posterior(
 
 
 _FOLDS = 5
-_MAX_VALIDATED = 1_500
-"""Rows used for cross-validation at most."""
+MOST_VALIDATED = 1_500
+"""Rows used for cross-validation at most: beyond, its answers no longer change."""
 
 
 class Calibrated:
@@ -167,7 +167,7 @@ class Calibrated:
 
     def fit(self, x: Features, scores: FloatArray, base: FloatArray) -> Calibrated:
         """Try the model on texts that it did not learn, then let it learn from all."""
-        rows = np.random.default_rng(self.seed).permutation(len(x))[:_MAX_VALIDATED]
+        rows = np.random.default_rng(self.seed).permutation(len(x))[:MOST_VALIDATED]
         self.base_ = base
         self.calibration_, self.unseen_ = uncalibrated(len(rows)), np.zeros(len(base))
         if len(rows) > 1:
