@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -35,6 +35,18 @@ _MOST_NEW = MOST_TEXTS // 10
 fitted again at once."""
 
 
+class _Row(NamedTuple):
+    """The labels of a text, by candidate: their sums and how many they are, shape (k,) each.
+
+    It keeps the text as it first came: one from the latest call would hold on to the memory page
+    where all else of that call was, and so a process grows with each call of a text it knows.
+    """
+
+    text: str
+    totals: FloatArray
+    counts: FloatArray
+
+
 class Labels:
     """Labels by text and candidate; a later label of the same pair is averaged in.
 
@@ -47,38 +59,40 @@ class Labels:
 
     def __init__(self, candidates: int) -> None:
         self._candidates = candidates
-        self._rows: dict[str, tuple[FloatArray, FloatArray]] = {}
+        self._rows: dict[str, _Row] = {}
         self.count = 0
 
     def add(self, text: str, candidate: int, label: float) -> None:
         """Add one label."""
-        row = self._rows.pop(text, None) or (np.zeros(self._candidates), np.zeros(self._candidates))
-        row[0][candidate] += label
-        row[1][candidate] += 1
-        self._rows[text] = row
+        row = self._rows.pop(text, None)
+        if row is None:
+            row = _Row(text, np.zeros(self._candidates), np.zeros(self._candidates))
+        row.totals[candidate] += label
+        row.counts[candidate] += 1
+        self._rows[row.text] = row
         self.count += 1
         if len(self._rows) > MOST_TEXTS:
             del self._rows[next(iter(self._rows))]
 
     def replace(self, text: str, candidate: int, old: float, new: float) -> None:
         """Put a label in the place of one that was added before."""
-        if text not in self._rows or not self._rows[text][1][candidate]:
+        if text not in self._rows or not self._rows[text].counts[candidate]:
             self.add(text, candidate, new)
         else:
-            self._rows[text][0][candidate] += new - old
+            self._rows[text].totals[candidate] += new - old
 
     def matrix(self) -> tuple[list[str], FloatArray]:
         """The texts and their mean labels, shape (n, k), NaN where there is none."""
-        totals, counts = self._column(0), self.counts()
+        totals, counts = self._matrix(row.totals for row in self._rows.values()), self.counts()
         means = np.divide(totals, counts, out=np.full_like(totals, np.nan), where=counts > 0)
         return list(self._rows), means
 
     def counts(self) -> FloatArray:
         """Of how many labels each mean is, shape (n, k)."""
-        return self._column(1)
+        return self._matrix(row.counts for row in self._rows.values())
 
-    def _column(self, which: int) -> FloatArray:
-        return np.array([row[which] for row in self._rows.values()]).reshape(-1, self._candidates)
+    def _matrix(self, rows: Iterable[FloatArray]) -> FloatArray:
+        return np.array(list(rows)).reshape(-1, self._candidates)
 
 
 class _Teachable(Protocol):

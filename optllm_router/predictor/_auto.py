@@ -40,6 +40,9 @@ CAUTIONS = (
 )
 """Bold, for recurring traffic; cautious, for scattered traffic; and for texts that say nothing."""
 
+_LEAST_TO_SAY_NOTHING = 200
+"""With fewer graded texts errors out of sample do not tell that texts say nothing."""
+
 _LEAST_SPREAD = 1e-9
 """Of trees that all say the same, as a variance."""
 
@@ -94,7 +97,9 @@ class Auto:
             return CAUTIONS[1], uncalibrated(len(rows))
         truth = scores[rows]
         said, noise, spread, expected = self._out_of_fold(x[rows], truth, base)
-        best = int(np.argmin(np.nanmean((said - truth) ** 2, axis=(1, 2))))
+        errors = np.nanmean((said - truth) ** 2, axis=(1, 2))
+        n_choices = len(CAUTIONS) - (len(rows) < _LEAST_TO_SAY_NOTHING)
+        best = int(np.argmin(errors[:n_choices]))
         found, bold = (
             calibrated(said[i] - expected, noise[i], truth - expected) for i in (best, 0)
         )
