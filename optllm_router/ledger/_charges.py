@@ -129,7 +129,7 @@ class Told:
         charged: what is laid on each, by reservation.
         doubtful: reservations that may have been charged more, or else, than what is charged to
             them alone.
-        guessed: reservations that share charges with those of other candidates.
+        guessed: reservations that share charges with those of other candidates, or of other places.
         undecided: reservations that share charges with calls under way, or of another time.
         unknown_nano: what was charged for calls that the books do not know.
         retries: what else may have been charged for such calls.
@@ -209,13 +209,13 @@ def told_by(
         at_other_times = [row for row in meant if not period.covers(row.created_at, row.expires_at)]
         if any(row.state == "open" for row in meant) or (len(calls) > 1 and at_other_times):
             undecided.update(calls)
-        if len({row.candidate for row in meant}) > 1:
+        kept_in = {places[id] for id in calls}
+        if len(kept_in) > 1 or len({row.candidate for row in meant}) > 1:
             guessed.update(calls)
         rest = lay(sums[calls], [id for id in calls if _is_certain(by_id[id])])
         vague = [id for id in _settled_first(calls, by_id) if not _is_certain(by_id[id])]
         if rest and len(calls) > 1:
             doubtful.update(vague)
-        kept_in = {places[id] for id in calls}
         beyond = max(lay(rest, [id for id in vague if places[id] == place]) for place in kept_in)
         unknown += beyond
         is_at_edge = any(period.borders(row.created_at, row.expires_at) for row in meant)
