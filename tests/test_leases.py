@@ -241,6 +241,25 @@ def test_a_hard_budget_of_another_process_waits_for_no_block_longer_than_that_li
     assert ledger.reserve(call("aware", soft=10)).result() is None
 
 
+def test_a_block_may_be_given_back_while_a_call_draws_from_it(ledger, database, monkeypatch):
+    """The drawing is written, and finds a budget that became soft, before the caller goes on."""
+    assert ledger.reserve(call("warm", soft=10)).result() is None
+    database.catch_up()
+    ((block,),) = ledger._blocks.values()
+    Ledger(database).set_budget(Budget(f"{LIMIT}e-9", hard=False))
+    submit = ledger._submit
+
+    def submit_and_wait(operation, **how):
+        written = submit(operation, **how)
+        written.result()
+        return written
+
+    monkeypatch.setattr(ledger, "_submit", submit_and_wait)
+    monkeypatch.setattr(block, "is_low", lambda: True)
+    assert ledger.reserve(call("drawn", soft=10)).result() is None
+    assert ledger._blocks == {}
+
+
 def test_a_block_ends_with_its_window(ledger, clock, database):
     ledger.set_budget(Budget(f"{LIMIT}e-9", "hour", scope="tag:hourly"))
     clock.now += 3_599

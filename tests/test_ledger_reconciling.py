@@ -37,6 +37,7 @@ EVER = Period(0.0, 1e12)
 START = 1_000_800.0
 MOST = 1_000
 LATER = 60.0
+END_OF_HOUR = START + 3_600
 
 
 class Clock:
@@ -276,9 +277,11 @@ def test_no_budget_ever_falls_below_the_truth(ledger, database, clock, seed):
 # What charges of a complete report mean
 
 
-def attempt(number: int, candidate: str = "m", *scopes: str, most: int = MOST) -> Reservation:
+def attempt(
+    number: int, candidate: str = "m", *scopes: str, most: int = MOST, lease: float = 30.0
+) -> Reservation:
     """One of the attempts of a decision ``d``."""
-    return Reservation(f"d-{number}", "d", candidate, most, scopes, "test", 30.0)
+    return Reservation(f"d-{number}", "d", candidate, most, scopes, "test", lease)
 
 
 def try_all(ledger: Ledger, clock: Clock, *attempts: Reservation) -> None:
@@ -368,6 +371,73 @@ def test_tries_in_two_windows_keep_the_charge_in_each(ledger, database, clock):
     }
 
 
+@pytest.mark.parametrize("known", [100, None])
+@pytest.mark.parametrize("earlier", [60, 300])
+def test_a_report_charges_nothing_to_a_try_of_an_earlier_period(
+    ledger, database, clock, known, earlier
+):
+    """The earlier one was charged by the previous report."""
+    assert ledger.reserve(attempt(0)).result() is None
+    if known is None:
+        ledger.settle_in_full("d-0").result()
+    else:
+        ledger.settle("d-0", known).result()
+    clock.now += earlier
+    period = Period(clock.now - 35, clock.now + LATER)
+    try_all(ledger, clock, attempt(1))
+    reconcile(ledger, database, [Charge("d", 80, "m")], complete=period)
+    assert states(database)["d-1"][:2] == ("expired", MOST)
+
+
+@pytest.mark.parametrize("known", [100, None])
+@pytest.mark.parametrize("earlier", [60, 300])
+def test_an_unwritten_try_is_not_taken_for_one_of_an_earlier_period(
+    ledger, database, clock, known, earlier
+):
+    assert ledger.reserve(attempt(0, lease=earlier - 30)).result() is None
+    if known is not None:
+        ledger.settle("d-0", known).result()
+    clock.now += earlier
+    period = Period(clock.now - 35, clock.now + LATER)
+    leave_block(database, clock, "a")
+    expire(ledger, clock)
+    for _ in range(2):
+        reconcile(ledger, database, [Charge("d", 80, "m")], complete=period)
+        assert spent(ledger) == (known or MOST) + 80
+
+
+@pytest.mark.parametrize("known", ["expired", "settled in full"])
+def test_an_unwritten_try_may_count_in_the_next_window(ledger, database, clock, known):
+    ledger.set_budget(Budget(1, "hour", name="hourly"))
+    clock.now += 3_600 - clock.now % 3_600 - 1
+    assert ledger.reserve(attempt(0)).result() is None
+    if known == "settled in full":
+        ledger.settle_in_full("d-0").result()
+    clock.now += 5
+    leave_block(database, clock, "a")
+    expire(ledger, clock)
+    bill = [Charge("d", 80, "m")]
+    for complete in (None, EVER, EVER):
+        reconcile(ledger, database, bill, complete=complete)
+        assert spent(ledger, "hourly") == (4 * MOST if complete is None else 80)
+    reconcile(ledger, database, [], complete=EVER)
+    assert spent(ledger, "hourly") == 0
+
+
+def test_what_is_charged_beyond_a_known_cost_is_kept_where_that_counts_too(ledger, database, clock):
+    """An unknown try may have been charged there: so it is unknown, and an expired one stays."""
+    ledger.set_budget(Budget(1, "hour", name="hourly"))
+    clock.now += 3_600 - clock.now % 3_600 - 1
+    assert ledger.reserve(attempt(0)).result() is None
+    ledger.settle("d-0", 100).result()
+    leave_block(database, clock, "a")
+    clock.now += 5
+    try_all(ledger, clock, attempt(1))
+    reconcile(ledger, database, [Charge("d", 300, "m")], complete=EVER)
+    assert states(database)["d-1"][:2] == ("expired", MOST)
+    assert spent(ledger) == 100 + 200 + MOST
+
+
 def test_what_shares_a_charge_with_a_call_under_way_is_undecided(ledger, database, clock):
     try_all(ledger, clock, attempt(0), attempt(1))
     assert ledger.reserve(attempt(2)).result() is None
@@ -400,7 +470,7 @@ class Fate(NamedTuple):
     candidate: str
     cost: int
     named_by: tuple[str, ...]
-    an_hour_later: bool
+    later: int
 
 
 fates = st.builds(
@@ -413,7 +483,12 @@ fates = st.builds(
     named_by=st.lists(
         st.sampled_from(["reservation", "candidate", "decision"]), min_size=1, max_size=2
     ).map(tuple),
-    an_hour_later=st.booleans(),
+    later=st.sampled_from([0, 0, 5, 40, 300, 3_600]),
+)
+periods = st.just(EVER) | st.builds(
+    Period,
+    st.integers(-1_000, 1_000).map(lambda seconds: END_OF_HOUR + seconds),
+    st.integers(1_100, 10_000).map(lambda seconds: END_OF_HOUR + seconds),
 )
 decisions = st.lists(
     st.tuples(
@@ -432,7 +507,7 @@ class Told:
         self.ledger = Ledger(database, clock)
         for budget in (Budget(1), Budget(1, "hour", name="hourly"), Budget(1, scope="tag:*")):
             self.ledger.set_budget(budget)
-        self.bill: list[Charge] = []
+        self._billed: list[tuple[float, Charge]] = []
         self.costs: dict[str, int] = {}
         self.under_way: list[str] = []
         self.mixed = False
@@ -440,11 +515,14 @@ class Told:
         self._clock = clock
 
     def happen(self, id: str, scopes: tuple[str, ...], attempts: list[Fate]) -> None:
-        """What the books do not know counts where the rest of its decision does."""
-        written = all(fate.state != "unwritten" for fate in attempts)
+        """A try that the books do not know comes soon after one that they know."""
+        unwritten = [number for number, fate in enumerate(attempts) if fate.state == "unwritten"]
         for number, fate in enumerate(attempts):
-            if fate.an_hour_later and number and written:
-                self._clock.now += 3_600
+            if number == 0 or not unwritten:
+                self._clock.now += fate.later
+            elif number <= unwritten[0]:
+                self._clock.now += min(fate.later, 40)
+            if number and fate.later:
                 self.mixed = True
             self._attempt(f"{id}-{number}", id, scopes, fate)
 
@@ -469,9 +547,14 @@ class Told:
             nano = cost // 2 if part == 0 and len(fate.named_by) > 1 else cost
             cost -= nano
             if by == "reservation" and fate.state != "unwritten":
-                self.bill.append(Charge(id, nano))
+                charge = Charge(id, nano)
             else:
-                self.bill.append(Charge(decision, nano, fate.candidate if by != "decision" else ""))
+                charge = Charge(decision, nano, fate.candidate if by != "decision" else "")
+            self._billed.append((self._clock.now, charge))
+
+    def bill(self, period: Period) -> list[Charge]:
+        """What a complete report names."""
+        return [charge for sent, charge in self._billed if period.since <= sent < period.until]
 
     def die(self) -> None:
         """All but the calls that are under way."""
@@ -505,25 +588,31 @@ class Told:
 
 
 @settings(max_examples=60, deadline=None)
-@given(decisions, st.booleans())
-def test_whatever_happened_the_books_never_fall_below_the_truth(happened, twice):
+@given(decisions, periods, st.booleans(), st.booleans())
+def test_whatever_happened_the_books_never_fall_below_the_truth(
+    happened, period, names_others, twice
+):
     with TemporaryDirectory() as folder, closing(Database(f"sqlite:///{folder}/books")) as database:
-        world = Told(database, Clock())
+        clock = Clock()
+        clock.now = END_OF_HOUR - 20
+        world = Told(database, clock)
         for number, (scopes, attempts) in enumerate(happened):
             world.happen(f"d{number}", scopes, attempts)
         world.die()
         before = world.by_account()
-        done = reconcile(world.ledger, database, world.bill, complete=EVER)
+        bill = world.bill(EVER if names_others else period)
+        done = reconcile(world.ledger, database, bill, complete=period)
         world.end()
         if twice:
-            done = reconcile(world.ledger, database, world.bill, complete=EVER)
+            done = reconcile(world.ledger, database, bill, complete=period)
         assert world.ledger.verify() == []
         for account, (truth, kept) in world.by_account().items():
             assert truth <= kept <= before[account][1]
         everything_is_written = all(
             fate.state != "unwritten" for _, attempts in happened for fate in attempts
         )
-        if everything_is_written and not world.mixed and (twice or not world.under_way):
+        is_all_told = period == EVER and (twice or not world.under_way)
+        if everything_is_written and not world.mixed and is_all_told:
             assert (done.still_expired, done.expired_blocks) == (0, ())
             in_full = sum(
                 MOST - fate.cost

@@ -1,7 +1,7 @@
 """The ledger: budgets, reservations, settlements, and books that can be verified."""
 
 from optllm_router.ledger._balances import Balance
-from optllm_router.ledger._charges import Charge
+from optllm_router.ledger._charges import Charge, Period
 from optllm_router.ledger._leases import LeasingLedger
 from optllm_router.ledger._ledger import Ledger
 from optllm_router.ledger._limits import keep_budget
@@ -12,7 +12,7 @@ from optllm_router.ledger._reconciling import (
     read_charges,
     reconcile,
 )
-from optllm_router.ledger._remains import ExpiredBlock, Period
+from optllm_router.ledger._remains import ExpiredBlock
 from optllm_router.ledger._setting import set_what_is_given
 from optllm_router.ledger._thresholds import Crossing
 

@@ -18,11 +18,17 @@ calls as they were charged, whichever of them it was. What does not fit onto the
 A call that is under way is charged nothing yet: it may still come to cost nothing. As long as it
 does, what a charge may mean beside it stays undecided.
 
-A call that the books do not know is taken to count where others of its decision do.
+A report is of a period. A charge that may mean a call of another time beside others is undecided,
+and none is laid on calls that were surely sent at another time: they were charged elsewhere.
+
+A try that the books do not know is taken to count where others of its decision do. It may count in
+later windows, too, or belong to the period when they do not. So what is laid on calls whose cost is
+not known, or that were sent near an edge of the period, may be for an :class:`UnwrittenRetry`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +37,7 @@ from typing import Any, TypeAlias, TypeVar
 from sqlalchemy import Connection, or_, select
 
 from optllm_router.ledger._limits import Account
+from optllm_router.ledger._operations import BLOCK_LEASE_SECONDS
 from optllm_router.store.schema import reservation_budgets, reservations
 
 T = TypeVar("T")
@@ -38,6 +45,8 @@ Place: TypeAlias = tuple[Account, ...]
 """In which windows of which budgets a call counts."""
 
 _AT_ONCE = 500
+_SKEW_SECONDS = BLOCK_LEASE_SECONDS
+"""Clocks differ by so much at most, and so long after a call has timed out it may be retried."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +65,74 @@ class Charge:
 
 
 @dataclass(frozen=True)
+class Period:
+    """From when until before when a report names all calls that were sent; Unix seconds."""
+
+    since: float
+    until: float
+
+    def covers(self, created_at: float, expires_at: float) -> bool:
+        """Whether all calls of an entry were sent in it, also if clocks differ by a little."""
+        return self.since <= created_at - _SKEW_SECONDS and expires_at <= self.until
+
+    def excludes(self, created_at: float) -> bool:
+        """Whether a call was sent at another time, also if clocks differ by a little."""
+        return not self.since - _SKEW_SECONDS <= created_at <= self.until + _SKEW_SECONDS
+
+    def borders(self, created_at: float, expires_at: float) -> bool:
+        """Whether a call may have been sent in it or not, as clocks differ by a little."""
+        to_edge = min(abs(created_at - self.since), abs(created_at - self.until))
+        return to_edge <= _SKEW_SECONDS and not self.covers(created_at, expires_at)
+
+
+ALWAYS = Period(-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class UnwrittenRetry:
+    """A later try that calls may have had, and that the books do not know.
+
+    Attributes:
+        calls: the reservations whose decision it would belong to.
+        nano: how much of what is laid on them may be for it, in nano-dollars.
+        places: where that much is kept for it already.
+        budgets: in which it counts.
+        since: when it was drawn from a block at the earliest, Unix seconds.
+        until: when at the latest.
+    """
+
+    calls: tuple[str, ...]
+    nano: int
+    places: frozenset[Place]
+    budgets: frozenset[frozenset[str]]
+    since: float
+    until: float
+
+    def may_be_from(self, block: Any, place: Place) -> bool:
+        """Whether it may have been drawn from a block that counts in a place, and is not kept."""
+        return (
+            self.since <= block.created_at <= self.until
+            and place not in self.places
+            and _budgets_of(place) in self.budgets
+        )
+
+
+def _budgets_of(place: Place) -> frozenset[str]:
+    return frozenset(name for name, _ in place)
+
+
+@dataclass(frozen=True)
 class Told:
     """What a report says about the calls that the books know; amounts in nano-dollars.
 
     Attributes:
         charged: what is laid on each, by reservation.
-        doubtful: reservations that may have been charged more than what is charged to them alone.
-        guessed: reservations that share charges with those of other candidates.
-        undecided: reservations that share charges with calls under way.
+        doubtful: reservations that may have been charged more, or else, than what is charged to
+            them alone.
+        guessed: reservations that share charges with those of other candidates, or of other places.
+        undecided: reservations that share charges with calls under way, or of another time.
         unknown_nano: what was charged for calls that the books do not know.
+        retries: what else may have been charged for such calls.
     """
 
     charged: Mapping[str, int]
@@ -72,6 +140,7 @@ class Told:
     guessed: frozenset[str]
     undecided: frozenset[str]
     unknown_nano: int
+    retries: tuple[UnwrittenRetry, ...]
 
 
 class Meanings:
@@ -95,14 +164,18 @@ class Meanings:
 
 
 def told_by(
-    charges: Iterable[Charge], rows: Iterable[Any], places: Mapping[str, Place] | None = None
+    charges: Iterable[Charge],
+    rows: Iterable[Any],
+    places: Mapping[str, Place],
+    period: Period = ALWAYS,
 ) -> Told:
     """Lay charges on the calls that they may mean.
 
     Args:
         charges: all of a report.
         rows: of the table of reservations: every call that one of the charges names.
-        places: where these calls count, by reservation; by default all in the same place.
+        places: where these calls count, by reservation.
+        period: of the report.
     """
     by_id = {row.id: row for row in rows}
     meanings = Meanings(by_id.values())
@@ -110,11 +183,18 @@ def told_by(
     for charge in charges:
         sums[tuple(sorted(row.id for row in meanings.of(charge)))] += charge.cost_nano
     unknown = sums.pop((), 0)
-    room = {id: 0 if row.state == "open" else row.settled_nano for id, row in by_id.items()}
+    room = {
+        id: 0 if row.state == "open" or period.excludes(row.created_at) else row.settled_nano
+        for id, row in by_id.items()
+    }
     charged = dict.fromkeys(room, 0)
-    doubtful: set[str] = set()
+    doubtful = {id for id, row in by_id.items() if period.excludes(row.created_at)}
     guessed: set[str] = set()
     undecided: set[str] = set()
+    retries: list[UnwrittenRetry] = []
+    times_of: dict[str, list[float]] = defaultdict(list)
+    for row in by_id.values():
+        times_of[row.decision_id] += (row.created_at, row.expires_at)
 
     def lay(nano: int, calls: Iterable[str]) -> int:
         """What does not fit onto these calls."""
@@ -125,20 +205,35 @@ def told_by(
         return nano
 
     for calls in sorted(sums, key=lambda calls: (len(calls), calls)):
-        if any(by_id[id].state == "open" for id in calls):
+        meant = [by_id[id] for id in calls]
+        at_other_times = [row for row in meant if not period.covers(row.created_at, row.expires_at)]
+        if any(row.state == "open" for row in meant) or (len(calls) > 1 and at_other_times):
             undecided.update(calls)
-        if len({by_id[id].candidate for id in calls}) > 1:
+        kept_in = {places[id] for id in calls}
+        if len(kept_in) > 1 or len({row.candidate for row in meant}) > 1:
             guessed.update(calls)
         rest = lay(sums[calls], [id for id in calls if _is_certain(by_id[id])])
         vague = [id for id in _settled_first(calls, by_id) if not _is_certain(by_id[id])]
         if rest and len(calls) > 1:
             doubtful.update(vague)
-        place_of = {id: places[id] if places else () for id in calls}
-        unknown += max(
-            lay(rest, [id for id in vague if place_of[id] == place])
-            for place in set(place_of.values())
-        )
-    return Told(charged, frozenset(doubtful), frozenset(guessed), frozenset(undecided), unknown)
+        beyond = max(lay(rest, [id for id in vague if places[id] == place]) for place in kept_in)
+        unknown += beyond
+        is_at_edge = any(period.borders(row.created_at, row.expires_at) for row in meant)
+        misled = (sums[calls] if is_at_edge else rest) - beyond
+        if misled:
+            times = [time for row in meant for time in times_of[row.decision_id]]
+            retries.append(
+                UnwrittenRetry(
+                    calls,
+                    misled,
+                    frozenset() if is_at_edge else frozenset(kept_in),
+                    frozenset(map(_budgets_of, kept_in)),
+                    min(times) - _SKEW_SECONDS,
+                    max(times) + _SKEW_SECONDS,
+                )
+            )
+    decided = (frozenset(doubtful), frozenset(guessed), frozenset(undecided))
+    return Told(charged, *decided, unknown, tuple(retries))
 
 
 def _is_certain(row: Any) -> bool:

@@ -199,7 +199,7 @@ class LeasingLedger(Ledger):
             drawing = Drawing(reservation.id, reservation, block.held)
             self._under_way[reservation.id] = drawing
             promised = self._write_behind(drawing, _GRANTED[block.held.is_hard])
-            if block.is_low() and block is self._blocks[reservation.scopes][-1]:
+            if block.is_low() and block in self._blocks.get(reservation.scopes, ())[-1:]:
                 self._ask_for_block(reservation, block)
             return promised
 
@@ -383,13 +383,19 @@ class LeasingLedger(Ledger):
     ) -> None:
         """A reservation of its own was made, refused or failed."""
         error = reserved.exception()
-        refusal = None if error else reserved.result()
-        if error is None and not isinstance(refusal, Refusal):
-            result.set_result(refusal)
+        granted_as = None if error else reserved.result()
+        if error is None and not isinstance(granted_as, Refusal):
+            result.set_result(granted_as)
             return
         with self._changed:
             wanted = reservation.id in self._under_way  # else it was given up meanwhile
-            if refusal is not None and try_again and wanted and self._blocks and not self._closing:
+            if (
+                granted_as is not None
+                and try_again
+                and wanted
+                and self._blocks
+                and not self._closing
+            ):
                 self._give_all_back()  # they may hold what it needs
                 again = self._submit(Reserving(reservation.id, reservation))
                 again.add_done_callback(
@@ -400,7 +406,7 @@ class LeasingLedger(Ledger):
         if error is not None:
             result.set_exception(error)
         else:
-            result.set_result(refusal)
+            result.set_result(granted_as)
 
     def _leased(self, scopes: tuple[str, ...], since: float, leased: Future[Held | None]) -> None:
         """A block arrived, or none: there is too little left, or the database is in trouble."""

@@ -17,9 +17,23 @@ from sqlalchemy import func, select
 
 from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router._money import MAX_NANO, format_usd, nano_from_usd
-from optllm_router.ledger._charges import Charge, Meanings, read_named, told_by
+from optllm_router.ledger._charges import (
+    ALWAYS,
+    Charge,
+    Meanings,
+    Period,
+    read_named,
+    read_places,
+    told_by,
+)
 from optllm_router.ledger._ledger import Ledger
-from optllm_router.ledger._remains import ExpiredBlock, Period, expired_blocks, free_remains
+from optllm_router.ledger._remains import (
+    ExpiredBlock,
+    expired_blocks,
+    free_remains,
+    may_be_retries,
+    read_blocks,
+)
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
 
@@ -92,7 +106,16 @@ def reconcile(
     known = list(charges)
     with database.read() as connection:
         rows = list(read_named(connection, known))
-    meanings, doubtful = Meanings(rows), told_by(known, rows).doubtful
+        places = read_places(connection, {row.id for row in rows})
+        holding = read_blocks(connection)
+    period = complete or ALWAYS
+    meanings, told = Meanings(rows), told_by(known, rows, places, period)
+    estimates = may_be_retries(told, holding)
+    doubtful = told.doubtful | {
+        row.id
+        for row in rows
+        if row.id in estimates and period.borders(row.created_at, row.expires_at)
+    }
     corrections, unmatched = [], []
     billed: dict[str, tuple[Any, list[Charge]]] = {}
     for charge in known:
@@ -104,7 +127,7 @@ def reconcile(
             unmatched.append(charge.id)
     costs = {id: _sum(id, parts) for id, (_, parts) in billed.items()}
     for id, (row, parts) in billed.items():
-        if ledger.settle(id, costs[id]).result():
+        if ledger.settle(id, costs[id], estimated=id in estimates).result():
             corrections.append(Correction(id, row.candidate, row.settled_nano, costs[id]))
         else:  # another process was told its cost meanwhile
             unmatched.extend(charge.id for charge in parts)

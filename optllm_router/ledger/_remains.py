@@ -12,16 +12,24 @@ the charges may mean is told by :mod:`._charges`. By this rule expired entries b
 2. Calls that charges may mean keep what was charged for them all, and nothing more: those that
    count in the same budgets and windows keep it once, others once in each. The oldest comes to
    cost it, up to its full amount, then the next; the rest of them is released. Where the calls are
-   of several candidates, that is an estimate.
+   of several candidates, that is an estimate. Where only calls of a known cost count, what is
+   charged beyond that is unknown: a try that nobody wrote down may have been charged.
 3. What the report charges for unknown calls stays. Nobody knows which budgets it concerns. Among
    entries that count in the same budgets and windows it makes no difference which of them keeps
    the money; among others it does, and so all such groups keep it, blocks first. A call keeps all
    of its money for that, or nothing of it.
-4. A call that shares a charge with another one that is still under way stays as it is.
+4. A call that shares a charge with another one that is still under way, or that was sent outside
+   the period, stays as it is. What is charged for calls that were surely sent outside is unknown.
+5. An unknown try may count in later windows than the calls that keep what it was charged, or have
+   been sent in the period when they were not. So blocks keep that, too, if they were made while it
+   can have been drawn: from half a minute before the decision's first known call until half a
+   minute after the last lease of one. The known calls' cost is an estimate then.
 
-What is spent never falls below the truth in any budget. It can exceed it by unknown charges that
-belong to other scopes, or to a report of somebody else's calls. Where there are none, and nothing
-is under way, nothing remains.
+What is spent never falls below the truth in any budget, as long as clocks differ by half a minute
+at most, and no budget is made or removed between the tries of a decision one of which is unknown.
+It can exceed the truth by charges that may be for unknown calls: of other scopes, of somebody
+else, or of the tries in rules 2 and 5. Where there are none, no call is under way, and none shares
+a charge across an edge of the period, nothing remains.
 """
 
 from __future__ import annotations
@@ -34,23 +42,18 @@ from typing import Any
 
 from sqlalchemy import Connection, or_, select
 
-from optllm_router.ledger._charges import Charge, Place, read_named, read_places, told_by
+from optllm_router.ledger._charges import (
+    Charge,
+    Period,
+    Place,
+    Told,
+    read_named,
+    read_places,
+    told_by,
+)
 from optllm_router.ledger._ledger import Ledger
-from optllm_router.ledger._operations import BLOCK_LEASE_SECONDS
 from optllm_router.store import Database
 from optllm_router.store.schema import reservations
-
-
-@dataclass(frozen=True)
-class Period:
-    """From when until before when a report names all calls that were sent; Unix seconds."""
-
-    since: float
-    until: float
-
-    def covers(self, created_at: float, expires_at: float) -> bool:
-        """Whether all calls of an entry were sent in it, also if clocks differ by a little."""
-        return self.since <= created_at - BLOCK_LEASE_SECONDS and expires_at <= self.until
 
 
 @dataclass(frozen=True)
@@ -110,14 +113,21 @@ def free_remains(
         remains = _remains(connection, period)
         named = list(read_named(connection, known))
         places = read_places(connection, {row.id for row in (*remains, *named)})
-    told = told_by(known, named, places)
+        blocks = read_blocks(connection)
+    told = told_by(known, named, places, period)
+    guessed = told.guessed | may_be_retries(told, blocks)
     groups: dict[Place, list[Any]] = defaultdict(list)
     for row in remains:
         if row.id not in told.undecided:
             groups[places[row.id]].append(row)
     waiting = []
-    for group in groups.values():
-        to_keep = told.unknown_nano
+    for place, group in groups.items():
+        held = [row for row in group if row.candidate == ""]
+        to_keep = told.unknown_nano + sum(
+            retry.nano
+            for retry in told.retries
+            if any(retry.may_be_from(block, place) for block in held)
+        )
         for row in group:
             charged = told.charged.get(row.id, 0)
             more = min(to_keep, row.settled_nano - charged)
@@ -126,9 +136,30 @@ def free_remains(
                 continue
             freed = Freed(row.id, row.candidate, row.settled_nano, charged + more)
             if row.candidate != "" or freed.after_nano < freed.before_nano:
-                estimated = row.id in told.guessed
+                estimated = row.id in guessed
                 waiting.append((_free(ledger, freed, estimated=estimated), freed))
     return [freed for done, freed in waiting if done.result()]
+
+
+def read_blocks(connection: Connection) -> list[tuple[Any, Place]]:
+    """The blocks that hold money, or keep some, and where they count."""
+    rows = connection.execute(_ENTRIES.where(_IS_BLOCK & _HOLDS_MONEY)).all()
+    places = read_places(connection, [row.id for row in rows])
+    return [(row, places[row.id]) for row in rows]
+
+
+def may_be_retries(told: Told, blocks: Iterable[tuple[Any, Place]]) -> frozenset[str]:
+    """Calls whose charges may be for a later try that was drawn from one of the blocks.
+
+    What they come to cost is an estimate: thus the next report finds the same.
+    """
+    drawable = list(blocks)
+    return frozenset(
+        id
+        for retry in told.retries
+        if any(retry.may_be_from(block, place) for block, place in drawable)
+        for id in retry.calls
+    )
 
 
 def _free(ledger: Ledger, freed: Freed, *, estimated: bool) -> Future[bool]:
@@ -140,6 +171,9 @@ def _free(ledger: Ledger, freed: Freed, *, estimated: bool) -> Future[bool]:
 
 
 _IS_BLOCK = reservations.c.candidate == ""
+_HOLDS_MONEY = (reservations.c.state == "open") | (
+    reservations.c.state.in_(["expired", "settled"]) & (reservations.c.settled_nano > 0)
+)
 _ENTRIES = select(reservations).order_by(reservations.c.created_at, reservations.c.id)
 
 

@@ -39,7 +39,7 @@ import sqlalchemy
 from optllm_router import Budget, Candidate, OptLLM, Price
 from optllm_router._steps import Close, Reserve
 from optllm_router._types import Call, Completion, Usage
-from optllm_router.ledger import LeasingLedger, Ledger, Reservation
+from optllm_router.ledger import LeasingLedger, Ledger, Refusal, Reservation
 from optllm_router.store import Database
 
 POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/postgres"
@@ -64,11 +64,11 @@ def median_figures(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def one_pair(ledger: Ledger, id: str, cost: int) -> float:
     """Reserve, settle, and wait for both; seconds taken."""
     start = time.perf_counter()
-    refused = ledger.reserve(
+    granted_as = ledger.reserve(
         Reservation(id, id, "benchmark", MOST_NANO, (), "benchmark", 600.0)
     ).result()
-    if refused is not None or not ledger.settle(id, cost).result():
-        raise AssertionError(f"{id}: refused ({refused}) or settled before")
+    if isinstance(granted_as, Refusal) or not ledger.settle(id, cost).result():
+        raise AssertionError(f"{id}: refused ({granted_as}) or settled before")
     return time.perf_counter() - start
 
 
@@ -76,9 +76,9 @@ async def one_async_pair(ledger: Ledger, id: str, cost: int) -> float:
     """As :func:`one_pair`, for coroutines."""
     start = time.perf_counter()
     reservation = Reservation(id, id, "benchmark", MOST_NANO, (), "benchmark", 600.0)
-    refused = await asyncio.wrap_future(ledger.reserve(reservation))
-    if refused is not None or not await asyncio.wrap_future(ledger.settle(id, cost)):
-        raise AssertionError(f"{id}: refused ({refused}) or settled before")
+    granted_as = await asyncio.wrap_future(ledger.reserve(reservation))
+    if isinstance(granted_as, Refusal) or not await asyncio.wrap_future(ledger.settle(id, cost)):
+        raise AssertionError(f"{id}: refused ({granted_as}) or settled before")
     return time.perf_counter() - start
 
 

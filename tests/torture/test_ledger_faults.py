@@ -21,7 +21,7 @@ from sqlalchemy import func, select
 
 from optllm_router._errors import OptLLMError, StoreError
 from optllm_router._money import Budget
-from optllm_router.ledger import Ledger, Reservation
+from optllm_router.ledger import Ledger, Refusal, Reservation
 from optllm_router.store import Database
 from optllm_router.store.schema import balances, reservations
 
@@ -302,8 +302,8 @@ def test_a_clock_that_jumps_loses_no_money(store_url):
         under_way: list[str] = []
         for n in range(150):
             now[0] += chance.choice((0, 1, 61, 3_600, -3_600, -86_400, 86_400))
-            refused = ledger.reserve(reservation(f"r{n}", chance.randint(1, 400))).result()
-            under_way += [] if refused else [f"r{n}"]
+            granted_as = ledger.reserve(reservation(f"r{n}", chance.randint(1, 400))).result()
+            under_way += [] if isinstance(granted_as, Refusal) else [f"r{n}"]
             if chance.random() < 0.5 and under_way:
                 id = under_way.pop(chance.randrange(len(under_way)))
                 assert chance.choice((ledger.release, ledger.settle_in_full))(id).result() is True
