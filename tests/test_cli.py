@@ -361,22 +361,22 @@ def test_a_report_of_the_provider_corrects_calls_that_expired(tmp_path: Path) ->
     with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")) as database:
         ledger = Ledger(database)
         ledger.set_budget(Budget(1))
-        for id in ("a-0", "b-0", "b-1", "c-0"):
+        for id in ("a-0", "b-0", "b-1", "c-0", "d-0", "d-1"):
             call = Reservation(id, id[0], f"model {id[-1]}", 1_000, (), "test", 0.0)
             assert ledger.reserve(call).result() is None
         assert ledger.settle("c-0", 9).result() is True
-    lines = ["id,model,cost_usd", "a,,0.0000001", "b,model 1,2e-7", "b,,1", "c,,1", "x,,1"]
+    lines = ["id,model,cost_usd", "a,,0.0000001", "b,model 1,2e-7", "d,,1", "c,,1", "x,,1"]
     (tmp_path / "usage.csv").write_text("\n".join(lines))
     done = optllm("budget", "reconcile", "usage.csv", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     corrected = [(one["reservation_id"], one["after_nano"]) for one in report["corrections"]]
     assert corrected == [("a-0", 100), ("b-1", 200)]
-    assert (report["unmatched"], report["still_expired"]) == (["b", "c", "x"], 1)
+    assert (report["unmatched"], report["still_expired"]) == (["d", "c", "x"], 3)
     shown = optllm("budget", "--verify", "--json", cwd=tmp_path)
-    assert json.loads(shown.stdout)["budgets"][0]["spent_nano"] == 100 + 200 + 9 + 1_000
+    assert json.loads(shown.stdout)["budgets"][0]["spent_nano"] == 100 + 200 + 9 + 3_000
     again = optllm("budget", "reconcile", "usage.csv", cwd=tmp_path)
-    assert "1 expired calls still count in full" in again.stdout
+    assert "3 expired calls still count in full" in again.stdout
     (tmp_path / "usage.json").write_text('[{"id": "b", "cost_usd": -1}]')
     wrong = optllm("budget", "reconcile", "usage.json", cwd=tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
