@@ -183,57 +183,98 @@ def told_by(
     for charge in charges:
         sums[tuple(sorted(row.id for row in meanings.of(charge)))] += charge.cost_nano
     unknown = sums.pop((), 0)
-    room = {
-        id: 0 if row.state == "open" or period.excludes(row.created_at) else row.settled_nano
-        for id, row in by_id.items()
-    }
-    charged = dict.fromkeys(room, 0)
-    doubtful = {id for id, row in by_id.items() if period.excludes(row.created_at)}
-    guessed: set[str] = set()
-    undecided: set[str] = set()
-    retries: list[UnwrittenRetry] = []
-    times_of: dict[str, list[float]] = defaultdict(list)
-    for row in by_id.values():
-        times_of[row.decision_id] += (row.created_at, row.expires_at)
+    laying = _Laying(by_id, places, period)
+    for calls in sorted(sums, key=lambda calls: (len(calls), calls)):
+        laying.add(sums[calls], calls)
+    return laying.told(unknown)
 
-    def lay(nano: int, calls: Iterable[str]) -> int:
+
+class _Laying:
+    """Lays sums on calls, one after the other, and notes what that says about them.
+
+    Args:
+        rows: the calls, by reservation.
+        places: where they count, by reservation.
+        period: of the report.
+    """
+
+    def __init__(
+        self, rows: Mapping[str, Any], places: Mapping[str, Place], period: Period
+    ) -> None:
+        self._rows = rows
+        self._places = places
+        self._period = period
+        outside = {id for id, row in rows.items() if period.excludes(row.created_at)}
+        self._room = {
+            id: 0 if row.state == "open" or id in outside else row.settled_nano
+            for id, row in rows.items()
+        }
+        self._charged = dict.fromkeys(rows, 0)
+        self._doubtful = outside
+        self._guessed: set[str] = set()
+        self._undecided: set[str] = set()
+        self._unknown_nano = 0
+        self._retries: list[UnwrittenRetry] = []
+        self._times_of: dict[str, list[float]] = defaultdict(list)
+        for row in rows.values():
+            self._times_of[row.decision_id] += (row.created_at, row.expires_at)
+
+    def add(self, nano: int, calls: tuple[str, ...]) -> None:
+        """Lay what was charged for these calls together on them."""
+        meant = [self._rows[id] for id in calls]
+        kept_in = {self._places[id] for id in calls}
+        covered = all(self._period.covers(row.created_at, row.expires_at) for row in meant)
+        if any(row.state == "open" for row in meant) or (len(calls) > 1 and not covered):
+            self._undecided.update(calls)
+        if len(kept_in) > 1 or len({row.candidate for row in meant}) > 1:
+            self._guessed.update(calls)
+        rest = self._lay(nano, [row.id for row in meant if _is_certain(row)])
+        vague = [id for id in _settled_first(calls, self._rows) if not _is_certain(self._rows[id])]
+        if rest and len(calls) > 1:
+            self._doubtful.update(vague)
+        beyond = max(
+            self._lay(rest, [id for id in vague if self._places[id] == place]) for place in kept_in
+        )
+        self._unknown_nano += beyond
+        if any(self._period.borders(row.created_at, row.expires_at) for row in meant):
+            self._note_retry(nano - beyond, calls, kept=frozenset())
+        else:
+            self._note_retry(rest - beyond, calls, kept=frozenset(kept_in))
+
+    def told(self, unknown_nano: int) -> Told:
+        """What was noted, where so much more was charged for calls that nobody knows."""
+        return Told(
+            self._charged,
+            frozenset(self._doubtful),
+            frozenset(self._guessed),
+            frozenset(self._undecided),
+            unknown_nano + self._unknown_nano,
+            tuple(self._retries),
+        )
+
+    def _lay(self, nano: int, calls: Iterable[str]) -> int:
         """What does not fit onto these calls."""
         for id in calls:
-            laid = min(nano, room[id] - charged[id])
-            charged[id] += laid
+            laid = min(nano, self._room[id] - self._charged[id])
+            self._charged[id] += laid
             nano -= laid
         return nano
 
-    for calls in sorted(sums, key=lambda calls: (len(calls), calls)):
-        meant = [by_id[id] for id in calls]
-        at_other_times = [row for row in meant if not period.covers(row.created_at, row.expires_at)]
-        if any(row.state == "open" for row in meant) or (len(calls) > 1 and at_other_times):
-            undecided.update(calls)
-        kept_in = {places[id] for id in calls}
-        if len(kept_in) > 1 or len({row.candidate for row in meant}) > 1:
-            guessed.update(calls)
-        rest = lay(sums[calls], [id for id in calls if _is_certain(by_id[id])])
-        vague = [id for id in _settled_first(calls, by_id) if not _is_certain(by_id[id])]
-        if rest and len(calls) > 1:
-            doubtful.update(vague)
-        beyond = max(lay(rest, [id for id in vague if places[id] == place]) for place in kept_in)
-        unknown += beyond
-        is_at_edge = any(period.borders(row.created_at, row.expires_at) for row in meant)
-        misled = (sums[calls] if is_at_edge else rest) - beyond
-        if misled:
-            times = [time for row in meant for time in times_of[row.decision_id]]
-            retries.append(
-                UnwrittenRetry(
-                    calls,
-                    misled,
-                    frozenset() if is_at_edge else frozenset(kept_in),
-                    frozenset(map(_budgets_of, kept_in)),
-                    min(times) - _SKEW_SECONDS,
-                    max(times) + _SKEW_SECONDS,
-                )
+    def _note_retry(self, nano: int, calls: tuple[str, ...], kept: frozenset[Place]) -> None:
+        """So much of what is laid on these calls may be for a later try, if anything is."""
+        if not nano:
+            return
+        times = [time for id in calls for time in self._times_of[self._rows[id].decision_id]]
+        self._retries.append(
+            UnwrittenRetry(
+                calls,
+                nano,
+                kept,
+                frozenset(_budgets_of(self._places[id]) for id in calls),
+                min(times) - _SKEW_SECONDS,
+                max(times) + _SKEW_SECONDS,
             )
-    decided = (frozenset(doubtful), frozenset(guessed), frozenset(undecided))
-    return Told(charged, *decided, unknown, tuple(retries))
+        )
 
 
 def _is_certain(row: Any) -> bool:

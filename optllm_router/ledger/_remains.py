@@ -12,8 +12,9 @@ the charges may mean is told by :mod:`._charges`. By this rule expired entries b
 2. Calls that charges may mean keep what was charged for them all, and nothing more: those that
    count in the same budgets and windows keep it once, others once in each. The oldest comes to
    cost it, up to its full amount, then the next; the rest of them is released. Where the calls are
-   of several candidates, that is an estimate. Where only calls of a known cost count, what is
-   charged beyond that is unknown: a try that nobody wrote down may have been charged.
+   of several candidates, or count in several such sets, that is an estimate. Where only calls of a
+   known cost count, what is charged beyond that is unknown: a try that nobody wrote down may have
+   been charged.
 3. What the report charges for unknown calls stays. Nobody knows which budgets it concerns. Among
    entries that count in the same budgets and windows it makes no difference which of them keeps
    the money; among others it does, and so all such groups keep it, blocks first. A call keeps all
