@@ -7,10 +7,7 @@ the background and takes over atomically.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -33,10 +30,6 @@ _log = logging.getLogger("optllm_router")
 MOST_TEXTS = 20_000
 """How many texts, the most recently graded ones, a refit learns from."""
 _FIRST_FIT = 20
-_REFIT_NICENESS = 5
-"""A refit gives way to calls where there is one core for both: they then take 10 ms instead of 14
-during it, of 6 otherwise. More would turn against them where others keep that core busy: a refit
-that is not let run may hold Python's lock meanwhile."""
 _MOST_NEW = MOST_TEXTS // 10
 """New labels that are taught to a predictor that was fitted meanwhile: if there are more, it is
 fitted again at once."""
@@ -185,7 +178,6 @@ class _Learner(Generic[Taught]):
             refit.set_exception(error)
 
     def _fit_and_tell(self, refit: Future[None]) -> None:
-        _give_way_to_calls()
         try:
             self._fit()
         except Exception as error:  # noqa: BLE001 - logged, and handed to whoever waits
@@ -303,12 +295,3 @@ class LengthLearner(_Learner[LengthPredictor]):
     def _training(self) -> tuple[Any, ...]:
         _, cut = self._cuts.matrix()
         return (*super()._training(), self._labels.counts(), cut)
-
-
-def _give_way_to_calls() -> None:
-    """Lower the priority of this thread, where the system has one for each thread."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # some sandboxes forbid it
-            thread = threading.get_native_id()
-            others = os.getpriority(os.PRIO_PROCESS, thread)
-            os.setpriority(os.PRIO_PROCESS, thread, others + _REFIT_NICENESS)

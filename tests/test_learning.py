@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import sys
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -186,22 +184,6 @@ def test_predictions_go_on_while_a_refit_runs(learner, made):
     gate.set()
     learner.wait()
     assert learner._predictor is made[1]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
-def test_a_refit_gives_way_to_whoever_makes_calls(learner, monkeypatch):
-    fitted_at = []
-
-    def fit(self, texts, scores):
-        fitted_at.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-        return self
-
-    monkeypatch.setattr(Memory, "fit", fit)
-    ours = os.getpriority(os.PRIO_PROCESS, 0)
-    learner.learn_many(distinct(5))
-    learner.wait()
-    assert fitted_at == [min(ours + learning._REFIT_NICENESS, 19)]
-    assert os.getpriority(os.PRIO_PROCESS, 0) == ours
 
 
 def test_scores_are_learnt_all_or_none(learner):
