@@ -86,6 +86,8 @@ def _report(place: _Place, verify: bool, as_json: bool) -> None:
         print_balances([*templates, *balances])
         for difference in differences:
             click.echo(difference, err=True)
+        if verify and not differences:
+            click.echo("every balance is the sum of its reservations", err=True)
     if differences:
         sys.exit(1)
 

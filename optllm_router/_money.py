@@ -22,7 +22,8 @@ MAX_NANO = 2**53
 _MAX_USD = Decimal(MAX_NANO) / NANO_PER_USD
 _BUDGET_TEXT = re.compile(
     r"\s*(?:\$\s*)?(?P<amount>\S+?)\s*(?:USD)?"
-    r"(?:\s*(?:per|/|a)\s*(?P<window>rolling\s+\w+|\w+)|\s+(?:in\s+)?total)?"
+    r"(?:(?:\s*(?:per\b|/)|\s+a\b|\s+(?=rolling))\s*(?P<window>rolling\s+\w+|\w+)"
+    r"|\s+(?:in\s+)?total)?"
     r"(?:\s+in\s+(?P<timezone>[\w+/-]+))?"
     r"(?:\s+for\s+(?P<scope>\S(?:.*\S)?))?\s*",
     re.IGNORECASE,

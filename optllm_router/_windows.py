@@ -40,6 +40,8 @@ class Span:
         stays: how long after its start a slot counts; ``None`` for ever.
         ends: when another slot begins; ``None`` for never.
         period: start of the stretch of time in which a threshold is reported once.
+        period_before: start of the stretch before, what was reported in which stays reported as
+            long as it is exceeded; ``None`` where each window begins with nothing spent.
     """
 
     slot: int
@@ -48,6 +50,7 @@ class Span:
     stays: int | None
     ends: int | None
     period: int
+    period_before: int | None = None
 
     def over(self, slot: int) -> int | None:
         """When a slot no longer counts; ``None`` when it always will."""
@@ -112,14 +115,15 @@ def _rolling(window: str, now: int) -> Span:
     count, unit = window.split()[1][:-1], window[-1]
     length = int(count) * _MINUTES[unit] * 60
     step = length // _SLOTS
-    slot = now // step * step
+    slot, period = now // step * step, now // length * length
     return Span(
         slot=slot,
         first=slot - length,
         last=slot + length,
         stays=length + step,
         ends=slot + step,
-        period=now // length * length,
+        period=period,
+        period_before=period - length,
     )
 
 

@@ -213,13 +213,15 @@ def read_budgets(given: Any) -> tuple[Budget, ...]:
     Two that are given no name, and have one scope, are told apart by the window of the second.
 
     Raises:
-        ConfigurationError: one is not understood, or two have one name.
+        ConfigurationError: one is not understood, or two have one name, or nothing to tell them
+            apart.
     """
     many = given if isinstance(given, (list, tuple)) else [given]
     found: dict[str, Budget] = {}
     for one in many:
         budget = _budget(one)
-        if budget.name in found and budget.name in ("default", budget.scope):
+        unnamed = budget.name in ("default", budget.scope)
+        if unnamed and budget.name in found and found[budget.name].window != budget.window:
             budget = dataclasses.replace(budget, name=f"{budget.name} per {budget.window}")
         if budget.name in found:
             raise ConfigurationError(

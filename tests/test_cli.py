@@ -289,6 +289,8 @@ def test_budget_shows_and_verifies(tmp_path: Path) -> None:
     shown = optllm("budget", "--verify", "--json", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout)["budgets"][0]["reserved_nano"] == 1_000
+    proof = "every balance is the sum of its reservations"
+    assert proof in optllm("budget", "verify", cwd=tmp_path).stderr
     assert "0.50 USD" in optllm("budget", cwd=tmp_path).stdout
 
     database = Database(url)
@@ -297,6 +299,7 @@ def test_budget_shows_and_verifies(tmp_path: Path) -> None:
     database.close()
     wrong = optllm("budget", "verify", cwd=tmp_path)
     assert wrong.returncode == 1
+    assert proof not in wrong.stderr
     assert "are (7, 1000, 1, 1, 0) in the balances" in wrong.stderr
 
 

@@ -453,7 +453,8 @@ def test_several_budgets_hold_together():
 @pytest.mark.parametrize(
     ("settings", "shown"),
     [
-        ({"budget": [5, 6, 7]}, "two budgets are called 'default per total'"),
+        ({"budget": [5, 6]}, "two budgets are called 'default'"),
+        ({"budget": [5, "6 USD per day", "7 a day"]}, "two budgets are called 'default per day'"),
         ({"budget": ["lots"]}, "'lots'"),
         ({"budget": [[5]]}, r"\[5\]"),
         ({"budget": {"window": "day"}}, "has no limit_usd"),

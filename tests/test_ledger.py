@@ -26,7 +26,7 @@ from optllm_router.ledger import LeasingLedger, Ledger, Refusal, Reservation
 from optllm_router.store import Database
 from optllm_router.store.schema import balances
 
-HOUR = 3600
+MINUTE, HOUR = 60, 3600
 
 
 class Clock:
@@ -478,6 +478,47 @@ def test_each_threshold_is_told_once_in_a_window(database, clock):
     reserve(ledger, "f", 100, "hourly")
     ledger.settle("f", 100).result()
     assert tell.all()[2:] == [("hourly", 50, 100)]
+
+
+def test_a_threshold_of_a_rolling_window_is_told_again_only_when_it_was_not_exceeded(
+    database, clock
+):
+    clock.now = 10.0 * HOUR - 30
+    tell = Told(database)
+    ledger = Ledger(database, clock, on_threshold=tell)
+    ledger.set_budget(budget_of(100, "rolling 1h", "rolling", thresholds=(50,)))
+    spent = 0
+
+    def spend(cost: int) -> None:
+        nonlocal spent
+        spent += 1
+        assert reserve(ledger, f"{spent}", cost, "rolling") is None
+        ledger.settle(f"{spent}", cost).result()
+
+    spend(60)
+    clock.now += MINUTE  # into another hour of the clock
+    spend(1)
+    other = Ledger(database, clock, on_threshold=tell)
+    assert reserve(other, "others", 1, "rolling") is None
+    other.settle("others", 1).result()
+    assert tell.all() == [("rolling", 50, 60)]
+    clock.now += 2 * HOUR
+    spend(10)
+    spend(45)
+    assert tell.all() == [("rolling", 50, 60), ("rolling", 50, 55)]
+
+
+def test_a_threshold_that_a_lowered_limit_reaches_is_told(database, clock):
+    tell = Told(database)
+    ledger = Ledger(database, clock, on_threshold=tell)
+    ledger.set_budget(budget_of(100))
+    reserve(ledger, "a", 40)
+    ledger.settle("a", 40).result()
+    assert tell.all() == []
+    ledger.set_limit("default", "50e-9")
+    assert tell.all() == [("default", 50, 40), ("default", 80, 40)]
+    ledger.set_budget(budget_of(40))
+    assert tell.all()[2:] == [("default", 95, 40), ("default", 100, 40)]
 
 
 def test_a_hook_that_fails_is_logged_and_harms_nobody(database, clock, caplog):

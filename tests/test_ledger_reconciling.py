@@ -676,6 +676,7 @@ def test_charges_that_are_too_much_together_settle_nothing(three_calls):
         ('[{"id": "a"}]', "charge 1 needs an id and a cost_usd"),
         ("id,cost_usd\na,\n", "charge 1 needs an id and a cost_usd"),
         ("[1]", "charge 1 needs"),
+        ("id,cost_usd,currency\na,1,usd\nb,1,EUR\n", "charge 2 is in 'EUR'; only USD is known"),
         (b"\xff\xfe\x00", "is no CSV or JSON list"),
     ],
 )

@@ -99,8 +99,7 @@ class Ledger:
                 kept by these: what was spent in another window is not in them. Or it has the
                 name of a budget that a template makes.
         """
-        self._database.submit(lambda connection: keep_budget(connection, budget, only)).result()
-        self._glances.forget()
+        self._change(budget.name, lambda connection: keep_budget(connection, budget, only))
 
     def configure(self, budget: Budget) -> None:
         """As :meth:`set_budget`, unless the same was configured before.
@@ -110,18 +109,18 @@ class Ledger:
         Raises:
             ConfigurationError: as :meth:`set_budget`.
         """
-        self._database.submit(lambda connection: configure_budget(connection, budget)).result()
-        self._glances.forget()
+        self._change(budget.name, lambda connection: configure_budget(connection, budget))
 
     def set_limit(self, name: str, usd: Decimal | float | int | str) -> None:
         """Change a limit from now on; below what is spent, it stops new calls and cancels none.
+
+        Thresholds that are reached by that are reported.
 
         Raises:
             ConfigurationError: no budget of that name, or no amount.
         """
         nano = nano_from_usd(usd, what="budget limit")
-        self._database.submit(lambda connection: change_limit(connection, name, nano)).result()
-        self._glances.forget()
+        self._change(name, lambda connection: change_limit(connection, name, nano))
 
     def remove_budget(self, name: str) -> None:
         """Take a budget out of use. What was spent from it stays in the books.
@@ -242,6 +241,29 @@ class Ledger:
             if kept.get(key, nothing) != true.get(key, nothing)
         ]
 
+    def _change(self, name: str, work: Callable[[Connection], None]) -> None:
+        """Change a budget of that name and its copies, and report what thresholds that reaches."""
+
+        def change(connection: Connection) -> list[Crossing]:
+            work(connection)
+            return self._reached(connection, name)
+
+        crossings = self._database.submit(change).result()
+        self._glances.forget()
+        if self._thresholds is not None:
+            self._thresholds.committed(crossings)
+
+    def _reached(self, connection: Connection, name: str) -> list[Crossing]:
+        if self._thresholds is None:
+            return []
+        limits = read_limits(connection, self._clock())
+        changed = [limit for limit in limits if name in (limit.name, limit.template)]
+        found = []
+        for limit, balance in zip(changed, read_balances(connection, changed), strict=True):
+            spent = balance.spent_nano
+            found += self._thresholds.cross(connection, limit, spent, before=spent)
+        return found
+
     def _overdue(self, connection: Connection) -> list[str]:
         """The reservations whose lease is over."""
         overdue = select(reservations.c.id).where(
@@ -287,12 +309,14 @@ class Ledger:
     def _crossings(self, connection: Connection, books: Books) -> list[Crossing]:
         if self._thresholds is None:
             return []
-        spent_from = {name for (name, _), moved in books.moves().items() if moved.spent > 0}
+        new = {account: moved.spent for account, moved in books.moves().items()}
+        spent_from = {name for (name, _), spent in new.items() if spent > 0}
         found = []
         for limit in books.limits:
             if limit.name in spent_from:
                 spent = sum(moved.spent for moved in books.counted(limit).values())
-                found += self._thresholds.cross(connection, limit, spent)
+                before = spent - sum(one for account, one in new.items() if limit.counts(account))
+                found += self._thresholds.cross(connection, limit, spent, before)
         return found
 
     def _announce(self, operation: Operation, done: Future[Any]) -> None:

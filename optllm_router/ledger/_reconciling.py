@@ -71,7 +71,7 @@ def read_charges(path: Path) -> list[Charge]:
     """Read a report: CSV with a header or a JSON list, of ``id``, ``cost_usd``, maybe ``model``.
 
     Raises:
-        InvalidDataError: the file cannot be read, or a line is no charge.
+        InvalidDataError: the file cannot be read, or a line is no charge in US dollars.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -165,6 +165,11 @@ def _csv_rows(text: str) -> list[dict[str, Any]]:
 def _charge(row: Any, number: int) -> Charge:
     if not isinstance(row, Mapping) or not row.get("id") or row.get("cost_usd") in (None, ""):
         raise InvalidDataError(f"charge {number} needs an id and a cost_usd, but is {row!r:.200}")
+    if str(row.get("currency") or "USD").strip().upper() != "USD":
+        raise InvalidDataError(
+            f"charge {number} is in {row['currency']!r:.100}; only USD is known: convert cost_usd, "
+            "and leave the currency out"
+        )
     try:
         cost = nano_from_usd(row["cost_usd"], what=f"cost_usd of charge {number}")
     except ConfigurationError as error:

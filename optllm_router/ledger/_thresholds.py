@@ -68,8 +68,17 @@ class Thresholds:
         self._periods: dict[str, _Period] = {}
         self._lock = threading.Lock()
 
-    def cross(self, connection: Connection, limit: Limit, spent: int) -> list[Crossing]:
-        """Thresholds that are reached and were not reported in this window; claims them."""
+    def cross(
+        self, connection: Connection, limit: Limit, spent: int, before: int
+    ) -> list[Crossing]:
+        """Thresholds that are reached and were not reported in this window; claims them.
+
+        Args:
+            connection: in the transaction that spends.
+            limit: of the budget.
+            spent: what it has spent, in nano-dollars.
+            before: what it had spent before this transaction.
+        """
         with self._lock:
             period = self._periods.get(limit.name)
             if period is None or period.start != limit.span.period:
@@ -79,7 +88,10 @@ class Thresholds:
             if percent in period.known or spent == 0 or 100 * spent < percent * limit.nano:
                 continue
             row = {"budget": limit.name, "period": period.start, "percent": percent}
-            if connection.execute(_CLAIM, row).rowcount == 1 or percent in period.tried:
+            if 100 * before >= percent * limit.nano and _was_told(connection, limit, percent):
+                connection.execute(_CLAIM, row)  # it has been exceeded since, in a rolling window
+                period.known.add(percent)
+            elif connection.execute(_CLAIM, row).rowcount == 1 or percent in period.tried:
                 crossed.append(
                     Crossing(limit.name, limit.scope, limit.window, percent, spent, limit.nano)
                 )
@@ -113,6 +125,14 @@ class Thresholds:
                 )
 
 
+def _was_told(connection: Connection, limit: Limit, percent: int) -> bool:
+    """Whether a threshold was reported in the stretch before this one."""
+    if limit.span.period_before is None:
+        return False
+    row = {"budget": limit.name, "period": limit.span.period_before, "percent": percent}
+    return connection.execute(_TOLD, row).first() is not None
+
+
 _tellers: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
@@ -130,4 +150,7 @@ def _hear_them_out() -> None:
 _CLAIM = text(
     "INSERT INTO thresholds (budget, period, percent) VALUES (:budget, :period, :percent)"
     " ON CONFLICT DO NOTHING"
+)
+_TOLD = text(
+    "SELECT 1 FROM thresholds WHERE budget = :budget AND period = :period AND percent = :percent"
 )

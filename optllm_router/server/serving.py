@@ -37,6 +37,8 @@ from optllm_router.transports import all_transports, keys_in_sight
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from optllm_router.ledger import Crossing
+
 _log = logging.getLogger("optllm_router.server")
 
 _BACKLOG = 2048
@@ -143,7 +145,11 @@ def _settings(options: ServerOptions) -> Settings:
     else:
         settings = read_settings(options.models, **options.settings)
     candidates = shared_limits(settings.candidates, options.workers)
-    return dataclasses.replace(settings, candidates=candidates)
+    return dataclasses.replace(settings, candidates=candidates, on_threshold=_log_threshold)
+
+
+def _log_threshold(crossing: Crossing) -> None:
+    log_event("budget threshold", **dataclasses.asdict(crossing))
 
 
 def _check(options: ServerOptions) -> None:

@@ -56,6 +56,9 @@ def test_two_workers_never_spend_more_than_the_one_budget(provider, store_url, t
     assert balance.spent_nano == sum(paid) <= balance.limit_nano
     assert balance.reserved_nano == 0
     assert len(provider.served["sim-small"]) - before == len(paid)
+    percents = [event["percent"] for event in server.events("budget threshold")]
+    assert 50 in percents
+    assert len(percents) == len(set(percents))
     # Whichever worker was asked, it told of both.
     (told,) = [line for line in metrics.splitlines() if line.startswith("optllm_answers_total")]
     assert float(told.rpartition(" ")[2]) == len(paid)
