@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Rounding can end slightly over the limits with no way back: then aim a bit below them.
 _MARGINS = (0.0, 3e-4, 3e-3, 3e-2)
 _TINY = 1e-200  # a limit below this is none at all
+_MOST_CHOICES, _MOST_SECONDS = 20_000, 10.0
+"""Where rounding finds nothing, instances of up to so many are searched to the end, for so long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +68,8 @@ def solve_with_capacities(
     Raises:
         InfeasibleError: when no allocation that keeps the limits was found; ``attainable`` is
             the least cost found, or what the queries take at least where the capacities alone
-            are too small, and ``limit`` what there is of the same. Rarely, and on small or very
-            tight instances only, one may exist nevertheless.
+            are too small, and ``limit`` what there is of the same. Of more than 20,000 choices
+            (queries times candidates) one may, rarely, exist nevertheless.
         InvalidDataError: naming the first entry that cannot be.
 
     Example:
@@ -122,6 +124,10 @@ def _from_cheapest(problem: Problem, worth: FloatArray) -> IntArray:
     unpaid = Problem(thrift, problem.cost, problem.load, problem.capacities, math.inf)
     limits = _scaled(unpaid, thrift, math.inf)
     cheapest = _feasible(unpaid, minimise_dual(limits), limits)
+    too_dear = cheapest is None or problem.spent(cheapest) > problem.usd
+    if too_dear and problem.p.size <= _MOST_CHOICES:
+        searched = _searched(unpaid)
+        cheapest = cheapest if searched is None else searched
     n = len(problem.p)
     if cheapest is None:
         raise InfeasibleError(
@@ -144,6 +150,33 @@ def _from_cheapest(problem: Problem, worth: FloatArray) -> IntArray:
             attainable=least,
         )
     return improved
+
+
+def _searched(unpaid: Problem) -> IntArray | None:
+    """The cheapest allocation that the capacities allow, by branch and bound (HiGHS)."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    n, k = unpaid.cost.shape
+    choice = np.arange(n * k)
+    query, candidate = np.divmod(choice, k)
+    bounded = np.isfinite(unpaid.capacities)
+    taken = csr_array((unpaid.load.ravel(), (candidate, choice)), shape=(k, n * k))[bounded]
+    once = csr_array((np.ones(n * k), (query, choice)), shape=(n, n * k))
+    found = milp(
+        unpaid.cost.ravel(),
+        integrality=np.ones(n * k),
+        bounds=Bounds(0.0, 1.0),
+        constraints=[
+            LinearConstraint(once, 1.0, 1.0),
+            LinearConstraint(taken, -np.inf, unpaid.capacities[bounded]),
+        ],
+        options={"time_limit": _MOST_SECONDS},
+    )
+    if found.x is None:
+        return None
+    allocation = np.asarray(found.x).reshape(n, k).argmax(axis=1)
+    return allocation if unpaid.keeps_limits(allocation) else None
 
 
 def _checked(

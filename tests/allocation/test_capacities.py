@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from allocation_instances import Instance, instances, milp_optimum, random_instance
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from optllm_router._errors import InfeasibleError, InvalidDataError
@@ -38,23 +38,28 @@ def scarce_capacities(instance: Instance, usd: float) -> np.ndarray:
     return np.maximum((0.7 * used).astype(int), int(1.2 * n / k))
 
 
-@settings(derandomize=True)  # finding a feasible allocation is not guaranteed, only likely
-@given(instances(max_queries=4, max_candidates=3), st.data())
-def test_brute_force_finds_nothing_above_the_bound(instance, data):
+@given(instances(max_queries=4, max_candidates=3), st.integers(1, 4), st.data())
+def test_what_brute_force_finds_is_found_and_not_above_the_bound(instance, largest, data):
     n, k = instance.p.shape
-    capacities = np.array(data.draw(st.lists(st.integers(0, n), min_size=k, max_size=k)))
+    most = st.integers(0, n * largest)
+    capacities = np.array(data.draw(st.lists(most, min_size=k, max_size=k)))
     usd = data.draw(st.one_of(st.just(math.inf), st.floats(0.0, 200.0)))
-    unit_loads = np.ones((n, k))
-    best = best_by_brute_force(instance, capacities, usd, unit_loads)
+    load = st.integers(1, largest)
+    drawn = data.draw(st.lists(load, min_size=n * k, max_size=n * k))
+    loads = np.array(drawn, dtype=np.float64).reshape(n, k)
+    best = best_by_brute_force(instance, capacities, usd, loads)
     if best is None:
         with pytest.raises(InfeasibleError):
-            solve_with_capacities(*instance, capacities, usd)
+            solve_with_capacities(*instance, capacities, usd, loads=loads)
         return
-    solution = solve_with_capacities(*instance, capacities, usd)
+    solution = solve_with_capacities(*instance, capacities, usd, loads=loads)
+    used = np.bincount(
+        solution.allocation, weights=loads[np.arange(n), solution.allocation], minlength=k
+    )
     assert solution.success <= best + 1e-9
     assert best <= solution.bound + 1e-6
     assert solution.cost <= usd
-    assert np.all(np.bincount(solution.allocation, minlength=k) <= capacities)
+    assert np.all(used <= capacities)
     assert solution.gap == solution.bound - solution.success
 
 
