@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int], None]
 """What is being done, how many steps are done, and of how many."""
 
-_WIDTH_OF_FILES = 140
+_WIDTH_OF_FILES, _ANY = 140, 1_000
 
 
 class _Console(Console):
@@ -51,6 +52,13 @@ def visible(text: str) -> str:
         else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def print_whole(table: Table) -> None:
+    """Print a table at its own width: figures that are cut off at an edge would mislead."""
+    out = console()
+    out.width = max(out.width, Measurement.get(out, out.options.update(width=_ANY), table).maximum)
+    out.print(table, crop=False)
 
 
 def console(*, stderr: bool = False) -> Console:

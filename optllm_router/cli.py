@@ -23,10 +23,10 @@ from optllm_router._command_options import (
     print_json,
 )
 from optllm_router._display import (
-    console,
     print_demo,
     print_models,
     print_replay,
+    print_whole,
     progress_bar,
     visible,
 )
@@ -243,7 +243,7 @@ def _evaluate_once(
     if as_json:
         click.echo(done.to_json())
     else:
-        console().print(evaluation.evaluation_table(done))
+        print_whole(evaluation.evaluation_table(done))
     if dump is not None:
         evaluation.write_dump(done, dump)
     if figure is not None:
@@ -285,7 +285,7 @@ def _compare(
     if as_json:
         click.echo(comparison.to_json())
     else:
-        console().print(evaluation.comparison_table(comparison))
+        print_whole(evaluation.comparison_table(comparison))
     if figure is not None:
         evaluation.draw_comparison(comparison, figure)
     if report is not None:

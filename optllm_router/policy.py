@@ -208,7 +208,8 @@ class MatchBest:
 
     The value of a candidate is ``p - z * u * std``, that of the best single model its plain
     ``p``: together the switches away from it have to earn their own uncertainty. Where nothing
-    does, every query stays with the best model.
+    does, every query stays with the best model. The best is the one of the highest mean ``p``,
+    the dearest of several; the reason says where it is not sure which one that is.
 
     ``u`` is what remains of the uncertainty in a sum over n queries whose errors correlate by
     ``r``: ``sqrt(r + (1 - r) / n)``, the root of Kish's design effect over n. The correlation
@@ -228,7 +229,8 @@ class MatchBest:
 
     def look(self, queries: Forecast) -> Outlook:
         """Aims for the cheapest point whose robust success is that of the best single model."""
-        best = int(np.argmax(queries.p.mean(axis=0)))
+        means = queries.p.mean(axis=0)
+        best = int(np.lexsort((queries.cost.mean(axis=0), means))[-1])
         shared = math.sqrt(_CORRELATION + (1.0 - _CORRELATION) / len(queries))
         margin = NormalDist().inv_cdf(self.confidence) * shared
 
@@ -241,7 +243,10 @@ class MatchBest:
         front = exact_front(value(queries), queries.cost)
         solution = front.at_success(target)
         if np.all(solution.allocation == best):
-            reason = "stays with the best model: no switch is confident enough"
+            doubt = margin * queries.std.mean(axis=0)
+            rivals = means + doubt >= means[best] - doubt[best]
+            unsure = ", nor is it which model is best" if rivals.sum() > 1 else ""
+            reason = f"stays with the best model: no switch is confident enough{unsure}"
         else:
             reason = f"as good as the best single model with confidence {self.confidence:g}"
         return _Settled(value, solution, Aim(_keeping(front, solution), reason))

@@ -210,6 +210,9 @@ def test_evaluate_compares_and_keeps_what_is_finished(tmp_path: Path) -> None:
     assert "<html" in (tmp_path / "r.html").read_text()
     again = optllm(*arguments, cwd=tmp_path)
     assert json.loads(again.stdout) == json.loads(done.stdout)
+    shown = optllm(*arguments[:-1], cwd=tmp_path).stdout
+    assert "base_rates" in shown
+    assert "…" not in shown  # no figure is cut off
 
 
 @pytest.mark.parametrize(

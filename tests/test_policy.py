@@ -113,7 +113,17 @@ def test_match_best_stays_where_nothing_is_certain():
     batch = forecast([[0.7, 0.8]] * 3, [1, 10], std=0.3)
     choice = choose(MatchBest(), batch)
     assert choice.allocation.tolist() == [1, 1, 1]
-    assert "no switch is confident enough" in choice.reason
+    assert "no switch is confident enough, nor is it which model is best" in choice.reason
+
+
+def test_match_best_takes_the_dearest_of_those_that_look_equally_good():
+    batch = forecast([[0.5, 0.5, 0.5]] * 4, [1, 100, 10], std=0.2)
+    assert choose(MatchBest(), batch).allocation.tolist() == [1, 1, 1, 1]
+
+
+def test_match_best_says_nothing_of_the_best_where_it_is_plain():
+    choice = choose(MatchBest(), forecast([[0.2, 0.8]] * 3, [1, 10], std=0.1))
+    assert choice.reason == "stays with the best model: no switch is confident enough"
 
 
 def test_match_best_switches_where_the_cheap_one_is_surely_as_good():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from optllm_router._errors import ConfigurationError
+from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router.allocation._archive import Archive
 from optllm_router.allocation._paper import robust
 from optllm_router.allocation._validation import check_count, check_instance
@@ -65,6 +65,8 @@ def evolve(
         InvalidDataError: naming the first entry that cannot be.
     """
     p_matrix, cost_matrix = check_instance(p, cost)
+    if not len(p_matrix):
+        raise InvalidDataError("there is nothing to allocate: at least one query is needed")
     believed = robust(p_matrix, std, alpha)
     check_count(population, "the population")
     check_count(generations, "the number of generations")

@@ -103,7 +103,10 @@ def _as_number(value: object) -> float:
 
 def _matrix(values: ArrayLike, name: str) -> FloatArray:
     try:
-        matrix = np.asarray(values, dtype=np.float64)
+        given = np.asarray(values)
+        if np.iscomplexobj(given):
+            raise TypeError("complex numbers are in it")
+        matrix = np.asarray(given, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidDataError(f"{name} is not a matrix of numbers: {error}") from error
     if matrix.ndim != 2:

@@ -80,6 +80,8 @@ class KeptParts:
             text = self._path.read_text("utf-8") if self._path.exists() else ""
         except OSError as error:
             raise self._unusable(error) from error
+        except UnicodeDecodeError:
+            text = "\0"  # no text at all, and so no parts of this comparison
         if self._first_line.startswith(text):  # nothing, or what a crash left of it
             if text:
                 self._path.write_text("", "utf-8")

@@ -94,11 +94,20 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """One method's figures, and what they were computed from."""
+    """One method's figures, and what they were computed from.
+
+    Attributes:
+        run: what it did.
+        curve: its front at the true scores and costs.
+        figures: what it achieved.
+        gap_closed_knowing_costs: the gap it would have closed with the recorded costs; None
+            where it had them, or where solving once more would take long.
+    """
 
     run: Run
     curve: Curve
     figures: Figures
+    gap_closed_knowing_costs: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +118,7 @@ class Evaluation:
         dataset: name of the folder.
         split: the labelled part and the test set.
         allocation_cost: shape (n_test, k), the costs that were allocated with.
+        costs_predicted: whether these were predicted, and not the recorded ones.
         singles: every model on its own on the test set.
         best_single: the best of them, the reference of parity.
         methods: results by name, in the order asked for.
@@ -117,6 +127,7 @@ class Evaluation:
     dataset: str
     split: Split
     allocation_cost: FloatArray
+    costs_predicted: bool
     singles: tuple[SingleModel, ...]
     best_single: SingleModel
     methods: Mapping[str, MethodResult]
@@ -127,10 +138,18 @@ class Evaluation:
             "dataset": self.dataset,
             "labels": self.split.labels,
             "seed": self.split.seed,
+            "cost": "predicted" if self.costs_predicted else "recorded",
             "n_train": len(self.split.train),
             "n_test": len(self.split.test),
+            "n_dropped": self.split.n_dropped,
             "best_single": asdict(self.best_single),
-            "methods": {name: asdict(result.figures) for name, result in self.methods.items()},
+            "methods": {
+                name: {
+                    **asdict(result.figures),
+                    "gap_closed_knowing_costs": result.gap_closed_knowing_costs,
+                }
+                for name, result in self.methods.items()
+            },
         }
 
     def to_json(self) -> str:
@@ -200,14 +219,24 @@ def evaluate_split(
     judge = Judge(test)
     references = judge.references(static=runs["static"].front, oracle=runs["oracle"].front)
     true_front = judge.curve(runs["oracle"].front)
+    predicted = known is not test.cost
     return Evaluation(
         dataset=test.name,
         split=split,
         allocation_cost=known,
+        costs_predicted=predicted,
         singles=judge.singles,
         best_single=judge.best,
         methods={
-            name: _judged(run, judge, test, references, true_front) for name, run in runs.items()
+            name: MethodResult(
+                run,
+                curve := judge.curve(run.front),
+                _figures(run, curve, judge, test, references, true_front),
+                _gap_knowing_costs(run, judge, test, references)
+                if predicted and name not in REFERENCES
+                else None,
+            )
+            for name, run in runs.items()
         },
     )
 
@@ -236,12 +265,16 @@ def _run(method: Method, split: Split, cost: FloatArray, confidence: float, step
     return Run(method, timed, front, deployed, solve_seconds)
 
 
-def _judged(
-    run: Run, judge: Judge, test: RecordedOutcomes, references: References, true_front: Curve
-) -> MethodResult:
-    curve = judge.curve(run.front)
+def _figures(
+    run: Run,
+    curve: Curve,
+    judge: Judge,
+    test: RecordedOutcomes,
+    references: References,
+    true_front: Curve,
+) -> Figures:
     p, claims = run.timed.prediction.p, run.timed.claims
-    figures = Figures(
+    return Figures(
         **vars(judge.headline(curve, run.deployed, references)),
         brier=metrics.brier_score(p, test.score) if claims else None,
         ece=metrics.expected_calibration_error(p, test.score) if claims else None,
@@ -251,7 +284,16 @@ def _judged(
         predict_seconds=run.timed.predict_seconds,
         solve_seconds=run.solve_seconds,
     )
-    return MethodResult(run, curve, figures)
+
+
+def _gap_knowing_costs(
+    run: Run, judge: Judge, test: RecordedOutcomes, references: References
+) -> float | None:
+    """The gap that the same predictions close with the recorded costs."""
+    if run.method.reports:  # a search of minutes
+        return None
+    front = run.method.solve(run.timed.prediction, test.cost)
+    return judge.headline(judge.curve(front), None, references).gap_closed
 
 
 def _silent(step: str, done: int, total: int) -> None:

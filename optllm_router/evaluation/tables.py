@@ -62,7 +62,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     split, best = evaluation.split, evaluation.best_single
     table = Table(
         title=f"{evaluation.dataset}: learnt from {len(split.train):,} labelled queries, "
-        f"tested on {len(split.test):,} (seed {split.seed})",
+        f"tested on {len(split.test):,} (seed {split.seed}){_costs(evaluation.costs_predicted)}",
         caption=f"Parity is with {best.model}, chosen in hindsight: accuracy {best.accuracy:.4f} "
         f"for {usd_text(best.cost_usd)} USD.{dropped_sentence(split.n_dropped)}",
         title_justify="left",
@@ -71,8 +71,12 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     table.add_column("method", style="bold", no_wrap=True)
     for heading in _EVALUATION_HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
+    if evaluation.costs_predicted:
+        table.add_column("gap closed,\nif costs were known", justify="right", no_wrap=True)
     for name, result in evaluation.methods.items():
-        table.add_row(name, *_cells(result.figures), style=_style(name))
+        knowing = number_text(result.gap_closed_knowing_costs, 3)
+        cells = [*_cells(result.figures), *([knowing] if evaluation.costs_predicted else [])]
+        table.add_row(name, *cells, style=_style(name))
     table.add_section()
     table.add_row("best single", ABSENT, ABSENT, "0.0%", f"{best.accuracy:.3f}")
     return table
@@ -83,7 +87,8 @@ def comparison_table(comparison: Comparison) -> Table:
     seeds = len(comparison.best_single)
     table = Table(
         title=f"{comparison.dataset}: learnt from {comparison.n_train:,} labelled queries, tested "
-        f"on {comparison.n_test:,}, mean of {seeds} seed{'s' if seeds > 1 else ''}",
+        f"on {comparison.n_test:,}, mean of {seeds} seed{'s' if seeds > 1 else ''}"
+        f"{_costs(comparison.setting.cost == 'predicted')}",
         caption=comparison_caption(comparison),
         title_justify="left",
         caption_justify="left",
@@ -103,6 +108,10 @@ def comparison_table(comparison: Comparison) -> Table:
         table.add_row(_above(name, mark), *cells, *_plain_cells(row), style=_style(name))
     table.add_row("best single", *best_single_texts(comparison))
     return table
+
+
+def _costs(predicted: bool) -> str:
+    return ", allocated with predicted costs" if predicted else ""
 
 
 def comparison_caption(comparison: Comparison) -> str:

@@ -104,8 +104,9 @@ class TextPredictor:
             scores: shape (n, k) in 0..1, NaN where a pair was never graded.
 
         Raises:
-            InvalidDataError: when shapes do not match or a score is outside 0..1.
+            InvalidDataError: when shapes do not match, a score is outside 0..1 or a text is none.
         """
+        _check_texts(texts)
         scores = checked_scores(scores, len(texts), self.n_candidates)
         graded = np.flatnonzero(~np.isnan(scores).all(axis=1)).tolist()
         if not graded:
@@ -125,6 +126,7 @@ class TextPredictor:
         Args:
             texts: any strings; as ``optllm_router.features.Texts`` when others predict from them.
         """
+        _check_texts(texts)
         with self._lock:
             self._catch_up()
             x = self._features(texts)
@@ -149,7 +151,8 @@ class TextPredictor:
         Raises:
             InvalidDataError: when there is no such candidate or the score is outside 0..1.
         """
-        if not 0 <= candidate < self.n_candidates:
+        _check_texts([text])
+        if not (isinstance(candidate, (int, np.integer)) and 0 <= candidate < self.n_candidates):
             raise InvalidDataError(
                 f"candidate {candidate} does not exist; choose 0..{self.n_candidates - 1}"
             )
@@ -204,3 +207,11 @@ class TextPredictor:
                 "give one per candidate"
             )
         return prior
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise InvalidDataError("texts are a list of strings, not one string; put it in a list")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidDataError(f"text {i} is {text!r:.100}, which is no string")

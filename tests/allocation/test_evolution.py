@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from allocation_instances import random_instance
 
-from optllm_router._errors import ConfigurationError
+from optllm_router._errors import ConfigurationError, InvalidDataError
 from optllm_router.allocation import Solver, evolve, exact_front
 
 
@@ -34,6 +34,10 @@ class TestWithPymoo:
         assert archive.along(instance.cost) == pytest.approx(archive.cost)
         on_front = np.interp(archive.cost, front.cost, front.success)
         assert np.all(archive.success <= on_front + 1e-9)
+
+    def test_nothing_to_allocate_is_refused(self):
+        with pytest.raises(InvalidDataError, match="at least one query"):
+            evolve(np.empty((0, 2)), np.empty((0, 2)))
 
     @pytest.mark.parametrize("name", ["nsga2", "rnsga2", "sms_emoa", "moead", "mopso"])
     def test_reports_every_generation(self, name):

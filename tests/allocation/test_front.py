@@ -198,6 +198,7 @@ class TestRefusedInput:
             ([0.5], [1.0], r"p has 1 dimension\(s\)"),
             (np.empty((3, 0)), np.empty((3, 0)), "no columns"),
             ([["a"]], [[1.0]], "p is not a matrix of numbers"),
+            ([[0.5 + 1j]], [[1.0]], "p is not a matrix of numbers: complex"),
         ],
     )
     def test_matrices_of_the_wrong_form(self, p, cost, message):

@@ -315,13 +315,13 @@ def test_parts_of_another_comparison_are_refused(recorded, tmp_path):
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("content", ["not json\n", "[]\n", "half a line"])
+@pytest.mark.parametrize("content", [b"not json\n", b"[]\n", b"half a line", b"\xff\xfe\x00"])
 def test_a_file_of_something_else_is_refused_and_left_alone(recorded, tmp_path, content):
     path = tmp_path / "notes.txt"
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(InvalidDataError, match=r"notes\.txt does not hold parts"):
         KeptParts(path, recorded, SETTING)
-    assert path.read_text() == content
+    assert path.read_bytes() == content
 
 
 def test_a_damaged_part_is_named_by_its_line(recorded, tmp_path):

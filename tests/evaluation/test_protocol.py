@@ -247,6 +247,11 @@ def test_allocation_with_predicted_costs_is_paid_with_the_recorded_ones(write_fo
     np.testing.assert_allclose(run.allocation_cost, means, rtol=0.02)
     last = told.run.front.allocation(len(told.curve.cost) - 1)
     assert told.curve.cost[-1] == pytest.approx(split.test.cost[np.arange(20), last].sum())
+    known = evaluate(recorded, labels=0.5, methods=[method])
+    at_best = known.methods["told"].figures.gap_closed
+    assert told.gap_closed_knowing_costs == at_best != told.figures.gap_closed
+    assert known.methods["told"].gap_closed_knowing_costs is None
+    assert (run.to_dict()["cost"], known.to_dict()["cost"]) == ("predicted", "recorded")
     # The references keep the recorded costs, so that both runs share one scale.
     plain = evaluate(recorded, labels=0.5, methods=REFERENCES_ONLY)
     for name in ("static", "oracle"):
@@ -263,8 +268,10 @@ def test_json_is_the_object_of_the_design(toy_folder):
         "dataset",
         "labels",
         "seed",
+        "cost",
         "n_train",
         "n_test",
+        "n_dropped",
         "best_single",
         "methods",
     ]

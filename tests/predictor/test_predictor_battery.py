@@ -263,8 +263,20 @@ def test_refuses_bad_labels(name):
         predictor.fit(["a"], np.array([[0.0, np.inf]]))
     with pytest.raises(InvalidDataError, match="candidate 2"):
         predictor.learn_one("a", 2, 1.0)
+    with pytest.raises(InvalidDataError, match=r"candidate 0\.5"):
+        predictor.learn_one("a", 0.5, 1.0)
     with pytest.raises(InvalidDataError, match="nan"):
         predictor.learn_one("a", 0, float("nan"))
+
+
+def test_refuses_what_is_no_text(name):
+    predictor = make_predictor(name, n_candidates=2)
+    with pytest.raises(InvalidDataError, match="put it in a list"):
+        predictor.predict("hello")
+    with pytest.raises(InvalidDataError, match="text 1 is None"):
+        predictor.fit(["a", None], np.zeros((2, 2)))
+    with pytest.raises(InvalidDataError, match="is 3, which is no string"):
+        predictor.learn_one(3, 0, 1.0)
 
 
 def test_refuses_bad_settings():
@@ -300,7 +312,7 @@ def partial_scores(draw, n: int) -> np.ndarray:
     return scores
 
 
-@pytest.mark.parametrize("name", ["auto", "knn", "clusters", "base_rates"])
+@pytest.mark.parametrize("name", list(PREDICTORS))
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_sane_whatever_the_texts_and_scores(name, data):
