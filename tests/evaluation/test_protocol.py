@@ -293,6 +293,7 @@ def test_json_is_the_object_of_the_design(toy_folder):
             "fit_seconds",
             "predict_seconds",
             "solve_seconds",
+            "gap_closed_knowing_costs",
         ]
         assert list(figures["deployed"]) == ["accuracy_delta", "cost_ratio"]
     assert printed["methods"]["oracle"]["brier"] is None
