@@ -214,7 +214,9 @@ def test_nothing_beats_the_oracle_and_every_figure_is_finite(n, k, seed):
         assert figures.max_accuracy <= oracle.max_accuracy + 1e-9
         assert figures.auc <= oracle.auc + 1e-9
         if figures.savings_at_parity is not None:
-            assert figures.savings_at_parity <= oracle.savings_at_parity + 1e-9
+            # The oracle's points lie on a hull: between two of them a query can be had for less.
+            query = run.split.test.cost.max() / run.best_single.cost_usd
+            assert figures.savings_at_parity <= oracle.savings_at_parity + query + 1e-9
 
 
 # ------------------------------------------------------------------- predicted costs
