@@ -19,7 +19,7 @@ them to 64 and 32 MB by itself: 64 threads then grow from 300 to 410 MB in 80,00
 eighth, predicting many texts takes longer, and no less is kept."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Numbers of the parameters in glibc's ``malloc.h``."""
-_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
 
 
 def give_back_freed_memory() -> None:
@@ -40,10 +40,15 @@ def _trim() -> Callable[[int], int] | None:
         return None
     try:
         library = ctypes.CDLL(None)
-        trim: Callable[[int], int] = library.malloc_trim
-        if not any(name in os.environ for name in _SETTINGS):
-            for threshold in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-                library.mallopt(threshold, _MOST_KEPT_BYTES)
-    except (OSError, AttributeError):  # a program without dynamic libraries; another C library
+    except OSError:  # a program without dynamic libraries
         return None
-    return trim
+    set_parameter = getattr(library, "mallopt", None)
+    if set_parameter is not None and not _is_told_what_to_keep():
+        for threshold in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            set_parameter(threshold, _MOST_KEPT_BYTES)
+    return getattr(library, "malloc_trim", None)
+
+
+def _is_told_what_to_keep() -> bool:
+    in_tunables = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    return in_tunables or any(name in os.environ for name in _SETTINGS)

@@ -210,18 +210,18 @@ def load_budgets(path: str | Path) -> tuple[Budget, ...]:
 def read_budgets(given: Any) -> tuple[Budget, ...]:
     """One budget, or a list of them: as text, as a mapping of ``Budget``'s attributes, or ready.
 
-    Two that are given no name, and have one scope, are told apart by the window of the second.
+    Two that are given no name, and have one scope, are called apart by the window of the second.
 
     Raises:
-        ConfigurationError: one is not understood, or two have one name, or nothing to tell them
-            apart.
+        ConfigurationError: one is not understood, or two have one name, or differ in their limits
+            only.
     """
     many = given if isinstance(given, (list, tuple)) else [given]
     found: dict[str, Budget] = {}
     for one in many:
         budget = _budget(one)
-        unnamed = budget.name in ("default", budget.scope)
-        if unnamed and budget.name in found and found[budget.name].window != budget.window:
+        unnamed, other = budget.name in ("default", budget.scope), found.get(budget.name)
+        if unnamed and other is not None and _manner(other) != _manner(budget):
             budget = dataclasses.replace(budget, name=f"{budget.name} per {budget.window}")
         if budget.name in found:
             raise ConfigurationError(
@@ -230,6 +230,10 @@ def read_budgets(given: Any) -> tuple[Budget, ...]:
             )
         found[budget.name] = budget
     return tuple(found.values())
+
+
+def _manner(budget: Budget) -> tuple[str, str, bool]:
+    return budget.window, budget.timezone, budget.hard
 
 
 def read_policy(value: str | Policy) -> Policy:

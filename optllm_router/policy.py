@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Valuation: TypeAlias = Callable[["Forecast"], FloatArray]
 
 _DRAWS = 32
+_SAME_RATE = 1e-12
+"""Success rates that differ by less are the same: sums are rounded."""
 _CORRELATION = 0.1
 """Between the errors of a predictor on two queries. ``match_best`` lost nothing on three recorded
 data sets from 0.04 on, see docs/evaluation.md."""
@@ -230,7 +232,8 @@ class MatchBest:
     def look(self, queries: Forecast) -> Outlook:
         """Aims for the cheapest point whose robust success is that of the best single model."""
         means = queries.p.mean(axis=0)
-        best = int(np.lexsort((queries.cost.mean(axis=0), means))[-1])
+        equal = means >= means.max() - _SAME_RATE
+        best = int(np.where(equal, queries.cost.mean(axis=0), -1.0).argmax())
         shared = math.sqrt(_CORRELATION + (1.0 - _CORRELATION) / len(queries))
         margin = NormalDist().inv_cdf(self.confidence) * shared
 

@@ -438,6 +438,14 @@ def test_a_model_for_embeddings():
         read_settings([own])
 
 
+def test_budgets_of_one_window_that_differ_otherwise_hold_together():
+    hard, soft = {"limit_usd": 5, "window": "day"}, {"limit_usd": 3, "window": "day", "hard": False}
+    assert [one.name for one in read_settings([entry()], budget=[hard, soft]).budgets] == [
+        "default",
+        "default per day",
+    ]
+
+
 def test_several_budgets_hold_together():
     settings = read_settings(
         [entry()], budget=["5 USD per day", 20, {"limit_usd": 1, "window": "hour", "name": "burst"}]

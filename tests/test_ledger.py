@@ -521,6 +521,24 @@ def test_a_threshold_that_a_lowered_limit_reaches_is_told(database, clock):
     assert tell.all()[2:] == [("default", 95, 40), ("default", 100, 40)]
 
 
+def test_what_a_lowered_limit_reaches_is_told_though_it_was_told_before(database, clock):
+    clock.now = 10.0 * HOUR
+    tell = Told(database)
+    ledger = Ledger(database, clock, on_threshold=tell)
+    ledger.set_budget(budget_of(100, "rolling 1h", "rolling", thresholds=(50,)))
+    for id, cost, later in (("a", 60, 0), ("b", 30, HOUR + 2 * MINUTE)):
+        clock.now += later
+        reserve(ledger, id, cost, "rolling")
+        ledger.settle(id, cost).result()
+    ledger.configure(budget_of(100, "rolling 1h", "rolling", thresholds=(50,)))
+    assert tell.all() == [("rolling", 50, 60)]
+    ledger.set_limit("rolling", "50e-9")
+    assert tell.all()[1:] == [("rolling", 50, 30)]
+    clock.now += 50 * MINUTE  # another stretch of the clock, and exceeded since
+    ledger.set_limit("rolling", "40e-9")
+    assert len(tell.all()) == 2
+
+
 def test_a_hook_that_fails_is_logged_and_harms_nobody(database, clock, caplog):
     def fail(crossing):
         raise LookupError("no mail today")

@@ -59,9 +59,20 @@ print(mallinfo().hblkhd - before >= len(block))
 
 
 @of_glibc
-@pytest.mark.parametrize(("told", "apart"), [({}, True), ({"GLIBC_TUNABLES": ""}, False)])
+@pytest.mark.parametrize(
+    ("told", "apart"),
+    [
+        ({}, True),
+        ({"GLIBC_TUNABLES": "glibc.pthread.rseq=1"}, True),
+        ({"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}, False),
+    ],
+)
 def test_large_blocks_stay_apart_unless_the_environment_says_what_to_keep(told, apart):
-    environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if "MALLOC" not in name and name != "GLIBC_TUNABLES"
+    }
     done = subprocess.run(
         [sys.executable, "-c", LARGE_AFTER_LARGE],
         env={**environment, **told},

@@ -119,6 +119,8 @@ def test_match_best_stays_where_nothing_is_certain():
 def test_match_best_takes_the_dearest_of_those_that_look_equally_good():
     batch = forecast([[0.5, 0.5, 0.5]] * 4, [1, 100, 10], std=0.2)
     assert choose(MatchBest(), batch).allocation.tolist() == [1, 1, 1, 1]
+    but_for_rounding = forecast([[0.1, 0.3], [0.2, 0.2], [0.3, 0.1]], [1, 100], std=0.3)
+    assert choose(MatchBest(), but_for_rounding).allocation.tolist() == [1, 1, 1]
 
 
 def test_match_best_says_nothing_of_the_best_where_it_is_plain():

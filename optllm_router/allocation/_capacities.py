@@ -69,7 +69,8 @@ def solve_with_capacities(
         InfeasibleError: when no allocation that keeps the limits was found; ``attainable`` is
             the least cost found, or what the queries take at least where the capacities alone
             are too small, and ``limit`` what there is of the same. Of more than 20,000 choices
-            (queries times candidates) one may, rarely, exist nevertheless.
+            (queries times candidates), or where ten seconds of search do not decide it, one may,
+            rarely, exist nevertheless.
         InvalidDataError: naming the first entry that cannot be.
 
     Example:
@@ -124,10 +125,8 @@ def _from_cheapest(problem: Problem, worth: FloatArray) -> IntArray:
     unpaid = Problem(thrift, problem.cost, problem.load, problem.capacities, math.inf)
     limits = _scaled(unpaid, thrift, math.inf)
     cheapest = _feasible(unpaid, minimise_dual(limits), limits)
-    too_dear = cheapest is None or problem.spent(cheapest) > problem.usd
-    if too_dear and problem.p.size <= _MOST_CHOICES:
-        searched = _searched(unpaid)
-        cheapest = cheapest if searched is None else searched
+    if _may_be_missed(problem, cheapest):
+        cheapest = _cheaper(problem, cheapest, _searched(unpaid))
     n = len(problem.p)
     if cheapest is None:
         raise InfeasibleError(
@@ -152,8 +151,25 @@ def _from_cheapest(problem: Problem, worth: FloatArray) -> IntArray:
     return improved
 
 
+def _may_be_missed(problem: Problem, cheapest: IntArray | None) -> bool:
+    """Whether there may be a feasible allocation nevertheless, and few enough to search."""
+    if cheapest is not None and problem.spent(cheapest) <= problem.usd:
+        return False
+    least = exact_sum(problem.cost.min(axis=1))
+    return least <= problem.usd and problem.p.size <= _MOST_CHOICES
+
+
+def _cheaper(problem: Problem, one: IntArray | None, other: IntArray | None) -> IntArray | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other, key=problem.spent)
+
+
 def _searched(unpaid: Problem) -> IntArray | None:
-    """The cheapest allocation that the capacities allow, by branch and bound (HiGHS)."""
+    """The cheapest allocation that the capacities allow, by branch and bound (HiGHS).
+
+    Costs are scaled: HiGHS takes what differs by a millionth for the same.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
@@ -164,14 +180,14 @@ def _searched(unpaid: Problem) -> IntArray | None:
     taken = csr_array((unpaid.load.ravel(), (candidate, choice)), shape=(k, n * k))[bounded]
     once = csr_array((np.ones(n * k), (query, choice)), shape=(n, n * k))
     found = milp(
-        unpaid.cost.ravel(),
+        unpaid.cost.ravel() / max(float(unpaid.cost.max(initial=0.0)), 1e-300),
         integrality=np.ones(n * k),
         bounds=Bounds(0.0, 1.0),
         constraints=[
             LinearConstraint(once, 1.0, 1.0),
             LinearConstraint(taken, -np.inf, unpaid.capacities[bounded]),
         ],
-        options={"time_limit": _MOST_SECONDS},
+        options={"time_limit": _MOST_SECONDS, "mip_rel_gap": 0.0},
     )
     if found.x is None:
         return None

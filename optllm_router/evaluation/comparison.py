@@ -231,6 +231,7 @@ class _Bench:
             self._split,
             self._costs,
             [remembered],
+            predicted=self._setting.cost == "predicted",
             confidence=self._setting.confidence,
             progress=progress,
         )

@@ -80,18 +80,15 @@ class KeptParts:
             text = self._path.read_text("utf-8") if self._path.exists() else ""
         except OSError as error:
             raise self._unusable(error) from error
-        except UnicodeDecodeError:
-            text = "\0"  # no text at all, and so no parts of this comparison
+        except UnicodeDecodeError as error:
+            raise self._of_something_else() from error
         if self._first_line.startswith(text):  # nothing, or what a crash left of it
             if text:
                 self._path.write_text("", "utf-8")
             return
         *lines, rest = text.split("\n")
         if not lines or _parsed(lines[0]) != json.loads(self._first_line):
-            raise InvalidDataError(
-                f"{self._path} does not hold parts of this comparison (other data, setting or "
-                "version); name another file, or remove this one to start again"
-            )
+            raise self._of_something_else()
         for number, line in enumerate(lines[1:], start=2):
             part = _from_json(_parsed(line))
             if part is None:
@@ -101,6 +98,12 @@ class KeptParts:
             self._parts[part.seed, part.method] = part
         if rest:  # a crash while writing: without this the next part would join the torn line
             self._path.write_text("".join(line + "\n" for line in lines), "utf-8")
+
+    def _of_something_else(self) -> InvalidDataError:
+        return InvalidDataError(
+            f"{self._path} does not hold parts of this comparison (other data, setting or "
+            "version); name another file, or remove this one to start again"
+        )
 
     def _unusable(self, error: OSError) -> ConfigurationError:
         return ConfigurationError(

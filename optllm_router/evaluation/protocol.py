@@ -187,7 +187,14 @@ def evaluate(
         raise ConfigurationError(f"cost is {cost!r}; choose 'recorded' or 'predicted'")
     split = split_recorded(recorded, labels=labels, seed=seed)
     known = known_costs(split, cost)
-    return evaluate_split(split, known, methods, confidence=confidence, progress=progress)
+    return evaluate_split(
+        split,
+        known,
+        methods,
+        predicted=cost == "predicted",
+        confidence=confidence,
+        progress=progress,
+    )
 
 
 def evaluate_split(
@@ -195,6 +202,7 @@ def evaluate_split(
     known: FloatArray,
     methods: Sequence[Method],
     *,
+    predicted: bool,
     confidence: float,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -204,6 +212,7 @@ def evaluate_split(
         split: the labelled part and the test set.
         known: shape (n_test, k), the costs to allocate with, see :func:`known_costs`.
         methods: as there.
+        predicted: whether these costs were predicted.
         confidence: as there.
         progress: as there.
     """
@@ -219,7 +228,6 @@ def evaluate_split(
     judge = Judge(test)
     references = judge.references(static=runs["static"].front, oracle=runs["oracle"].front)
     true_front = judge.curve(runs["oracle"].front)
-    predicted = known is not test.cost
     return Evaluation(
         dataset=test.name,
         split=split,

@@ -41,11 +41,14 @@ from optllm_router.ledger._balances import Balance, Glances, balance_of, read_ba
 from optllm_router.ledger._books import Books, State
 from optllm_router.ledger._limits import (
     MANNERS,
+    Limit,
     change_limit,
     configure_budget,
     find_limits,
     keep_budget,
+    read_limit,
     read_limits,
+    read_with_copies,
     remove_budget,
 )
 from optllm_router.ledger._operations import (
@@ -245,23 +248,30 @@ class Ledger:
         """Change a budget of that name and its copies, and report what thresholds that reaches."""
 
         def change(connection: Connection) -> list[Crossing]:
+            before = read_limit(connection, name, self._clock())
             work(connection)
-            return self._reached(connection, name)
+            return self._reached(connection, before)
 
         crossings = self._database.submit(change).result()
         self._glances.forget()
         if self._thresholds is not None:
             self._thresholds.committed(crossings)
 
-    def _reached(self, connection: Connection, name: str) -> list[Crossing]:
-        if self._thresholds is None:
+    def _reached(self, connection: Connection, old: Limit | None) -> list[Crossing]:
+        """Thresholds that a budget, or copies of it, reach by the change of what it was."""
+        if self._thresholds is None or old is None:
             return []
-        limits = read_limits(connection, self._clock())
-        changed = [limit for limit in limits if name in (limit.name, limit.template)]
+        now = self._clock()
+        new = read_limit(connection, old.name, now)
+        if new is None or (new.nano, new.thresholds) == (old.nano, old.thresholds):
+            return []
+        limits = read_with_copies(connection, old.name, now)
+        changed = [limit for limit in limits if limit.nano == new.nano]
         found = []
         for limit, balance in zip(changed, read_balances(connection, changed), strict=True):
             spent = balance.spent_nano
-            found += self._thresholds.cross(connection, limit, spent, before=spent)
+            before = spent * new.nano // old.nano if old.nano else spent
+            found += self._thresholds.cross(connection, limit, spent, before)
         return found
 
     def _overdue(self, connection: Connection) -> list[str]:

@@ -223,6 +223,18 @@ _APPLICABLE = _FOUND.where(
 _LOCKED = _APPLICABLE.with_for_update()
 
 
+def read_limit(connection: Connection, name: str, now: float) -> Limit | None:
+    """A budget, or a template, that is in use."""
+    row = connection.execute(_FOUND.where(budgets.c.name == name)).first()
+    return None if row is None else _limit(row, now)
+
+
+def read_with_copies(connection: Connection, name: str, now: float) -> list[Limit]:
+    """A budget that has a balance, or the copies of a template, by name."""
+    found = (_limit(row, now) for row in connection.execute(_FOUND.where(_with_copies(name))))
+    return [limit for limit in found if not is_template(limit.scope)]
+
+
 def read_limits(connection: Connection, now: float, *, templates: bool = False) -> list[Limit]:
     """Every budget that has a balance, by name; or every template, which has none."""
     found = (_limit(row, now) for row in connection.execute(_FOUND))

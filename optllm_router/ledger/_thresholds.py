@@ -77,7 +77,8 @@ class Thresholds:
             connection: in the transaction that spends.
             limit: of the budget.
             spent: what it has spent, in nano-dollars.
-            before: what it had spent before this transaction.
+            before: what it had spent before this transaction; of a limit that was changed, what
+                was the same share of the old one.
         """
         with self._lock:
             period = self._periods.get(limit.name)
@@ -88,16 +89,17 @@ class Thresholds:
             if percent in period.known or spent == 0 or 100 * spent < percent * limit.nano:
                 continue
             row = {"budget": limit.name, "period": period.start, "percent": percent}
-            if 100 * before >= percent * limit.nano and _was_told(connection, limit, percent):
-                connection.execute(_CLAIM, row)  # it has been exceeded since, in a rolling window
+            claimed = connection.execute(_CLAIM, row).rowcount == 1
+            if not claimed and percent not in period.tried:
                 period.known.add(percent)
-            elif connection.execute(_CLAIM, row).rowcount == 1 or percent in period.tried:
-                crossed.append(
-                    Crossing(limit.name, limit.scope, limit.window, percent, spent, limit.nano)
-                )
-                period.tried.add(percent)
-            else:
-                period.known.add(percent)
+                continue
+            exceeded = before > 0 and 100 * before >= percent * limit.nano
+            if claimed and exceeded and _was_told(connection, limit, percent):
+                continue  # it was told in the stretch before, and is exceeded since
+            crossed.append(
+                Crossing(limit.name, limit.scope, limit.window, percent, spent, limit.nano)
+            )
+            period.tried.add(percent)
         return crossed
 
     def committed(self, crossings: Sequence[Crossing]) -> None:

@@ -61,6 +61,7 @@ def make_app(client: AsyncOptLLM, options: ServerOptions) -> ASGIApp:
             following.cancel()
             await client.close()
             database.close()
+            gc.unfreeze()
 
     routes = endpoints.routes()
     metrics.tell_apart(route.path for route in routes)

@@ -145,7 +145,8 @@ def _settings(options: ServerOptions) -> Settings:
     else:
         settings = read_settings(options.models, **options.settings)
     candidates = shared_limits(settings.candidates, options.workers)
-    return dataclasses.replace(settings, candidates=candidates, on_threshold=_log_threshold)
+    told = settings.on_threshold or _log_threshold
+    return dataclasses.replace(settings, candidates=candidates, on_threshold=told)
 
 
 def _log_threshold(crossing: Crossing) -> None:

@@ -38,12 +38,18 @@ def scarce_capacities(instance: Instance, usd: float) -> np.ndarray:
     return np.maximum((0.7 * used).astype(int), int(1.2 * n / k))
 
 
-@given(instances(max_queries=4, max_candidates=3), st.integers(1, 4), st.data())
-def test_what_brute_force_finds_is_found_and_not_above_the_bound(instance, largest, data):
+@given(
+    instances(max_queries=4, max_candidates=3),
+    st.integers(1, 4),
+    st.sampled_from([1.0, 1e-4, 1e-7]),
+    st.data(),
+)
+def test_what_brute_force_finds_is_found_and_not_above_the_bound(instance, largest, unit, data):
+    instance = instance._replace(cost=instance.cost * unit)
     n, k = instance.p.shape
     most = st.integers(0, n * largest)
     capacities = np.array(data.draw(st.lists(most, min_size=k, max_size=k)))
-    usd = data.draw(st.one_of(st.just(math.inf), st.floats(0.0, 200.0)))
+    usd = data.draw(st.one_of(st.just(math.inf), st.floats(0.0, 200.0).map(lambda x: x * unit)))
     load = st.integers(1, largest)
     drawn = data.draw(st.lists(load, min_size=n * k, max_size=n * k))
     loads = np.array(drawn, dtype=np.float64).reshape(n, k)

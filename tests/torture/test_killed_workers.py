@@ -31,6 +31,9 @@ ROOM_NANO = 5_000_000
 """So much more than is used may be used after each kill: about ten calls to the dear model, or
 forty times that, so that blocks are leased."""
 
+RECOVERED_WITHIN_SECONDS = 8.0
+"""Of the end of a lease: the living look every five seconds, on a machine that has much to do."""
+
 _log = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kill -9 is posix")
@@ -144,6 +147,7 @@ def test_no_nano_dollar_is_lost_when_workers_are_killed(store_url, shape, long, 
             observer.watch(10.0)
             while long and streams_billed(bill) < billed + 200 and time.monotonic() < end:
                 observer.watch(1.0)
+            check_leases(database)
             seen = workers.stop()
         finally:
             workers.end()
@@ -172,6 +176,14 @@ def raise_limits(ledger: Ledger, room: int) -> None:
         used = balance.spent_nano + balance.reserved_nano
         limit = max(balance.limit_nano, used + room)
         ledger.set_limit(balance.budget, f"{limit}e-9")
+
+
+def check_leases(database: Database) -> None:
+    """What the killed left behind was recovered by the living."""
+    overdue = reservations.c.expires_at < time.time() - RECOVERED_WITHIN_SECONDS
+    with database.read() as connection:
+        left = select(reservations).where(reservations.c.state == "open", overdue)
+        assert connection.execute(left).all() == []
 
 
 def check_books(database: Database, bill: Path) -> None:
