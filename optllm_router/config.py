@@ -210,7 +210,7 @@ def load_budgets(path: str | Path) -> tuple[Budget, ...]:
 def read_budgets(given: Any) -> tuple[Budget, ...]:
     """One budget, or a list of them: as text, as a mapping of ``Budget``'s attributes, or ready.
 
-    Two that are given no name, and have one scope, are called apart by the window of the second.
+    Of two that are given no name, and have one scope, the second is named by its window, too.
 
     Raises:
         ConfigurationError: one is not understood, or two have one name, or differ in their limits
