@@ -28,14 +28,16 @@ def give_back_freed_memory() -> None:
     The first time, the C library is also told not to keep as much again, unless whoever runs the
     process has told it something by the environment.
     """
-    trim = _trim()
+    trim = _set_up_trim()
     if trim is not None:
         trim(0)
 
 
 @functools.cache
-def _trim() -> Callable[[int], int] | None:
-    """glibc's ``malloc_trim``; other C libraries have none, or need none."""
+def _set_up_trim() -> Callable[[int], int] | None:
+    """glibc's ``malloc_trim``, once it is told what to keep; other C libraries have none, or need
+    none.
+    """
     if sys.platform != "linux":
         return None
     try:

@@ -221,7 +221,7 @@ def read_budgets(given: Any) -> tuple[Budget, ...]:
     for one in many:
         budget = _budget(one)
         unnamed, other = budget.name in ("default", budget.scope), found.get(budget.name)
-        if unnamed and other is not None and _manner(other) != _manner(budget):
+        if unnamed and other is not None and _told_apart_by(other) != _told_apart_by(budget):
             budget = dataclasses.replace(budget, name=f"{budget.name} per {budget.window}")
         if budget.name in found:
             raise ConfigurationError(
@@ -232,7 +232,7 @@ def read_budgets(given: Any) -> tuple[Budget, ...]:
     return tuple(found.values())
 
 
-def _manner(budget: Budget) -> tuple[str, str, bool]:
+def _told_apart_by(budget: Budget) -> tuple[str, str, bool]:
     return budget.window, budget.timezone, budget.hard
 
 

@@ -236,13 +236,8 @@ def evaluate_split(
         singles=judge.singles,
         best_single=judge.best,
         methods={
-            name: MethodResult(
-                run,
-                curve := judge.curve(run.front),
-                _figures(run, curve, judge, test, references, true_front),
-                _gap_knowing_costs(run, judge, test, references)
-                if predicted and name not in REFERENCES
-                else None,
+            name: _judged(
+                run, judge, test, references, true_front, again=predicted and name not in REFERENCES
             )
             for name, run in runs.items()
         },
@@ -273,16 +268,19 @@ def _run(method: Method, split: Split, cost: FloatArray, confidence: float, step
     return Run(method, timed, front, deployed, solve_seconds)
 
 
-def _figures(
+def _judged(
     run: Run,
-    curve: Curve,
     judge: Judge,
     test: RecordedOutcomes,
     references: References,
     true_front: Curve,
-) -> Figures:
+    *,
+    again: bool,
+) -> MethodResult:
+    """What a run achieved; ``again`` as if it had known the recorded costs, too."""
+    curve = judge.curve(run.front)
     p, claims = run.timed.prediction.p, run.timed.claims
-    return Figures(
+    figures = Figures(
         **vars(judge.headline(curve, run.deployed, references)),
         brier=metrics.brier_score(p, test.score) if claims else None,
         ece=metrics.expected_calibration_error(p, test.score) if claims else None,
@@ -292,6 +290,8 @@ def _figures(
         predict_seconds=run.timed.predict_seconds,
         solve_seconds=run.solve_seconds,
     )
+    knowing = _gap_knowing_costs(run, judge, test, references) if again else None
+    return MethodResult(run, curve, figures, knowing)
 
 
 def _gap_knowing_costs(
