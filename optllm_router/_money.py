@@ -109,8 +109,9 @@ class Budget:
         hard: True sets aside the most that a call can cost, so that the limit is never exceeded;
             False sets aside a high quantile of what it may cost.
         thresholds: percentages of the limit whose crossing is reported, each once per window.
-        pace: True spreads the money of a calendar window over its expected traffic; False
-            spends it as queries come.
+        pace: True spreads the money of a calendar window over its expected traffic, and is the
+            thriftier with another budget the less is left of its second half; False spends it as
+            queries come.
 
     >>> Budget.parse("5 USD per day for tenant:acme").name
     'tenant:acme'

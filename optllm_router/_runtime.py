@@ -255,6 +255,7 @@ class Runtime:
                 end=None if balance.rolling else balance.next_window,
                 seen=balance.calls,
                 paced=balance.pace,
+                limit_usd=usd_from_nano(balance.limit_nano),
                 name=balance.budget,
             )
             for balance in self.ledger.glance(scopes)

@@ -86,6 +86,11 @@ class Aim:
 class Outlook(Protocol):
     """What a policy makes of some queries."""
 
+    @property
+    def costs(self) -> tuple[float, float]:
+        """USD of the cheapest and of the dearest allocation that it may aim for."""
+        ...
+
     def value(self, forecast: Forecast) -> FloatArray:
         """Shape (n, k), the success in 0..1 that is counted on, for these queries or like ones."""
         ...
@@ -116,6 +121,10 @@ class _Affordable:
 
     front: ParetoFront
 
+    @property
+    def costs(self) -> tuple[float, float]:
+        return float(self.front.cost[0]), float(self.front.cost[-1])
+
     def value(self, forecast: Forecast) -> FloatArray:
         return forecast.p
 
@@ -141,6 +150,10 @@ class _Settled:
     value: Valuation
     allocated: Solution
     point: Aim
+
+    @property
+    def costs(self) -> tuple[float, float]:
+        return self.allocated.cost, self.allocated.cost
 
     def aim(self, usd: float) -> Aim:
         return self.point

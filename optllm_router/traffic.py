@@ -5,6 +5,13 @@ divided by how many are expected until its window ends, is what a query may cost
 the point of the recent queries' front that costs as much sets the shadow price. The division is
 done anew for every decision, so that the price follows the true costs and the true traffic
 (re-solving; Agrawal, Wang & Ye, Operations Research 62(4), 2014; Jasin & Kumar 2012).
+
+Where no end is known, nobody can tell how many queries are to come. The first half of such a budget
+is spent freely. From then on a query may cost the less on average the less is left, geometrically
+from the dearest point of the front to the cheapest, so that a budget too small for the best answers
+to all queries still answers most of them. Thresholds that rise with the part that is used are the
+best that an online knapsack can do (Zhou, Chakrabarty & Lukose, WINE 2008); the free half is for
+budgets that are not too small: where half the money would do, nothing is lost.
 """
 
 from __future__ import annotations
@@ -24,6 +31,10 @@ _RENEWED = 16
 """The front is computed anew once a sixteenth of the sample is new."""
 _SHARE_INERTIA = 16.0
 """Queries that a budget's earlier share of the traffic counts for in its present window."""
+_FREE_SHARE = 0.5
+"""Of a budget without an end that is spent freely."""
+_MOST_THRIFT = 1e-4
+"""The cheapest point counts as this part of the dearest, where it costs less."""
 _MOST_POTS, _MOST_POLICIES = 10_000, 32
 
 
@@ -37,6 +48,7 @@ class Pot:
         end: when the next one begins; ``None`` for a window without end.
         seen: calls that it paid for in this window.
         paced: whether the money should last until the window ends.
+        limit_usd: its cap, which says how much is gone; ``None`` where that is no matter.
         name: of the budget.
     """
 
@@ -45,6 +57,7 @@ class Pot:
     end: float | None = None
     seen: int = 0
     paced: bool = True
+    limit_usd: float | None = None
     name: str = "default"
 
 
@@ -95,8 +108,12 @@ class Traffic:
         self.arrivals.add(means.now, len(batch))
         self._remember(batch)
         outlook, held = self._outlook(policy), min(self._decided, _SAMPLE)
-        usd = self.allowance(means, len(batch)) * held
-        return follow(outlook, batch, usd=usd, left_usd=means.left_usd)
+        least, most = outlook.costs
+        usd = min(
+            self.allowance(means, len(batch)),
+            self._thrifty_allowance(means, len(batch), least / held, most / held),
+        )
+        return follow(outlook, batch, usd=usd * held, left_usd=means.left_usd)
 
     def allowance(self, means: Means, queries: int) -> float:
         """USD that a query may cost on average, for all budgets to last.
@@ -111,6 +128,21 @@ class Traffic:
             if expected:
                 usd = min(usd, pot.left_usd / expected)
         return usd
+
+    def _thrifty_allowance(self, means: Means, queries: int, least: float, most: float) -> float:
+        """As :meth:`allowance`, by the budgets that have no end to last until.
+
+        Args:
+            means: what there is to spend.
+            queries: how many are to be decided now.
+            least: mean USD of a recent query at the cheapest point of their front.
+            most: the same at the dearest point.
+        """
+        if self._expected_queries is not None:
+            return math.inf
+        endless = (pot for pot in means.pots if pot.paced and pot.end is None)
+        at_once = queries / means.share
+        return min((_thrifty_usd(pot, at_once, least, most) for pot in endless), default=math.inf)
 
     def _still_expected(self, pot: Pot, now: float, queries: int) -> float:
         """How many queries a budget has to pay for yet; 0 where nobody wants it to last."""
@@ -163,3 +195,18 @@ class _Share:
     start: float
     before: float = 1.0
     latest: float = 1.0
+
+
+def _thrifty_usd(pot: Pot, queries: float, least: float, most: float) -> float:
+    """What each of n queries may cost on average, if each is to be as thrifty as one by one."""
+    thrifty = (pot.limit_usd or 0.0) * (1.0 - _FREE_SHARE)
+    free = pot.left_usd - thrifty
+    least = max(least, _MOST_THRIFT * most)
+    if thrifty == 0.0 or least == most or queries * most <= free:
+        return math.inf
+    freely = max(0.0, free)
+    steepness = math.log(most / least)
+    first = most * math.exp(-steepness * (1.0 - min(1.0, pot.left_usd / thrifty)))
+    thriftily = queries - freely / most
+    spent = thrifty / steepness * math.log1p(thriftily * first * steepness / thrifty)
+    return (freely + spent) / queries

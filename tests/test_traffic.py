@@ -84,8 +84,56 @@ def test_expected_queries_count_those_that_came():
     assert traffic.allowance(Means((Pot(9.0, seen=10**6),)), 3) == pytest.approx(3.0)
 
 
-def test_a_window_without_end_is_not_paced():
-    assert Traffic(2).allowance(Means((Pot(1.0),)), 1) == math.inf
+def spend_without_end(usd: float, batch: Forecast, *, paced: bool, group: int = 1) -> list[int]:
+    """Who answers each query, -1 for nobody, when nothing is known of how many come."""
+    traffic, left, chosen = Traffic(2), usd, []
+    for start in range(0, len(batch), group):
+        rows = slice(start, start + group)
+        few = Forecast(batch.p[rows], batch.std[rows], batch.cost[rows])
+        pot = Pot(left, seen=start, paced=paced, limit_usd=usd)
+        for i, j in enumerate(traffic.choose(MaxSuccess(), few, Means((pot,))).allocation):
+            affordable = few.cost[i, j] <= left
+            left -= few.cost[i, j] if affordable else 0.0
+            chosen.append(int(j) if affordable else -1)
+    return chosen
+
+
+def priced(rows: int) -> Forecast:
+    """As :func:`forecast`, but a guess costs something, too."""
+    free = forecast(rows)
+    return Forecast(free.p, free.std, np.tile([0.1, 1.0], (rows, 1)))
+
+
+def test_of_a_budget_without_end_half_is_spent_freely_and_the_rest_lasts():
+    batch = priced(920)
+    greedy = spend_without_end(400.0, batch, paced=False)
+    thrifty = spend_without_end(400.0, batch, paced=True)
+    assert greedy.count(-1) > 450
+    assert thrifty.count(-1) == 0
+    assert thrifty[:200] == greedy[:200] == [1] * 200
+    by_quarter = [thrifty[i : i + 180].count(1) for i in (200, 380, 560, 740)]
+    assert by_quarter == sorted(by_quarter, reverse=True)
+    assert by_quarter[0] > 2 * by_quarter[-1] > 0
+
+
+def test_a_budget_without_end_of_which_half_would_do_is_spent_freely():
+    batch = priced(150)
+    assert spend_without_end(300.0, batch, paced=True) == [1] * 150
+
+
+@pytest.mark.parametrize("group", [16, 250])
+def test_a_group_is_as_thrifty_as_one_by_one(group: int):
+    batch = priced(2000)
+    alone = spend_without_end(600.0, batch, paced=True)
+    together = spend_without_end(600.0, batch, paced=True, group=group)
+    assert together.count(1) == pytest.approx(alone.count(1), rel=0.1)
+
+
+def test_whoever_expects_so_many_queries_needs_no_thrift():
+    traffic, batch = Traffic(2, expected_queries=10), priced(1)
+    means = Means((Pot(20.0, seen=9, limit_usd=1000.0),))
+    assert traffic.choose(MaxSuccess(), batch, means).allocation.tolist() == [1]
+    assert Traffic(2).choose(MaxSuccess(), batch, means).allocation.tolist() == [0]
 
 
 def test_a_share_of_the_traffic_is_remembered_into_the_next_window():

@@ -2,12 +2,19 @@
 
     python tests/benchmarks/batching.py FOLDER... --json
 
-Recorded queries arrive in groups of 1 to 1,024 that are there at once, under one cap for all of
-them and nothing known of how many will come. A group of one is decided as it comes; a larger one
-as the batcher does it, in one go. Either way predictions come from a predictor fitted on a few
-labels, costs are predicted and paid as recorded, and nothing is sent that the cap could not pay
-at the candidate's dearest. ``latency_ms`` is how long a call waits for the decision of its whole
-group, features and predictions included (median over the groups).
+Recorded queries arrive in groups that are there at once, under one cap for all of them. A group of
+one is decided as it comes; a larger one as the batcher does it, in one go. The cap is
+
+- ``unpaced``: for good, with nothing known of how many queries will come, and each group may spend
+  what it finds. Only what is planned together shares the money;
+- ``total``: the same, but the less is left, the less a query may cost;
+- ``daily``: for a day over which the queries come evenly, as many as on the day before. The price
+  of the recent traffic then stands for the queries to come, and a group of one knows it, too.
+
+Predictions come from a predictor fitted on a few labels, costs are predicted and paid as recorded,
+and nothing is sent that the cap could not pay at the candidate's dearest. ``latency_ms`` is how
+long a call waits for the decision of its whole group, features and predictions included (median
+over the groups).
 """
 
 from __future__ import annotations
@@ -31,7 +38,14 @@ from optllm_router.evaluation.costs import predict_costs
 from optllm_router.policy import Forecast, MaxSuccess
 from optllm_router.traffic import Means, Pot, Traffic
 
-GROUPS = (1, 4, 16, 64, 256, 1024)
+GROUPS = {
+    "unpaced": (1, 4, 16, 64, 256, 1024),
+    "total": (1, 4, 16, 64, 256, 1024),
+    "daily": (1, 4, 16, 64),
+}
+DAY_SECONDS = 86_400.0
+TODAY = 20_000 * DAY_SECONDS
+"""When the queries begin to come, Unix seconds."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +69,33 @@ def prepared(data: RecordedOutcomes, labels: float, seed: int, most: int) -> Pre
     return Prepared(predictor, list(test.queries), cost, test.score, test.cost)
 
 
-def run(data: Prepared, usd: float, group: int) -> dict[str, Any]:
+def means(cap: str, usd: float, left: float, seen: int, n: int) -> Means:
+    """What there is to spend when ``seen`` of n queries have come."""
+    if cap != "daily":
+        return Means((Pot(left, limit_usd=usd, paced=cap == "total"),))
+    pot = Pot(left, start=TODAY, end=TODAY + DAY_SECONDS, seen=seen)
+    return Means((pot,), now=TODAY + DAY_SECONDS * seen / n)
+
+
+def traffic_before(data: Prepared) -> Traffic:
+    """As many queries came yesterday as will today."""
+    traffic, today = Traffic(data.cost.shape[1]), int(TODAY // 3600)
+    hourly = len(data.queries) // 24
+    traffic.arrivals.add_hours(dict.fromkeys(range(today - 24, today), hourly))
+    return traffic
+
+
+def run(data: Prepared, usd: float, cap: str, group: int) -> dict[str, Any]:
     """Decide, pay and count, group by group."""
-    traffic, dearest = Traffic(data.cost.shape[1]), data.cost.max(axis=0)
+    traffic, dearest = traffic_before(data), data.cost.max(axis=0)
     left, successes, refused, seconds = usd, 0.0, 0, []
     for start in range(0, len(data.queries), group):
         rows = slice(start, start + group)
         begin = time.perf_counter()
         said = data.predictor.predict(data.queries[rows])
         batch = Forecast(said.p, said.std, data.forecast_cost[rows])
-        choice = traffic.choose(MaxSuccess(), batch, Means((Pot(left),)))
+        spendable = means(cap, usd, left, start, len(data.queries))
+        choice = traffic.choose(MaxSuccess(), batch, spendable)
         seconds.append(time.perf_counter() - begin)
         for i, chosen in enumerate(choice.allocation):
             tried = (j for j in (chosen, *choice.fallbacks[i]) if dearest[j] <= left)
@@ -76,6 +107,7 @@ def run(data: Prepared, usd: float, group: int) -> dict[str, Any]:
                 successes += data.score[start + i, j]
     spent = usd - left
     return {
+        "cap": cap,
         "group": group,
         "success": successes / len(data.queries),
         "successes_per_usd": successes / spent if spent else 0.0,
@@ -90,7 +122,8 @@ def measure(data: Prepared, share: float) -> dict[str, Any]:
     p = data.predictor.predict(data.queries).p
     paid = exact_front(p, data.forecast_cost).along(data.cost)
     usd = float(paid[0] + share * (paid[-1] - paid[0]))
-    return {"usd": usd, "groups": [run(data, usd, group) for group in GROUPS]}
+    groups = [run(data, usd, cap, group) for cap, sizes in GROUPS.items() for group in sizes]
+    return {"usd": usd, "groups": groups}
 
 
 def main() -> None:
@@ -111,7 +144,7 @@ def main() -> None:
             results.append({"dataset": recorded.name, "share": share, **measure(data, share)})
             for one in results[-1]["groups"]:
                 print(
-                    f"{recorded.name:9} {share:.0%}  groups of {one['group']:4}  "
+                    f"{recorded.name:9} {share:.0%}  {one['cap']} cap  groups of {one['group']:4}  "
                     f"success {one['success']:.4f}  per USD {one['successes_per_usd']:9.1f}  "
                     f"used {one['used']:.1%}  refused {one['refused']:.1%}  "
                     f"latency {one['latency_ms']:.2f} ms",
