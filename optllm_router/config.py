@@ -11,11 +11,14 @@ that are not ours are left alone. Our settings live under ``router:``::
       budget: 5 USD per day
       policy: match_best
       cache: {type: redis, ttl: 600, host: localhost, password: os.environ/REDIS_PASSWORD}
+    server:
+      limits: {requests: 500, idle_seconds: 75}
 
 The ``router:`` of a model takes ``tags`` (where and under which terms it runs), ``transport``,
 ``unable`` (a list of capabilities), ``context_tokens`` and ``hidden_prompt_tokens``. LiteLLM's own
 ``rpm``, ``tpm``, ``max_parallel_requests``, ``tags`` and, in ``model_info``, ``max_input_tokens``
 and ``supports_vision`` and so on hold, too; what is not set is taken from litellm's catalogue.
+``server:`` is for ``optllm serve`` alone; see ``optllm_router.server.Limits``.
 """
 
 from __future__ import annotations
@@ -161,7 +164,7 @@ def load_settings(path: str | Path, **overrides: Any) -> Settings:
             f"config {str(path)!r} has no model_list; write one as for LiteLLM: "
             "model_list: [{model_name: ..., litellm_params: {model: ...}}]"
         )
-    router = _router_section(document, path)
+    router = _section(document, "router", path)
     _check_router(router)
     given = {name: value for name, value in overrides.items() if value is not None}
     chat = [entry for entry in models if mode_of_entry(entry) in CHAT_MODES]
@@ -189,11 +192,20 @@ def load_store(path: str | Path) -> str:
         ConfigurationError: the file cannot be read or is not YAML.
         StoreError: its store is not text.
     """
-    store = _router_section(_read_document(path), path).get("store")
+    store = _section(_read_document(path), "router", path).get("store")
     if store is None:
         return Settings.store
     _check_store(store)
     return str(store)
+
+
+def load_server(path: str | Path) -> dict[Any, Any]:
+    """What a configuration says of ``optllm serve``, under ``server:``; empty where it does not.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not YAML, or that section holds no settings.
+    """
+    return _section(_read_document(path), "server", path)
 
 
 def load_budgets(path: str | Path) -> tuple[Budget, ...]:
@@ -202,7 +214,7 @@ def load_budgets(path: str | Path) -> tuple[Budget, ...]:
     Raises:
         ConfigurationError: the file cannot be read, is not YAML, or a budget is not understood.
     """
-    router = _router_section(_read_document(path), path)
+    router = _section(_read_document(path), "router", path)
     given = router.get("budget", router.get("budgets"))
     return () if given is None else read_budgets(given)
 
@@ -305,11 +317,13 @@ def _read_document(path: str | Path) -> dict[Any, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _router_section(document: Mapping[Any, Any], path: str | Path) -> dict[Any, Any]:
-    router = document.get("router") or {}
-    if not isinstance(router, dict):
-        raise ConfigurationError(f"config {str(path)!r}: router must hold settings, not {router!r}")
-    return router
+def _section(document: Mapping[Any, Any], name: str, path: str | Path) -> dict[Any, Any]:
+    section = document.get(name) or {}
+    if not isinstance(section, dict):
+        raise ConfigurationError(
+            f"config {str(path)!r}: {name} must hold settings, not {section!r}"
+        )
+    return section
 
 
 def _check_name(name: str) -> None:
