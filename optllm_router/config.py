@@ -34,6 +34,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from optllm_router._environment import from_environment
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
 from optllm_router._nearest import nearest, quoted
@@ -45,6 +46,7 @@ from optllm_router.transports import CacheSettings
 
 _log = logging.getLogger("optllm_router")
 
+_SHORTEST_SECRET = 32
 _POLICIES: dict[str, tuple[Callable[..., Policy], bool]] = {
     "max_success": (MaxSuccess, False),
     "min_cost": (MinCost, True),
@@ -76,6 +78,9 @@ class Settings:
         on_threshold: called when a budget has spent one of its ``thresholds``, with what was
             crossed; in a thread of its own, and once among all processes.
         cache: where answers are kept to be given again; ``None`` for nowhere.
+        conversation_secret: what the processes of a store that share their conversations know,
+            like ``os.environ/NAME``; a follow-up to any of them then goes on with who answered
+            last. ``None`` where each has a memory of its own. Not in the ``repr``.
         seed: of all random choices; ``None`` for fresh ones.
     """
 
@@ -92,6 +97,7 @@ class Settings:
     hedge_after_seconds: float | None = None
     on_threshold: Callable[[Crossing], object] | None = dataclasses.field(default=None, repr=False)
     cache: CacheSettings | None = None
+    conversation_secret: str | None = dataclasses.field(default=None, repr=False)
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -109,6 +115,8 @@ class Settings:
         _at_least("timeout_seconds", self.timeout_seconds, 0)
         if self.on_threshold is not None and not callable(self.on_threshold):
             raise ConfigurationError(f"on_threshold {self.on_threshold!r} must be a function")
+        if self.conversation_secret is not None:
+            _check_secret(self.conversation_secret)
         if self.timeout_seconds == 0:
             raise ConfigurationError("timeout_seconds 0 must be over 0")
 
@@ -139,6 +147,9 @@ def read_settings(
         values["policy"] = read_policy(values["policy"])
     if "cache" in values:
         values["cache"] = CacheSettings.read(values["cache"])
+    if "conversation_secret" in values:
+        secret = from_environment(values["conversation_secret"], "conversation_secret")
+        values["conversation_secret"] = secret
     candidates = read_candidates(models)
     for candidate in candidates:
         _check_name(candidate.name)
@@ -339,6 +350,14 @@ def _check_store(store: Any) -> None:
     if not isinstance(store, str):
         raise StoreError(
             f"store {store!r} is not a database URL; write it like sqlite:///optllm.db"
+        )
+
+
+def _check_secret(secret: Any) -> None:
+    if not isinstance(secret, str) or len(secret) < _SHORTEST_SECRET:
+        raise ConfigurationError(
+            f"conversation_secret must be text of at least {_SHORTEST_SECRET} characters that "
+            "nobody can guess, like `openssl rand -hex 32` prints"
         )
 
 

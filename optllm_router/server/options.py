@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from numbers import Integral, Real
@@ -116,6 +117,8 @@ class ServerOptions:
         grace_seconds: how long answers under way may go on when the server is to stop.
         log_prompts: whether the log may hold what people asked and were answered.
         limits: what one client may ask for.
+        conversation_secret: with which workers share who answered last, unless the settings have
+            one; new for each server.
     """
 
     models: tuple[str, ...] = ()
@@ -127,3 +130,4 @@ class ServerOptions:
     grace_seconds: float = 30.0
     log_prompts: bool = False
     limits: Limits = Limits()
+    conversation_secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)

@@ -145,7 +145,12 @@ def _settings(options: ServerOptions) -> Settings:
         settings = read_settings(options.models, **options.settings)
     candidates = shared_limits(settings.candidates, options.workers)
     told = settings.on_threshold or _log_threshold
-    return dataclasses.replace(settings, candidates=candidates, on_threshold=told)
+    secret = settings.conversation_secret
+    if secret is None and options.workers > 1:
+        secret = options.conversation_secret
+    return dataclasses.replace(
+        settings, candidates=candidates, on_threshold=told, conversation_secret=secret
+    )
 
 
 def _log_threshold(crossing: Crossing) -> None:
