@@ -66,6 +66,7 @@ def test_two_workers_never_spend_more_than_the_one_budget(provider, store_url, t
 
 def test_a_conversation_stays_on_its_model_whichever_worker_is_asked(provider, store_url, tmp_path):
     (small,) = [one for one in model_entries(provider.base_url) if one["model_name"] == "sim-small"]
+    small["router"] = {"transport": "httpx"}
     models = [{**small, "model_name": name} for name in ("one", "two", "three")]
     config = write_config(
         tmp_path, models, store=store_url, budget="1 USD", explore=100.0, seed=None
