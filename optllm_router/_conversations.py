@@ -2,22 +2,26 @@
 
 The client keeps no state and names nothing: a follow-up repeats everything up to the last
 answer, and that has the hash under which this answer's model was remembered. Whoever edits an
-earlier turn begins a new conversation. Only hashes with a key of this process are kept, neither
-prompts nor answers.
+earlier turn begins a new conversation. Neither prompts nor answers are kept, but hashes: with a key
+of this process in its memory, or with one that several processes know also in their store.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from optllm_router._errors import StoreError
 from optllm_router._types import Message, Messages
+from optllm_router.store import Partner, Partners
+
+_log = logging.getLogger("optllm_router")
 
 _KEPT = 100_000
 """Conversations that are remembered; the least recent make room."""
@@ -25,23 +29,12 @@ _PARTS_OF_CALL = ("id", "name", "arguments")
 _WRITTEN = ("text", "refusal")
 
 
-@dataclass(frozen=True)
-class Partner:
-    """Who answered last.
-
-    Attributes:
-        candidate: name of the model.
-        prompt_tokens: what it had read by then: the provider may still have it in its cache.
-        at: when, Unix seconds.
-    """
-
-    candidate: str
-    prompt_tokens: int
-    at: float
-
-
 class Conversations:
     """Remembers who answered last in the most recent conversations; thread-safe.
+
+    Args:
+        shared: where other processes look, too; ``None`` for no others.
+        secret: what they all know, and nobody who reads the store.
 
     Examples:
         >>> conversations = Conversations()
@@ -53,8 +46,9 @@ class Conversations:
         'gpt-4o'
     """
 
-    def __init__(self) -> None:
-        self._key = os.urandom(32)
+    def __init__(self, shared: Partners | None = None, secret: str = "") -> None:
+        self._key = hashlib.blake2b(secret.encode()).digest() if secret else os.urandom(32)
+        self._shared = shared
         self._partners: OrderedDict[bytes, Partner] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -68,16 +62,26 @@ class Conversations:
             name: what the caller calls the conversation; it is then known by that alone.
             scopes: whose it is: what another tenant or user says or names is another conversation.
         """
-        if name is not None:
-            key: bytes | None = self._named(name, scopes)
-        else:
-            key = self._until_last_answer(messages, scopes)
-        if key is None:
-            return None
-        with self._lock:
-            if key in self._partners:
-                self._partners.move_to_end(key)
-            return self._partners.get(key)
+        key, known = self._look(messages, name, scopes)
+        if self._shared is None or key is None or (known is not None and name is None):
+            return known
+        try:
+            return _later(known, self._shared.find(key.hex()))
+        except StoreError as error:
+            return _unread(error, known)
+
+    async def apartner(
+        self, messages: Messages, name: str | None = None, scopes: Sequence[str] = ()
+    ) -> Partner | None:
+        """As :meth:`partner`, without blocking the event loop."""
+        key, known = self._look(messages, name, scopes)
+        # What was said has one answer; under a name another process may have answered meanwhile.
+        if self._shared is None or key is None or (known is not None and name is None):
+            return known
+        try:
+            return _later(known, await self._shared.afind(key.hex()))
+        except StoreError as error:
+            return _unread(error, known)
 
     def answered(
         self,
@@ -98,6 +102,23 @@ class Conversations:
                 self._partners.move_to_end(key)
             while len(self._partners) > _KEPT:
                 self._partners.popitem(last=False)
+        if self._shared is not None:
+            self._shared.keep([key.hex() for key in keys], partner)
+
+    def _look(
+        self, messages: Messages, name: str | None, scopes: Sequence[str]
+    ) -> tuple[bytes | None, Partner | None]:
+        """Under what a conversation is kept, if it has begun; and what is remembered here."""
+        if name is not None:
+            key: bytes | None = self._named(name, scopes)
+        else:
+            key = self._until_last_answer(messages, scopes)
+        if key is None:
+            return None, None
+        with self._lock:
+            if key in self._partners:
+                self._partners.move_to_end(key)
+            return key, self._partners.get(key)
 
     def _until_last_answer(self, messages: Messages, scopes: Sequence[str]) -> bytes | None:
         for last in range(len(messages) - 1, -1, -1):
@@ -116,6 +137,18 @@ class Conversations:
         for line in said:
             digest.update(line)
         return digest.digest()
+
+
+def _later(known: Partner | None, found: Partner | None) -> Partner | None:
+    if known is None or found is None:
+        return known or found
+    return max(known, found, key=lambda partner: partner.at)
+
+
+def _unread(error: StoreError, known: Partner | None) -> Partner | None:
+    """A call is not lost because it is not known who answered last."""
+    _log.warning("who answered last in a conversation cannot be read now: %s", error)
+    return known
 
 
 class Transcript:

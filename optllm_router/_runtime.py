@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from optllm_router._batching import Batcher
-from optllm_router._conversations import Conversations, Partner
+from optllm_router._conversations import Conversations
 from optllm_router._errors import (
     InvalidRequestError,
     OptLLMError,
@@ -43,7 +43,7 @@ from optllm_router.ledger import Balance, LeasingLedger
 from optllm_router.policy import Policy
 from optllm_router.router import Query, Router
 from optllm_router.scores import Scores
-from optllm_router.store import Database, LabelledAnswer, Records
+from optllm_router.store import Database, LabelledAnswer, Partner, Partners, Records
 from optllm_router.traffic import Means, Pot
 from optllm_router.transports import (
     TracedTransport,
@@ -101,7 +101,9 @@ class Runtime:
         self.ledger = LeasingLedger(self._database, on_threshold=settings.on_threshold)
         self._records = Records(self._database)
         self.scores = Scores(self._records, self._learn)
-        self._conversations = Conversations()
+        secret = settings.conversation_secret
+        shared = None if secret is None else Partners(self._database)
+        self._conversations = Conversations(shared, secret or "")
         try:
             for budget in settings.budgets:
                 self.ledger.configure(budget)
@@ -203,40 +205,36 @@ class Runtime:
         if not self._checked:
             await asyncio.to_thread(self.check)
 
-    def decide(
-        self, query: Query, model: str, policy: Policy | None, *, wake: bool = True
-    ) -> Future[Decision]:
+    def decide(self, query: Query, model: str, policy: Policy | None) -> Future[Decision]:
         """Decide, together with what else is waiting; a named model is pinned.
 
         Args:
             query: what is asked.
             model: a candidate's name, or ``auto``.
             policy: instead of the client's own.
-            wake: as for :meth:`Batcher.submit`.
 
         Raises:
             StoreError: this process is a forked copy.
         """
         self._database.check_process()
-        if model == "auto":
-            self.router.check(query)  # here, as an error in a batch goes to all who are in it
-            partner = self._conversations.partner(
-                query.call.messages, query.conversation, query.scopes
-            )
-            undecided = _Undecided(replace(query, partner=partner), policy)
-            line = query.scopes[:1]  # a tenant's, whatever else its calls belong to
-            return self._batcher.submit(undecided, line=line, wake=wake)
-        done: Future[Decision] = Future()
-        done.set_result(self.router.pin(query, model))
-        return done
+        if model != "auto":
+            return self._pinned(query, model)
+        said = query.call.messages, query.conversation, query.scopes
+        partner = self._conversations.partner(*said)
+        return self._deciding(replace(query, partner=partner), policy)
 
     async def adecide(self, query: Query, model: str, policy: Policy | None) -> Decision:
         """As :meth:`decide`: here if it is done in no time, else without blocking the event loop.
 
         Those that ask in the same round of the event loop are decided together.
         """
+        self._database.check_process()
+        if model != "auto":
+            return self._pinned(query, model).result()
+        said = query.call.messages, query.conversation, query.scopes
+        query = replace(query, partner=await self._conversations.apartner(*said))
         wake = not self.ledger.can_glance(query.scopes)
-        deciding = self.decide(query, model, policy, wake=wake)
+        deciding = self._deciding(query, policy, wake=wake)
         try:
             if not (wake or deciding.done()):
                 await asyncio.sleep(0)
@@ -245,6 +243,19 @@ class Runtime:
             deciding.cancel()
             raise
         return deciding.result() if deciding.done() else await asyncio.wrap_future(deciding)
+
+    def _deciding(
+        self, query: Query, policy: Policy | None, *, wake: bool = True
+    ) -> Future[Decision]:
+        """Have it decided; ``wake`` is as for :meth:`Batcher.submit`."""
+        self.router.check(query)  # here, as an error in a batch goes to all who are in it
+        line = query.scopes[:1]  # a tenant's, whatever else its calls belong to
+        return self._batcher.submit(_Undecided(query, policy), line=line, wake=wake)
+
+    def _pinned(self, query: Query, model: str) -> Future[Decision]:
+        done: Future[Decision] = Future()
+        done.set_result(self.router.pin(query, model))
+        return done
 
     def means(self, scopes: tuple[str, ...] = ()) -> Means:
         """What there is to spend now on calls of these scopes."""

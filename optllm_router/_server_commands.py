@@ -7,18 +7,19 @@ import functools
 import re
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from optllm_router._command_options import json_option, opened, print_json, store_options
+from optllm_router._command_options import Command, json_option, opened, print_json, store_options
 from optllm_router._display import print_keys
 from optllm_router._errors import ConfigurationError
 from optllm_router._money import Budget
 from optllm_router._scopes import EVERYTHING, scopes_of_call, template_of
-from optllm_router.server import Limits, ServerOptions
+from optllm_router.server import Limits, ServerOptions, load_limits
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
 
 _LIFE = re.compile(r"(?P<count>[1-9]\d{0,5})\s*(?P<unit>[hdw])")
 _UNIT_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def _limit_option(name: str, help: str) -> Callable[[Command], Command]:
+    """``--max-NAME``, over what the configuration says of that limit."""
+    (limit,) = (one for one in dataclasses.fields(Limits) if one.name == name)
+    range = click.IntRange if isinstance(limit.default, int) else click.FloatRange
+    return click.option(
+        f"--max-{name.replace('_', '-')}",
+        name,
+        type=range(limit.metadata["least"], limit.metadata["most"]),
+        help=f"{help}  [default: that of --config, or {limit.default}]",
+    )
 
 
 @click.command()
@@ -46,13 +59,11 @@ _UNIT_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
     show_default=True,
     help="Seconds that answers under way may take when the server is to stop.",
 )
-@click.option(
-    "--max-body-bytes",
-    type=click.IntRange(1_000, 1_000_000_000),
-    default=Limits.body_bytes,
-    show_default=True,
-    help="Of a request.",
-)
+@_limit_option("body_bytes", "Bytes of a request's body.")
+@_limit_option("requests", "Requests under way at once, per worker.")
+@_limit_option("connections", "Connections open at once, per worker.")
+@_limit_option("request_seconds", "Seconds that a request may take, with its whole answer.")
+@_limit_option("idle_seconds", "Seconds that a connection may wait for its next request.")
 @click.option(
     "--log-prompts", is_flag=True, help="Write prompts and answers to the log; off by default."
 )
@@ -66,13 +77,15 @@ def serve(
     port: int,
     workers: int,
     grace: float,
-    max_body_bytes: int,
     log_prompts: bool,
+    **limits: float | None,
 ) -> None:
     """An OpenAI-compatible server: point base_url at it, and ask for model 'auto'.
 
     MODEL is a litellm name, like openai/gpt-4o-mini; or give --config. On 127.0.0.1 no key is
     asked for until one is made; to listen elsewhere, make one first: optllm keys create.
+
+    Further bounds, on headers and slow clients, stand under server: limits: in the configuration.
     """
     from optllm_router.server.serving import serve as run
 
@@ -88,7 +101,7 @@ def serve(
         workers=workers,
         grace_seconds=grace,
         log_prompts=log_prompts,
-        limits=Limits(body_bytes=max_body_bytes),
+        limits=load_limits(config, **limits),
     )
     run(options, listening=lambda url: click.echo(f"listening on {url}", err=True))
 
@@ -160,7 +173,7 @@ def list_keys(config: Path | None, store: str | None, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @store_options
 def revoke(key_id: str, config: Path | None, store: str | None) -> None:
-    """Stop a key from working, within a second and for good."""
+    """Stop a key from working, at once and for good; answers under way go on."""
     from optllm_router.store import AccessKeys
 
     with opened(config, store) as database:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from optllm_router._types import Call, Candidate, Decision, Usage
 
-    Attributes: TypeAlias = Mapping[str, str | int | float | bool]
+    Attributes: TypeAlias = Mapping[str, str | int | float | bool | Sequence[str]]
 
 _NAME = "optllm_router"
 _PROVIDERS = {
@@ -34,6 +34,14 @@ _PROVIDERS = {
 }
 """The conventions' names of those that litellm calls otherwise."""
 _OPERATIONS = {"chat": "chat", "embedding": "embeddings"}
+_NUMBERS = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
+"""Arguments of a call that are told; all others may hold what somebody wrote."""
+_FINER_COUNTS = {
+    "cache_read.input_tokens": "cached_tokens",
+    "cache_creation.input_tokens": "cache_write_tokens",
+    "reasoning.output_tokens": "reasoning_tokens",
+}
+"""The conventions' names of tokens that our usage counts apart."""
 
 
 @contextlib.contextmanager
@@ -72,27 +80,55 @@ def end_request(span: Span | None, error: BaseException | None = None) -> None:
         span.end()
 
 
-def attempt_span(candidate: Candidate, call: Call) -> Span | None:
-    """The span of one call to a provider, to be ended by :func:`end_attempt`."""
+def attempt_span(
+    candidate: Candidate,
+    call: Call,
+    server_of: Callable[[Candidate], tuple[str, int] | None] = lambda _: None,
+    *,
+    streamed: bool = False,
+) -> Span | None:
+    """The span of one call to a provider, to be ended by :func:`end_attempt`.
+
+    Args:
+        candidate: who is asked.
+        call: for what.
+        server_of: finds out the host and port where, if that is known.
+        streamed: whether the answer is to come as it is made.
+    """
     if "opentelemetry.trace" not in sys.modules:
         return None
     from opentelemetry import trace
 
-    name = _OPERATIONS[call.operation]
-    model = _model(candidate)
+    name, model = _OPERATIONS[call.operation], _model(candidate)
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": name,
         "gen_ai.provider.name": _provider(candidate),
         "gen_ai.request.model": model,
         "optllm.candidate": candidate.name,
+        **_asked(candidate, call, streamed),
     }
-    if call.operation == "chat":
-        attributes["gen_ai.request.choice.count"] = call.choices
-        attributes["gen_ai.request.max_tokens"] = call.max_output_tokens or 0
+    if server := server_of(candidate):
+        attributes["server.address"], attributes["server.port"] = server
     span: Span = trace.get_tracer(_NAME).start_span(
         f"{name} {model}", kind=trace.SpanKind.CLIENT, attributes=attributes
     )
     return span
+
+
+def _asked(candidate: Candidate, call: Call, streamed: bool) -> Attributes:
+    """What is asked for, in numbers; a setting that is the default is not told."""
+    told: dict[str, int | float | bool] = {}
+    for name in _NUMBERS:
+        value = call.parameters.get(name, candidate.parameters.get(name))
+        if isinstance(value, (int, float)):
+            told[name] = value
+    if call.max_output_tokens is not None:
+        told["max_tokens"] = call.max_output_tokens
+    if call.choices != 1:
+        told["choice.count"] = call.choices
+    if streamed:
+        told["stream"] = True
+    return {f"gen_ai.request.{name}": value for name, value in told.items()}
 
 
 def end_attempt(
@@ -101,18 +137,41 @@ def end_attempt(
     usage: Usage | None = None,
     error: BaseException | None = None,
 ) -> None:
-    """Tell what an attempt came to, without a word of it, and end its span."""
+    """Tell what an attempt came to, without a word of it, and end its span.
+
+    Args:
+        span: of the attempt.
+        body: the answer; of a stream what its chunks said beside the answer's own words.
+        usage: what the provider counted.
+        error: why there is no answer.
+    """
     if span is None:
         return
-    for name, key in (("model", "model"), ("id", "id")):
-        if body is not None and isinstance(body.get(key), str):
-            span.set_attribute(f"gen_ai.response.{name}", body[key])
+    span.set_attributes(_answered(body or {}))
     if usage is not None:
-        span.set_attribute("gen_ai.usage.input_tokens", usage.prompt_tokens)
-        span.set_attribute("gen_ai.usage.output_tokens", usage.completion_tokens)
+        span.set_attributes(_counted(usage))
     if error is not None:
         _tell_error(span, error)
     span.end()
+
+
+def _answered(body: Mapping[str, Any]) -> Attributes:
+    told: dict[str, str | Sequence[str]] = {}
+    for name in ("model", "id"):
+        if isinstance(body.get(name), str):
+            told[name] = body[name]
+    reasons = [choice.get("finish_reason") for choice in body.get("choices") or ()]
+    if reasons and all(isinstance(reason, str) for reason in reasons):
+        told["finish_reasons"] = reasons
+    return {f"gen_ai.response.{name}": value for name, value in told.items()}
+
+
+def _counted(usage: Usage) -> Attributes:
+    told = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+    for name, ours in _FINER_COUNTS.items():
+        if count := getattr(usage, ours):
+            told[name] = count
+    return {f"gen_ai.usage.{name}": count for name, count in told.items()}
 
 
 def tell_decision(span: Span | None, decision: Decision) -> None:
@@ -136,8 +195,7 @@ def tell_cost(span: Span | None, candidate: Candidate, usage: Usage, cost_nano: 
         span.set_attributes(
             {
                 "gen_ai.response.model": _model(candidate),
-                "gen_ai.usage.input_tokens": usage.prompt_tokens,
-                "gen_ai.usage.output_tokens": usage.completion_tokens,
+                **_counted(usage),
                 "optllm.answered_by": candidate.name,
                 "optllm.cost_nano": cost_nano,
             }

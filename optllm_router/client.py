@@ -73,6 +73,7 @@ class _Client:
         hedge_after_seconds: float | None = None,
         on_threshold: Callable[[Crossing], object] | None = None,
         cache: Mapping[str, Any] | None = None,
+        conversation_secret: str | None = None,
         seed: int | None = None,
         transport: Transport | None = None,
         **others: Any,
@@ -103,6 +104,9 @@ class _Client:
                 ``{"type": "local", "ttl": 600}``, or ``{"type": "redis", ...}`` with ``host``,
                 ``port``, ``password`` and ``namespace``. Calls of other tenants, users, jobs or
                 tags are others, unless ``shared`` is true.
+            conversation_secret: text of 32 characters or more that all processes of a store know:
+                they then share who answered last in a conversation. Without it each has a memory
+                of its own.
             seed: of all random choices.
             transport: how to reach providers; litellm by default.
             **others: none; openai's other settings are refused, with the place for them.
@@ -126,6 +130,7 @@ class _Client:
             hedge_after_seconds=hedge_after_seconds,
             on_threshold=on_threshold,
             cache=cache,
+            conversation_secret=conversation_secret,
             seed=seed,
         )
         self._start(settings, transport)

@@ -11,11 +11,14 @@ that are not ours are left alone. Our settings live under ``router:``::
       budget: 5 USD per day
       policy: match_best
       cache: {type: redis, ttl: 600, host: localhost, password: os.environ/REDIS_PASSWORD}
+    server:
+      limits: {requests: 500, idle_seconds: 75}
 
 The ``router:`` of a model takes ``tags`` (where and under which terms it runs), ``transport``,
 ``unable`` (a list of capabilities), ``context_tokens`` and ``hidden_prompt_tokens``. LiteLLM's own
 ``rpm``, ``tpm``, ``max_parallel_requests``, ``tags`` and, in ``model_info``, ``max_input_tokens``
 and ``supports_vision`` and so on hold, too; what is not set is taken from litellm's catalogue.
+``server:`` is for ``optllm serve`` alone; see ``optllm_router.server.Limits``.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from optllm_router._environment import from_environment
 from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
 from optllm_router._nearest import nearest, quoted
@@ -42,6 +46,7 @@ from optllm_router.transports import CacheSettings
 
 _log = logging.getLogger("optllm_router")
 
+_SHORTEST_SECRET = 32
 _POLICIES: dict[str, tuple[Callable[..., Policy], bool]] = {
     "max_success": (MaxSuccess, False),
     "min_cost": (MinCost, True),
@@ -73,6 +78,9 @@ class Settings:
         on_threshold: called when a budget has spent one of its ``thresholds``, with what was
             crossed; in a thread of its own, and once among all processes.
         cache: where answers are kept to be given again; ``None`` for nowhere.
+        conversation_secret: what the processes of a store that share their conversations know,
+            like ``os.environ/NAME``; a follow-up to any of them then goes on with who answered
+            last. ``None`` where each has a memory of its own. Not in the ``repr``.
         seed: of all random choices; ``None`` for fresh ones.
     """
 
@@ -89,6 +97,7 @@ class Settings:
     hedge_after_seconds: float | None = None
     on_threshold: Callable[[Crossing], object] | None = dataclasses.field(default=None, repr=False)
     cache: CacheSettings | None = None
+    conversation_secret: str | None = dataclasses.field(default=None, repr=False)
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -106,6 +115,8 @@ class Settings:
         _at_least("timeout_seconds", self.timeout_seconds, 0)
         if self.on_threshold is not None and not callable(self.on_threshold):
             raise ConfigurationError(f"on_threshold {self.on_threshold!r} must be a function")
+        if self.conversation_secret is not None:
+            _check_secret(self.conversation_secret)
         if self.timeout_seconds == 0:
             raise ConfigurationError("timeout_seconds 0 must be over 0")
 
@@ -136,6 +147,9 @@ def read_settings(
         values["policy"] = read_policy(values["policy"])
     if "cache" in values:
         values["cache"] = CacheSettings.read(values["cache"])
+    if "conversation_secret" in values:
+        secret = from_environment(values["conversation_secret"], "conversation_secret")
+        values["conversation_secret"] = secret
     candidates = read_candidates(models)
     for candidate in candidates:
         _check_name(candidate.name)
@@ -161,7 +175,7 @@ def load_settings(path: str | Path, **overrides: Any) -> Settings:
             f"config {str(path)!r} has no model_list; write one as for LiteLLM: "
             "model_list: [{model_name: ..., litellm_params: {model: ...}}]"
         )
-    router = _router_section(document, path)
+    router = _section(document, "router", path)
     _check_router(router)
     given = {name: value for name, value in overrides.items() if value is not None}
     chat = [entry for entry in models if mode_of_entry(entry) in CHAT_MODES]
@@ -189,11 +203,20 @@ def load_store(path: str | Path) -> str:
         ConfigurationError: the file cannot be read or is not YAML.
         StoreError: its store is not text.
     """
-    store = _router_section(_read_document(path), path).get("store")
+    store = _section(_read_document(path), "router", path).get("store")
     if store is None:
         return Settings.store
     _check_store(store)
     return str(store)
+
+
+def load_server(path: str | Path) -> dict[Any, Any]:
+    """What a configuration says of ``optllm serve``, under ``server:``; empty where it does not.
+
+    Raises:
+        ConfigurationError: the file cannot be read, is not YAML, or that section holds no settings.
+    """
+    return _section(_read_document(path), "server", path)
 
 
 def load_budgets(path: str | Path) -> tuple[Budget, ...]:
@@ -202,7 +225,7 @@ def load_budgets(path: str | Path) -> tuple[Budget, ...]:
     Raises:
         ConfigurationError: the file cannot be read, is not YAML, or a budget is not understood.
     """
-    router = _router_section(_read_document(path), path)
+    router = _section(_read_document(path), "router", path)
     given = router.get("budget", router.get("budgets"))
     return () if given is None else read_budgets(given)
 
@@ -305,11 +328,13 @@ def _read_document(path: str | Path) -> dict[Any, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _router_section(document: Mapping[Any, Any], path: str | Path) -> dict[Any, Any]:
-    router = document.get("router") or {}
-    if not isinstance(router, dict):
-        raise ConfigurationError(f"config {str(path)!r}: router must hold settings, not {router!r}")
-    return router
+def _section(document: Mapping[Any, Any], name: str, path: str | Path) -> dict[Any, Any]:
+    section = document.get(name) or {}
+    if not isinstance(section, dict):
+        raise ConfigurationError(
+            f"config {str(path)!r}: {name} must hold settings, not {section!r}"
+        )
+    return section
 
 
 def _check_name(name: str) -> None:
@@ -325,6 +350,14 @@ def _check_store(store: Any) -> None:
     if not isinstance(store, str):
         raise StoreError(
             f"store {store!r} is not a database URL; write it like sqlite:///optllm.db"
+        )
+
+
+def _check_secret(secret: Any) -> None:
+    if not isinstance(secret, str) or len(secret) < _SHORTEST_SECRET:
+        raise ConfigurationError(
+            f"conversation_secret must be text of at least {_SHORTEST_SECRET} characters that "
+            "nobody can guess, like `openssl rand -hex 32` prints"
         )
 
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optllm_router._conversations import Partner
 from optllm_router._errors import InvalidRequestError
 from optllm_router._money import NANO_PER_USD, usd_from_nano
 from optllm_router._nearest import quoted
@@ -35,6 +34,7 @@ from optllm_router.pricing import (
     size_in_bytes,
     worst_case_nano,
 )
+from optllm_router.store import Partner
 from optllm_router.traffic import Means, Traffic
 
 if TYPE_CHECKING:

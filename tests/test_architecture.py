@@ -25,9 +25,9 @@ FLOORS = (
     (
         *("features", "allocation", "metrics", "pricing", "store"),
         *("transports", "simulation", "_batching", "_arguments", "capabilities", "arrivals"),
-        *("_conversations", "_responses", "_health", "_retries"),
+        *("_responses", "_health", "_retries"),
     ),
-    ("predictor", "_messages", "candidates", "_response_events"),
+    ("predictor", "_messages", "candidates", "_response_events", "_conversations"),
     ("ledger", "learning", "policy", "scores", "_openai_settings"),
     ("config", "_steps", "traffic", "receipts", "_budgets"),
     ("_sending",),

@@ -1,15 +1,29 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
+import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
 from openai.types.responses import Response
+from sqlalchemy import select
 
-from optllm_router import Candidate, OptLLM, Price, _conversations
-from optllm_router._conversations import Conversations, Partner, Transcript
+from optllm_router import (
+    AsyncOptLLM,
+    Candidate,
+    ConfigurationError,
+    OptLLM,
+    Price,
+    StoreError,
+    _conversations,
+)
+from optllm_router._conversations import Conversations, Transcript
 from optllm_router._types import Chunk, Completion, Usage
+from optllm_router.config import read_settings
+from optllm_router.store import Database, Partner, Partners, partners, schema
 
 ASKED = [
     {"role": "system", "content": "You fix bugs."},
@@ -143,6 +157,146 @@ def test_strange_messages_are_hashed_like_any_other(strange):
     assert conversations.partner([*ASKED, strange, MORE]) == BIG
 
 
+SECRET = "s" * 32
+
+
+@pytest.fixture
+def database(store_url):
+    with contextlib.closing(Database(store_url)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sharing(database) -> list[Conversations]:
+    """Of two processes that know one secret."""
+    return [Conversations(Partners(database, clock=lambda: 60.0), SECRET) for _ in range(2)]
+
+
+def asked(conversations: Conversations, *said: object) -> list[Partner | None]:
+    """Who answered last, in both ways to ask."""
+    return [conversations.partner(*said), asyncio.run(conversations.apartner(*said))]
+
+
+def test_processes_with_one_secret_share_who_answered(sharing, database):
+    one, other = sharing
+    one.answered(ASKED, [ANSWER], BIG, None, ("tenant:a",))
+    database.catch_up()
+    follow_up = [*ASKED, ANSWER, MORE]
+    assert asked(other, follow_up, None, ("tenant:a",)) == [BIG, BIG]
+    assert asked(other, follow_up, None, ("tenant:b",)) == [None, None]
+    assert asked(other, [*ASKED, {**ANSWER, "content": "Done!"}, MORE]) == [None, None]
+    stranger = Conversations(Partners(database), "t" * 32)
+    assert asked(stranger, follow_up, None, ("tenant:a",)) == [None, None]
+
+
+def test_who_answered_last_under_a_name_is_who_did_so_in_any_process(sharing, database):
+    one, other = sharing
+    later = Partner("small", 1300, 10.0)
+    one.answered(ASKED, [ANSWER], BIG, "ticket-7")
+    other.answered(ASKED, [ANSWER], later, "ticket-7")
+    database.catch_up()
+    assert asked(one, [MORE], "ticket-7") == asked(other, [MORE], "ticket-7") == [later, later]
+    one.answered(ASKED, [ANSWER], BIG, "ticket-7")  # an old one that comes late changes nothing
+    database.catch_up()
+    assert asked(other, [MORE], "ticket-7") == [later, later]
+
+
+def test_the_store_is_asked_only_for_turns_that_this_process_does_not_know(database):
+    class Counted(Partners):
+        asked = 0
+
+        def find(self, digest: str) -> Partner | None:
+            self.asked += 1
+            return super().find(digest)
+
+    shared = Counted(database)
+    conversations = Conversations(shared, SECRET)
+    conversations.partner(ASKED)
+    conversations.answered(ASKED, [ANSWER], BIG)
+    assert conversations.partner([*ASKED, ANSWER, MORE]) == BIG
+    assert shared.asked == 0
+    conversations.partner([*ASKED, {**ANSWER, "content": "Done!"}, MORE])
+    assert shared.asked == 1
+
+
+def test_the_store_tells_nothing_of_what_was_said(sharing, database):
+    sharing[0].answered(ASKED, [ANSWER], BIG)
+    with database.read() as connection:
+        (row,) = connection.execute(schema.conversations.select()).all()
+    assert row[1:] == ("big", 1200, 0.0)
+    for key in (b"", SECRET.encode()):  # a digest without the key, or the secret itself as one
+        plain = Conversations(None, "")
+        plain._key = key
+        assert plain._said([*ASKED, ANSWER], ()).hex() != row.digest
+
+
+def test_what_is_shared_is_bounded_and_ends(database, monkeypatch):
+    monkeypatch.setattr(partners, "_ROWS_BETWEEN_DELETIONS", 10)
+    monkeypatch.setattr(partners, "_KEPT", 30)
+    now = 1_000_000.0
+    shared = Partners(database, clock=lambda: now)
+
+    def kept() -> list[float]:
+        with database.read() as connection:
+            moments = select(schema.conversations.c.answered_at)
+            return sorted(connection.scalars(moments))
+
+    for n in range(100):
+        shared.keep([f"{n}"], Partner("a", 1, now + n)).result()
+    assert len(kept()) < 40
+    assert kept()[-30:] == [now + n for n in range(70, 100)]
+    now += 8 * 86_400
+    shared.keep([f"later {n}" for n in range(10)], Partner("a", 1, now)).result()
+    assert kept() == [now] * 10
+
+
+def test_a_store_that_cannot_be_read_costs_no_answer(sharing, database, monkeypatch, caplog):
+    def fail(*_: object) -> None:
+        raise StoreError("the disk is gone")
+
+    monkeypatch.setattr(database._points, "row", fail)
+    monkeypatch.setattr(database._points, "arow", fail)
+    sharing[0].answered(ASKED, [ANSWER], BIG, "ticket-7")
+    assert asked(sharing[0], [MORE], "ticket-7") == [BIG, BIG]
+    assert asked(sharing[1], [MORE], "ticket-7") == [None, None]
+    assert caplog.text.count("the disk is gone") == 4
+
+
+def test_a_write_that_fails_is_told_and_the_next_one_is_kept(sqlite_url, caplog):
+    with contextlib.closing(Database(f"{sqlite_url}?timeout=0")) as database:
+        shared, partner = Partners(database, clock=lambda: 60.0), Partner("a", 1, 0.0)
+        path = sqlite_url.removeprefix("sqlite:///")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            lost = [shared.keep([f"{n}"], partner) for n in range(3)]
+            assert isinstance(lost[-1].exception(30), StoreError)
+        shared.keep(["3"], partner).result()
+        assert (shared.find("0"), shared.find("3")) == (None, partner)
+    assert caplog.text.count("could not be kept") == len(set(map(id, lost)))
+
+
+def test_many_turns_are_one_write(database):
+    shared, partner = Partners(database, clock=lambda: 60.0), Partner("a", 1, 0.0)
+    kept = [shared.keep([f"{n}"], partner) for n in range(200)]
+    assert len(set(map(id, kept))) < 20
+    for one in kept:
+        one.result()
+    assert [shared.find(f"{n}") for n in range(200)] == [partner] * 200
+
+
+@pytest.mark.parametrize("secret", ["", "short", 5, "os.environ/NOBODY_SET_IT"])
+def test_a_secret_is_long(sqlite_url, secret):
+    with pytest.raises(ConfigurationError, match="conversation_secret"):
+        OptLLM(["openai/gpt-4o-mini"], store=sqlite_url, conversation_secret=secret)
+
+
+def test_a_secret_may_stand_in_the_environment_and_is_not_shown(monkeypatch):
+    monkeypatch.setenv("OUR_SECRET", SECRET)
+    settings = read_settings(["openai/gpt-4o-mini"], conversation_secret="os.environ/OUR_SECRET")
+    assert settings.conversation_secret == SECRET
+    assert SECRET not in repr(settings)
+
+
 class Provider:
     """In this process: answers with the model's name, after so many prompt tokens."""
 
@@ -196,6 +350,42 @@ def test_a_client_goes_on_with_who_answered(sqlite_url, named):
             for _ in range(5):
                 follow_up = client.chat.completions.create(model="auto", messages=turn, **options)
                 assert follow_up.optllm.candidate == answer.optllm.candidate
+
+
+def test_a_client_alone_keeps_nothing_of_conversations_in_its_store(sqlite_url):
+    model = Candidate("one", "x/one", Price(Decimal(10), Decimal(10), "test"), 100)
+    with OptLLM([model], store=sqlite_url, transport=Provider()) as client:
+        client.chat.completions.create(messages=ASKED)
+    with contextlib.closing(Database(sqlite_url)) as database, database.read() as connection:
+        assert connection.execute(schema.conversations.select()).all() == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_client_goes_on_with_who_answered_in_another_process(sqlite_url, asynchronous):
+    price = Price(Decimal(10), Decimal(10), "test")
+    models = [Candidate(name, f"x/{name}", price, 100) for name in ("one", "two", "three")]
+    settings = {"store": sqlite_url, "transport": Provider(), "conversation_secret": SECRET}
+    questions = [[{"role": "user", "content": f"Fix test {n}."}] for n in range(8)]
+    with OptLLM(models, explore=50.0, seed=1, **settings) as first:
+        answers = [first.chat.completions.create(messages=one) for one in questions]
+    turns = [
+        [*one, answer.choices[0].message.model_dump(), MORE]
+        for one, answer in zip(questions, answers, strict=True)
+    ]
+
+    async def follow_up() -> list[str]:
+        async with AsyncOptLLM(models, explore=50.0, seed=2, **settings) as other:
+            asking = [other.chat.completions.create(messages=turn) for turn in turns]
+            return [(await one).optllm.candidate for one in asking]
+
+    if asynchronous:
+        stayed = asyncio.run(follow_up())
+    else:
+        with OptLLM(models, explore=50.0, seed=2, **settings) as other:
+            told = [other.chat.completions.create(messages=turn) for turn in turns]
+        stayed = [answer.optllm.candidate for answer in told]
+    assert stayed == [answer.optllm.candidate for answer in answers]
+    assert len(set(stayed)) > 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -33,6 +33,7 @@ from optllm_router._routing import RoutingInfo
 from optllm_router._telemetry import attempt_span, continued, end_attempt
 from optllm_router.candidates import read_candidates
 from optllm_router.simulation import Faults
+from optllm_router.transports._endpoints import server_of
 
 MESSAGES = [{"role": "user", "content": "my-private-words"}]
 
@@ -85,6 +86,94 @@ def test_a_request_and_its_attempt_are_told(spans, small, sqlite_url):
         assert span.attributes["gen_ai.usage.input_tokens"] == usage.prompt_tokens
         assert span.attributes["gen_ai.usage.output_tokens"] == usage.completion_tokens
         assert "my-private-words" not in span.to_json()
+
+
+@pytest.mark.parametrize("transport", ["litellm", "httpx"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_attempt_is_told_by_the_conventions(spans, small, sqlite_url, server, stream, transport):
+    small = [{**entry, "router": {"transport": transport}} for entry in small]
+    asked = {"messages": MESSAGES, "temperature": 0.5, "n": 2, "stop": ["secret"]}
+    with OptLLM(small, store=sqlite_url) as client:
+        answer = client.chat.completions.create(**asked, stream=stream)
+        list(answer)
+    told = dict(by_name(spans)["chat sim-small"].attributes)
+    assert told.pop("gen_ai.response.id")
+    assert told.pop("gen_ai.usage.input_tokens") > 0
+    assert told.pop("gen_ai.usage.output_tokens") > 0
+    reasons = told.pop("gen_ai.response.finish_reasons")
+    once = stream and transport == "litellm"  # which tells the end of a stream one time only
+    assert reasons == ("stop",) * (1 if once else 2)
+    told.pop("gen_ai.request.max_tokens", None)  # our own bound, under a hard budget
+    assert told == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "sim-small",
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.choice.count": 2,
+        **({"gen_ai.request.stream": True} if stream else {}),
+        "gen_ai.response.model": "sim-small",
+        "optllm.candidate": "sim-small",
+        "server.address": "127.0.0.1",
+        "server.port": int(server.base_url.split(":")[2].split("/")[0]),
+    }
+
+
+def test_embeddings_are_told_by_the_conventions(spans, server, small, sqlite_url):
+    (entry,) = small
+    embeds = {
+        "model_name": "sim-embedding",
+        "litellm_params": {**entry["litellm_params"], "model": "openai/sim-embedding"},
+        "model_info": {"mode": "embedding"},
+    }
+    with OptLLM([*small, embeds], store=sqlite_url) as client:
+        client.embeddings.create(model="sim-embedding", input="my-private-words")
+    attempt = by_name(spans)["embeddings sim-embedding"]
+    assert attempt.attributes["gen_ai.operation.name"] == "embeddings"
+    assert attempt.attributes["gen_ai.usage.input_tokens"] > 0
+    assert attempt.attributes["server.address"] == "127.0.0.1"
+    assert not any("max_tokens" in name or "choice" in name for name in attempt.attributes)
+
+
+def test_what_nobody_asked_for_is_not_told(spans):
+    price = Price(Decimal(1), Decimal(1), "test")
+    end_attempt(attempt_span(Candidate("m", "x/m", price, 10), Call([])))
+    (span,) = spans()
+    assert not any(
+        name.startswith("gen_ai.request.m") and name != "gen_ai.request.model"
+        for name in span.attributes
+    )
+    assert "gen_ai.request.choice.count" not in span.attributes
+
+
+def test_tokens_that_are_counted_apart_are_told(spans):
+    price = Price(Decimal(1), Decimal(1), "test")
+    usage = Usage(100, 50, cached_tokens=80, cache_write_tokens=5, reasoning_tokens=30)
+    end_attempt(attempt_span(Candidate("m", "x/m", price, 10), Call([])), usage=usage)
+    (span,) = spans()
+    assert span.attributes["gen_ai.usage.cache_read.input_tokens"] == 80
+    assert span.attributes["gen_ai.usage.cache_creation.input_tokens"] == 5
+    assert span.attributes["gen_ai.usage.reasoning.output_tokens"] == 30
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "transport", "server"),
+    [
+        ("openai/a", {}, "httpx", ("api.openai.com", 443)),
+        ("openai/a", {}, "litellm", None),
+        ("vllm/a", {"api_base": "http://localhost/v1"}, "httpx", ("localhost", 80)),
+        ("vllm/a", {"base_url": "http://[::1]:8000/v1"}, "httpx", ("::1", 8000)),
+        ("azure/a", {"api_base": "https://us.example.org"}, "litellm", ("us.example.org", 443)),
+        ("azure/a", {"api_base": "https://x:99999999"}, "litellm", None),
+        ("x/a", {"api_base": "unix:/run/llm"}, "litellm", None),
+        ("x/a", {}, "httpx", None),
+    ],
+)
+def test_where_a_candidate_is_asked(monkeypatch, model, parameters, transport, server):
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE"):
+        monkeypatch.delenv(name, raising=False)
+    price = Price(Decimal(1), Decimal(1), "test")
+    one = Candidate("a", model, price, 10, parameters=parameters, transport=transport)
+    assert server_of(one) == server
 
 
 def test_an_attempt_at_a_stream_lasts_to_its_end(spans, small, sqlite_url):

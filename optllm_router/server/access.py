@@ -1,18 +1,16 @@
 """Who may call, and what they may see.
 
 Keys are asked for when the server is bound to more than this machine, and as soon as one was
-ever made in its store. A key is looked up at most every :data:`CACHE_SECONDS`: that is how long
-a revoked one can still be used.
+ever made in its store. A key is looked up for every request, so that one is refused as soon as it
+is revoked; that there is none at all is believed for :data:`CACHE_SECONDS`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,18 +19,17 @@ from starlette.datastructures import Headers
 
 from optllm_router._errors import ConfigurationError
 from optllm_router.server.errors import Refused
-from optllm_router.store import AccessKey, AccessKeys
+from optllm_router.store import AccessKeys
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 CACHE_SECONDS = 1.0
-"""For how long what the store said about a key is believed."""
+"""For how long the store is believed that it has no key."""
 EVERYTHING = "everything"
 """The scope of a key that sees, and may name, all others."""
 OPEN_PATHS = frozenset(("/health/live", "/health/ready", "/openapi.json"))
 """What needs no key: it tells nothing but that the server is there, and how to call it."""
-_MOST_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,6 @@ class Access:
         self._wall_clock = wall_clock
         self._looked_for_any = -math.inf
         self._looking: asyncio.Task[bool] | None = None
-        self._found: OrderedDict[bytes, tuple[float, AccessKey | None]] = OrderedDict()
 
     async def caller(self, authorization: str, host: str) -> Caller:
         """Who sends these ``Authorization`` and ``Host`` headers.
@@ -91,7 +87,7 @@ class Access:
         scheme, _, text = authorization.partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
             raise _unauthorised("no API key was sent; send 'Authorization: Bearer sk-optllm-...'")
-        key = await self._find(text.strip())
+        key = await self._keys.afind(text.strip())
         if key is None or not key.works_at(self._wall_clock()):
             raise _unauthorised(
                 "this API key is unknown, expired or revoked; `optllm keys create` makes one"
@@ -111,19 +107,6 @@ class Access:
         self._required = await asyncio.to_thread(self._keys.exist)
         self._looked_for_any = now  # only now: a look that failed says nothing
         return self._required
-
-    async def _find(self, text: str) -> AccessKey | None:
-        now = self._clock()
-        name = hashlib.sha256(text.encode()).digest()  # the cache holds no secrets
-        known = self._found.get(name)
-        if known is not None and now - known[0] < CACHE_SECONDS:
-            return known[1]
-        key = await asyncio.to_thread(self._keys.find, text)
-        self._found[name] = (now, key)
-        self._found.move_to_end(name)
-        if len(self._found) > _MOST_REMEMBERED:
-            self._found.popitem(last=False)
-        return key
 
 
 class Authenticated:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import secrets
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from optllm_router._errors import ConfigurationError
+from optllm_router._nearest import quoted
+from optllm_router.candidates import no_others
+from optllm_router.config import load_server
+
+T = TypeVar("T", int, float)
+
+
+def _limit(default: T, least: float, most: float) -> T:
+    """A field with the values that it may have."""
+    limit: T = field(default=default, metadata={"least": least, "most": most})
+    return limit
 
 
 @dataclass(frozen=True)
@@ -18,25 +34,73 @@ class Limits:
         headers: how many of them.
         header_seconds: from the connection (or the first byte of a later request) until the
             headers are there.
+        idle_seconds: how long a connection may stay open after an answer, for another request.
         body_bytes: of a request.
         body_seconds: for a whole body.
         request_seconds: from the headers to the last byte of the answer.
         send_seconds: how long a client may leave an answer unread.
         depth: how deeply JSON may be nested.
         values: how many values it may hold, about.
+
+    Raises:
+        ConfigurationError: a bound is no number, or lets nothing or too much through.
     """
 
-    connections: int = 4_096
-    requests: int = 2_048
-    header_bytes: int = 32_768
-    headers: int = 100
-    header_seconds: float = 10.0
-    body_bytes: int = 20_000_000
-    body_seconds: float = 30.0
-    request_seconds: float = 1_800.0
-    send_seconds: float = 60.0
-    depth: int = 64
-    values: int = 1_000_000
+    connections: int = _limit(4_096, 1, 1_000_000)
+    requests: int = _limit(2_048, 1, 1_000_000)
+    header_bytes: int = _limit(32_768, 1_000, 1_000_000)
+    headers: int = _limit(100, 10, 10_000)
+    header_seconds: float = _limit(10.0, 0.1, 3_600)
+    idle_seconds: int = _limit(30, 1, 3_600)
+    body_bytes: int = _limit(20_000_000, 1_000, 1_000_000_000)
+    body_seconds: float = _limit(30.0, 0.1, 3_600)
+    request_seconds: float = _limit(1_800.0, 0.1, 86_400)
+    send_seconds: float = _limit(60.0, 0.1, 3_600)
+    depth: int = _limit(64, 4, 500)
+    values: int = _limit(1_000_000, 100, 100_000_000)
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            _check(one, getattr(self, one.name))
+
+    @classmethod
+    def read(cls, given: Any) -> Limits:
+        """Limits from a mapping of what is not as it is by default.
+
+        Raises:
+            ConfigurationError: it is none, or sets a limit that is unknown or wrong.
+        """
+        if not isinstance(given, Mapping):
+            raise ConfigurationError(
+                f"server.limits {quoted(given)} must hold limits, like {{requests: 500}}"
+            )
+        no_others(given, [one.name for one in fields(cls)], "limit of the server")
+        return cls(**given)
+
+
+def load_limits(path: Path | None, **overrides: float | None) -> Limits:
+    """The limits that a configuration sets under ``server:``; ``overrides`` win where not ``None``.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or a value in it is wrong.
+    """
+    section = {} if path is None else load_server(path)
+    no_others(section, ["limits"], "server setting")
+    limits = section.get("limits")
+    configured = Limits() if limits is None else Limits.read(limits)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return replace(configured, **given)  # type: ignore[arg-type]  # the names say which are whole
+
+
+def _check(limit: Field[Any], value: Any) -> None:
+    whole = isinstance(limit.default, int)
+    least, most = limit.metadata["least"], limit.metadata["most"]
+    number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+    if not (number and least <= value <= most):
+        raise ConfigurationError(
+            f"limit {limit.name} {quoted(value)} must be a {'whole ' if whole else ''}number "
+            f"from {least} to {most}"
+        )
 
 
 @dataclass(frozen=True)
@@ -53,6 +117,8 @@ class ServerOptions:
         grace_seconds: how long answers under way may go on when the server is to stop.
         log_prompts: whether the log may hold what people asked and were answered.
         limits: what one client may ask for.
+        conversation_secret: with which workers share who answered last, unless the settings have
+            one; new for each server.
     """
 
     models: tuple[str, ...] = ()
@@ -64,3 +130,4 @@ class ServerOptions:
     grace_seconds: float = 30.0
     log_prompts: bool = False
     limits: Limits = Limits()
+    conversation_secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)

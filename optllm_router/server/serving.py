@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("optllm_router.server")
 
 _BACKLOG = 2048
-_KEEP_ALIVE_SECONDS = 30
 
 
 def serve(options: ServerOptions, *, listening: Callable[[str], None]) -> None:
@@ -120,7 +119,7 @@ def uvicorn_config(options: ServerOptions) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=limits.idle_seconds,
         timeout_graceful_shutdown=max(1, round(options.grace_seconds)),
         h11_max_incomplete_event_size=limits.header_bytes,
     )
@@ -146,7 +145,12 @@ def _settings(options: ServerOptions) -> Settings:
         settings = read_settings(options.models, **options.settings)
     candidates = shared_limits(settings.candidates, options.workers)
     told = settings.on_threshold or _log_threshold
-    return dataclasses.replace(settings, candidates=candidates, on_threshold=told)
+    secret = settings.conversation_secret
+    if secret is None and options.workers > 1:
+        secret = options.conversation_secret
+    return dataclasses.replace(
+        settings, candidates=candidates, on_threshold=told, conversation_secret=secret
+    )
 
 
 def _log_threshold(crossing: Crossing) -> None:

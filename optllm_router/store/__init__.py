@@ -2,6 +2,7 @@
 
 from optllm_router.store.database import Database
 from optllm_router.store.keys import AccessKey, AccessKeys
+from optllm_router.store.partners import Partner, Partners
 from optllm_router.store.records import LabelledAnswer, RecordedUsage, Records
 from optllm_router.store.spending import AnsweredCall, Answers, By, GradedAnswer, Spending, Spent
 
@@ -14,6 +15,8 @@ __all__ = [
     "Database",
     "GradedAnswer",
     "LabelledAnswer",
+    "Partner",
+    "Partners",
     "RecordedUsage",
     "Records",
     "Spending",

@@ -24,11 +24,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Table, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
 from optllm_router._errors import OptLLMError, StoreError
+from optllm_router.store._point_reads import Found, PointReads
 from optllm_router.store._postgresql import postgresql_engine
 from optllm_router.store.faults import explained
 from optllm_router.store.migrations import migrate
@@ -64,10 +65,13 @@ class Database:
             self._engine.dispose()
             raise
         self._writer = Writer(self._engine, self._name)
+        self._points = PointReads(self._engine, self._name)
         self._closed = False
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._finalizer = weakref.finalize(self, _shut_down, self._writer, self._engine, self._pid)
+        self._finalizer = weakref.finalize(
+            self, _shut_down, self._writer, self._points, self._engine, self._pid
+        )
 
     def submit(self, work: Callable[[Connection], T], *, urgent: bool = True) -> Future[T]:
         """Run ``work`` in a durable transaction; the future is done once it is committed.
@@ -145,6 +149,22 @@ class Database:
             if connection.dialect.name == "postgresql":
                 connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection.execution_options(**{_READ_ONLY: True})
+
+    def row(self, table: Table, key: str) -> Found:
+        """The row of a table with that primary key, as it is committed now.
+
+        It does not wait for the writes that were submitted before.
+
+        Raises:
+            StoreError: the database cannot be read, or was opened before this process was forked.
+        """
+        self.check_process()
+        return self._points.row(table, key)
+
+    async def arow(self, table: Table, key: str) -> Found:
+        """As :meth:`row`, without blocking the event loop; it is much faster on SQLite."""
+        self.check_process()
+        return await self._points.arow(table, key)
 
     def close(self) -> None:
         """Finish the waiting writes and let go of the database. May be called twice.
@@ -287,8 +307,9 @@ def _each(connection: Connection, works: Sequence[Callable[[Connection], T]]) ->
     return [work(connection) for work in works]
 
 
-def _shut_down(writer: Writer, engine: Engine, pid: int) -> None:
+def _shut_down(writer: Writer, points: PointReads, engine: Engine, pid: int) -> None:
     if os.getpid() != pid:
         return
     writer.finish()
+    points.close()
     engine.dispose()

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from optllm_router._errors import ConfigurationError
 from optllm_router._scopes import scopes_of_call
+from optllm_router.store._point_reads import Found
 from optllm_router.store.database import Database
 from optllm_router.store.schema import access_keys
 
@@ -100,13 +101,12 @@ class AccessKeys:
     def find(self, text: str) -> AccessKey | None:
         """The key of that text, whether or not it still works; ``None`` when there is none."""
         match = _KEY.fullmatch(text)
-        if match is None:
-            return None
-        with self._database.read() as connection:
-            row = connection.execute(_ALL.where(access_keys.c.id == match["id"])).first()
-        if row is None or not hmac.compare_digest(row.digest, _digest(text)):
-            return None
-        return _key(row)
+        return match and _if_equal(self._database.row(access_keys, match["id"]), text)
+
+    async def afind(self, text: str) -> AccessKey | None:
+        """As :meth:`find`, without blocking the event loop."""
+        match = _KEY.fullmatch(text)
+        return match and _if_equal(await self._database.arow(access_keys, match["id"]), text)
 
     def all(self) -> list[AccessKey]:
         """All keys that were ever made, oldest first."""
@@ -148,6 +148,14 @@ _ALL = select(access_keys).order_by(access_keys.c.created_at, access_keys.c.id)
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _if_equal(row: Found, text: str) -> AccessKey | None:
+    """The key in a row, if it has that text."""
+    if row is None:
+        return None
+    id, digest, *further = row
+    return AccessKey(id, *further) if hmac.compare_digest(digest, _digest(text)) else None
 
 
 def _key(row: Row[tuple[str, str, str, float, float, float]]) -> AccessKey:

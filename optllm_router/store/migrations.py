@@ -213,6 +213,18 @@ def count_no_excess_of_blocks(connection: Connection) -> None:
         )
 
 
+def share_conversations(connection: Connection) -> None:
+    """Who answered last in a conversation, and the order in which old ones are deleted."""
+    connection.exec_driver_sql(
+        """CREATE TABLE conversations (
+            digest TEXT NOT NULL PRIMARY KEY,
+            candidate TEXT NOT NULL,
+            prompt_tokens BIGINT NOT NULL,
+            answered_at DOUBLE PRECISION NOT NULL)"""
+    )
+    connection.exec_driver_sql("CREATE INDEX conversations_by_time ON conversations (answered_at)")
+
+
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0001_create_ledger", create_ledger),
     ("0002_create_records", create_records),
@@ -225,6 +237,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("0009_remember_configured_budgets", remember_configured_budgets),
     ("0010_keep_which_answers_were_cut", keep_which_answers_were_cut),
     ("0011_count_no_excess_of_blocks", count_no_excess_of_blocks),
+    ("0012_share_conversations", share_conversations),
 )
 
 

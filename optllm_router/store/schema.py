@@ -133,6 +133,16 @@ feedback = Table(
     Column("score", Double, nullable=False),
 )
 
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("candidate", Text, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("answered_at", Double, nullable=False),
+)
+"""Who answered last, by a keyed digest of what was said so far; the key is kept elsewhere."""
+
 access_keys = Table(
     "access_keys",
     metadata,

@@ -18,6 +18,7 @@ _PREFIXES = frozenset(
 )
 """litellm's providers that speak OpenAI's protocol; their name is no part of the model's."""
 _PATHS = {"chat": "/chat/completions", "embedding": "/embeddings"}
+_PORTS = {"http": 80, "https": 443}
 _BODY = frozenset(
     (
         *("frequency_penalty", "logit_bias", "logprobs", "metadata", "n", "parallel_tool_calls"),
@@ -54,6 +55,19 @@ def endpoint(candidate: Candidate) -> str:
         )
     path = _PATHS[candidate.operation]
     return base if parts.path.endswith(path) else base.rstrip("/") + path
+
+
+def server_of(candidate: Candidate) -> tuple[str, int] | None:
+    """The host and port that a candidate is asked at; ``None`` where only litellm knows them."""
+    known = candidate.parameters.get("api_base") or candidate.parameters.get("base_url")
+    if candidate.transport == "httpx" and candidate.model.partition("/")[0] == "openai":
+        known = _base(candidate)
+    try:
+        parts = urlsplit(str(known or ""))
+        port = parts.port or _PORTS[parts.scheme]
+    except (ValueError, KeyError):  # a port that is none; another scheme, or no URL
+        return None
+    return (parts.hostname, port) if parts.hostname else None
 
 
 def check(candidate: Candidate) -> None:

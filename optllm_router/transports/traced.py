@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from optllm_router._telemetry import attempt_span, end_attempt
 from optllm_router._types import Call, Candidate, Chunk, Completion, Transport, Usage
+from optllm_router.transports._endpoints import server_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -29,7 +30,7 @@ class TracedTransport:
 
     def send(self, candidate: Candidate, call: Call) -> Completion:
         """Ask a candidate and wait for its whole answer."""
-        span = attempt_span(candidate, call)
+        span = attempt_span(candidate, call, server_of)
         try:
             completion = self._transport.send(candidate, call)
         except BaseException as error:
@@ -40,7 +41,7 @@ class TracedTransport:
 
     async def asend(self, candidate: Candidate, call: Call) -> Completion:
         """As :meth:`send`, without blocking the event loop."""
-        span = attempt_span(candidate, call)
+        span = attempt_span(candidate, call, server_of)
         try:
             completion = await self._transport.asend(candidate, call)
         except BaseException as error:
@@ -52,13 +53,13 @@ class TracedTransport:
     def stream(self, candidate: Candidate, call: Call) -> Iterator[Chunk]:
         """Ask a candidate and hand on its chunks as they come."""
         chunks = self._transport.stream(candidate, call)
-        span = attempt_span(candidate, call)
+        span = attempt_span(candidate, call, server_of, streamed=True)
         return chunks if span is None else _traced(chunks, span)
 
     def astream(self, candidate: Candidate, call: Call) -> AsyncIterator[Chunk]:
         """As :meth:`stream`, without blocking the event loop; ``aclose()`` ends it."""
         chunks = self._transport.astream(candidate, call)
-        span = attempt_span(candidate, call)
+        span = attempt_span(candidate, call, server_of, streamed=True)
         return chunks if span is None else _atraced(chunks, span)
 
     def close(self) -> None:
@@ -67,32 +68,51 @@ class TracedTransport:
 
 
 def _traced(chunks: Iterator[Chunk], span: Span) -> Generator[Chunk, None, None]:
-    last, usage = None, None
+    heard = _Heard()
     try:
         with contextlib.closing(cast("Generator[Chunk, None, None]", chunks)):
-            for last in chunks:
-                usage = last.usage or usage
-                yield last
+            for chunk in chunks:
+                heard.record(chunk)
+                yield chunk
     except BaseException as error:
-        _end(span, last, usage, error)
+        heard.end(span, error)
         raise
-    _end(span, last, usage, None)
+    heard.end(span)
 
 
 async def _atraced(chunks: AsyncIterator[Chunk], span: Span) -> AsyncGenerator[Chunk, None]:
-    last, usage = None, None
+    heard = _Heard()
     try:
         async with contextlib.aclosing(cast("AsyncGenerator[Chunk, None]", chunks)):
-            async for last in chunks:
-                usage = last.usage or usage
-                yield last
+            async for chunk in chunks:
+                heard.record(chunk)
+                yield chunk
     except BaseException as error:
-        _end(span, last, usage, error)
+        heard.end(span, error)
         raise
-    _end(span, last, usage, None)
+    heard.end(span)
 
 
-def _end(span: Span, last: Chunk | None, usage: Usage | None, error: BaseException | None) -> None:
-    """A reader who leaves early is no error."""
-    left = isinstance(error, GeneratorExit)
-    end_attempt(span, last.body if last else None, usage, None if left else error)
+class _Heard:
+    """What the chunks of a stream said beside the answer's own words."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, str] = {}
+        self._finish_reasons: dict[int, str] = {}
+        self._usage: Usage | None = None
+
+    def record(self, chunk: Chunk) -> None:
+        for name in ("id", "model"):
+            if name not in self._told and chunk.body.get(name):
+                self._told[name] = chunk.body[name]
+        for choice in chunk.body.get("choices") or ():
+            if choice.get("finish_reason"):
+                self._finish_reasons[choice.get("index") or 0] = choice["finish_reason"]
+        self._usage = chunk.usage or self._usage
+
+    def end(self, span: Span, error: BaseException | None = None) -> None:
+        """End a stream's span; a reader who leaves early is no error."""
+        reasons = [{"finish_reason": one} for _, one in sorted(self._finish_reasons.items())]
+        left = isinstance(error, GeneratorExit)
+        body = {**self._told, "choices": reasons}
+        end_attempt(span, body, self._usage, None if left else error)

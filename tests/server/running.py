@@ -19,7 +19,6 @@ import yaml
 
 from optllm_router.server import Limits
 
-LIMITED = Path(__file__).with_name("limited_server.py")
 MAIN = "from optllm_router.cli import main; main()"
 
 
@@ -29,7 +28,7 @@ class RunningServer:
     Args:
         config: the configuration.
         options: of ``optllm serve``.
-        limits: bounds that it has no options for.
+        limits: bounds that the configuration is to set.
         env: added to the environment.
 
     Attributes:
@@ -44,9 +43,9 @@ class RunningServer:
         limits: Limits | None = None,
         env: dict[str, str] | None = None,
     ) -> None:
-        arguments = ["-c", MAIN, "serve", "--config", str(config), "--port", "0", *options]
         if limits is not None:
-            arguments = [str(LIMITED), str(config), json.dumps(asdict(limits))]
+            config = _with_limits(config, limits)
+        arguments = ["-c", MAIN, "serve", "--config", str(config), "--port", "0", *options]
         self._command = [sys.executable, *arguments]
         self._env = {**os.environ, **(env or {})}
         self.log: list[str] = []
@@ -109,6 +108,13 @@ class RunningServer:
             except httpx.TransportError:
                 assert self.process.poll() is None, "".join(self.log)
         raise AssertionError("the server was never ready")
+
+
+def _with_limits(config: Path, limits: Limits) -> Path:
+    path = config.with_name("limited.yaml")
+    server = {"limits": asdict(limits)}
+    path.write_text(config.read_text() + yaml.safe_dump({"server": server}))
+    return path
 
 
 def write_config(folder: Path, models: list[dict], **router) -> Path:

@@ -64,6 +64,25 @@ def test_two_workers_never_spend_more_than_the_one_budget(provider, store_url, t
     assert float(told.rpartition(" ")[2]) == len(paid)
 
 
+def test_a_conversation_stays_on_its_model_whichever_worker_is_asked(provider, store_url, tmp_path):
+    (small,) = [one for one in model_entries(provider.base_url) if one["model_name"] == "sim-small"]
+    small["router"] = {"transport": "httpx"}
+    models = [{**small, "model_name": name} for name in ("one", "two", "three")]
+    config = write_config(
+        tmp_path, models, store=store_url, budget="1 USD", explore=100.0, seed=None
+    )
+    with RunningServer(config, "--workers", "2") as server:
+        until(lambda: len(server.events("worker started")) == 2, seconds=60)
+        for n in range(6):
+            said = [{"role": "user", "content": f"What is {n} + 25?"}]
+            first = ask(server, model="auto", messages=said)
+            said += [first.json()["choices"][0]["message"], {"role": "user", "content": "Sure?"}]
+            time.sleep(0.3)  # nobody waits for that commit
+            follow_ups = [ask(server, model="auto", messages=said) for _ in range(4)]
+            told = {one.headers["x-optllm-candidate"] for one in follow_ups}
+            assert told == {first.headers["x-optllm-candidate"]}
+
+
 def test_each_score_is_learnt_once_by_every_process(store_url):
     learnt: dict[str, list] = {"mine": [], "theirs": []}
     database = Database(store_url)
