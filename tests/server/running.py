@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class RunningServer:
         options: of ``optllm serve``.
         limits: bounds that it has no options for.
         env: added to the environment.
+        program: what Python runs in the place of the ``optllm`` command.
 
     Attributes:
         url: where it listens, once started.
@@ -43,8 +45,9 @@ class RunningServer:
         *options: str,
         limits: Limits | None = None,
         env: dict[str, str] | None = None,
+        program: Sequence[str] = ("-c", MAIN),
     ) -> None:
-        arguments = ["-c", MAIN, "serve", "--config", str(config), "--port", "0", *options]
+        arguments = [*program, "serve", "--config", str(config), "--port", "0", *options]
         if limits is not None:
             arguments = [str(LIMITED), str(config), json.dumps(asdict(limits))]
         self._command = [sys.executable, *arguments]
