@@ -20,7 +20,7 @@ from optllm_router._feedback import AsyncFeedback, Feedback
 from optllm_router._models import AsyncModels, Models
 from optllm_router._money import Budget, nano_from_usd, usd_from_nano
 from optllm_router._openai_errors import openai_errors
-from optllm_router._openai_settings import refuse_others
+from optllm_router._openai_settings import refuse_others, with_openai_key
 from optllm_router._options import check_options, one_time_limit, read_options
 from optllm_router._runtime import Runtime
 from optllm_router._session import Session
@@ -74,6 +74,7 @@ class _Client:
         on_threshold: Callable[[Crossing], object] | None = None,
         cache: Mapping[str, Any] | None = None,
         seed: int | None = None,
+        api_key: str | None = None,
         transport: Transport | None = None,
         **others: Any,
     ) -> None:
@@ -104,6 +105,9 @@ class _Client:
                 ``port``, ``password`` and ``namespace``. Calls of other tenants, users, jobs or
                 tags are others, unless ``shared`` is true.
             seed: of all random choices.
+            api_key: OpenAI's, as openai's client has it: for models of OpenAI's whose entries name
+                neither a key nor an ``api_base``, and for no others. Without it, keys are those of
+                the entries or of the environment.
             transport: how to reach providers; litellm by default.
             **others: none; openai's other settings are refused, with the place for them.
 
@@ -128,6 +132,9 @@ class _Client:
             cache=cache,
             seed=seed,
         )
+        if given_or_none(api_key) is not None:
+            candidates = with_openai_key(settings.candidates, api_key)
+            settings = replace(settings, candidates=candidates)
         self._start(settings, transport)
 
     @classmethod
