@@ -798,7 +798,7 @@ def test_all_candidates_fail(make, server):
 
 
 def test_a_pinned_model_is_left_alone_for_as_long_as_it_told_another_call(make, server):
-    client = make()
+    client = make(max_retries=2)
     server.faults = Faults(script=("rate_limit",), retry_after_seconds=0.7)
     with pytest.raises(openai.RateLimitError):
         ask(client.with_options(max_retries=0), model="sim-tiny")
