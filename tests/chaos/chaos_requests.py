@@ -110,7 +110,8 @@ def is_right(heard: Heard) -> bool:
     asked, error = heard.asked, heard.error
     if heard.left:
         return asked.ending == "cancel"
-    if isinstance(error, openai.APITimeoutError):
+    if isinstance(error, openai.APITimeoutError) or type(error).__name__ == "ReadTimeout":
+        # In the middle of a stream, openai's client raises its HTTP library's error as it came.
         return asked.kind in (*SILENT, EMBEDDING)
     if isinstance(error, openai.APIConnectionError) or not isinstance(
         error, openai.APIError | None
@@ -126,6 +127,17 @@ def is_right(heard: Heard) -> bool:
         return isinstance(error, openai.RateLimitError)
     told = (openai.InternalServerError, *[openai.APIError] * asked.streamed)
     return isinstance(error, told)
+
+
+def is_late(heard: Heard) -> bool:
+    """Whether the server gave up what should have been answered: the machine may be busy.
+
+    Of several candidates, the last was then asked when hardly any time was left.
+    """
+    code, kind = getattr(heard.error, "code", None), heard.asked.kind
+    if kind in (*SILENT, EMBEDDING):
+        return False
+    return code == "provider_timeout" or (kind == LOUD and code == "all_candidates_failed")
 
 
 async def ask_all(base_url: str, asked: Sequence[Asked]) -> list[Heard]:
