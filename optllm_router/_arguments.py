@@ -66,9 +66,17 @@ LEFT_OUT: Mapping[str, tuple[Any, ...]] = {
 ``audio`` and ``modalities`` are of sound, which has its own price; ``prediction`` is billed beyond
 ``max_tokens``; ``service_tier``, ``web_search_options``, ``prompt_cache_options`` and
 ``prompt_cache_retention`` are billed apart; ``moderation`` is a service of OpenAI's. What
-``extra_query`` means is up to each provider: an API's version, a deployment, a key.
+``extra_query`` means is up to each provider: an API's version, a deployment, a key. It can be set
+for a model, see ``_ELSEWHERE``.
 """
-_ELSEWHERE = {"max_retries": "it is set with client.with_options(max_retries=...)"}
+QUERY_ELSEWHERE = (
+    "each provider reads its own URL in its own way, and it can name a key or a deployment; set it "
+    "for a model, in its entry (litellm_params: extra_query, with transport httpx), or leave it out"
+)
+_ELSEWHERE = {
+    "max_retries": "it is set with client.with_options(max_retries=...)",
+    "extra_query": QUERY_ELSEWHERE,
+}
 """What looks like an argument, and has another place."""
 
 

@@ -41,10 +41,15 @@ _UNTIL_ONE_ENDS_SECONDS = 0.05
 
 
 class Breaker:
-    """Keeps calls from a candidate that keeps failing; not thread-safe."""
+    """Keeps calls from a candidate that keeps failing; not thread-safe.
+
+    What the provider asked for and what we impose are kept apart: who has nobody else to ask minds
+    the former only.
+    """
 
     def __init__(self) -> None:
         self._resting_until = -math.inf
+        self._left_alone_until = -math.inf
         self._faults = 0
         self._cooldown = _FIRST_COOLDOWN_SECONDS
         self._half_open = False
@@ -55,6 +60,10 @@ class Breaker:
         if now < self._resting_until:
             return self._resting_until - now
         return _UNTIL_ONE_ENDS_SECONDS if self._probing else 0.0
+
+    def wish(self, now: float) -> float:
+        """Seconds for which the provider itself asked to be left alone; 0 for none."""
+        return max(self._left_alone_until - now, 0.0)
 
     def enter(self, now: float) -> bool:
         """A call starts; True when it is the probe of a candidate that failed before."""
@@ -83,6 +92,7 @@ class Breaker:
     def _fault(self, error: ProviderError, now: float, *, probe: bool) -> None:
         self._faults += 1
         rest = error.retry_after_seconds or 0.0
+        self._left_alone_until = max(self._left_alone_until, now + rest)
         repeats = self._faults >= _FAULTS_TO_OPEN or isinstance(error, ProviderAuthenticationError)
         if probe or (repeats and now >= self._resting_until):  # else it is open already
             rest = max(rest, self._cooldown)
@@ -226,6 +236,14 @@ class Gate:
                 return wait
             entry = self._limiter.enter(tokens, now)
             return Ticket(self, entry, probe=self._breaker.enter(now))
+
+    def wish(self) -> float:
+        """Seconds for which the provider itself asked to be left alone, whoever asks; 0 for none.
+
+        Our own cooldowns are no such wish.
+        """
+        with self._lock:
+            return self._breaker.wish(self._clock())
 
     def leave(
         self, entry: Entry, error: BaseException | None, tokens: int | None, *, probe: bool

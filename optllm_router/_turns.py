@@ -57,7 +57,8 @@ class _Turn:
         candidate: who.
         tries: how often it was asked before.
         not_before: on the request's clock.
-        last_resort: all others failed or have no room: wait for it, and ask it even in a cooldown.
+        last_resort: all others failed or have no room: wait for it, and ask it even in a cooldown
+            (once it wants to be asked, where it said when).
     """
 
     candidate: Candidate
@@ -90,7 +91,7 @@ class Turns:
         """Take turns until a candidate answers; ``None`` when all failed, or time is over."""
         clock = self._request.clock
         while self._waiting and not (self._causes and clock() >= self._deadline):
-            turn = self._waiting.popleft()
+            turn = self._next()
             sending = self._sending(turn)
             reservation = sending.reservation
             if self._refusal and reservation.amount_nano >= self._refusal[0].amount_nano:
@@ -149,6 +150,18 @@ class Turns:
             raise AssertionError("a decision names at least one candidate")
         return _too_dear(self._refusal[1])
 
+    def _next(self) -> _Turn:
+        """The first in line; where its time is far off, whoever's comes first."""
+        first = self._waiting.popleft()
+        if not self._waiting or first.not_before - self._request.clock() <= _LONG_WAIT_SECONDS:
+            return first
+        soonest = min(self._waiting, key=lambda turn: turn.not_before)
+        if soonest.not_before >= first.not_before:
+            return first
+        self._waiting.remove(soonest)
+        self._waiting.append(first)
+        return soonest
+
     def _sending(self, turn: _Turn) -> Sending:
         sending = Sending(self._request, turn.candidate, self._sends)
         self._sends += 1
@@ -157,12 +170,25 @@ class Turns:
     def _wait_for_room(self, turn: _Turn, seconds: float) -> Generator[Step, Any, None]:
         request = self._request
         if not turn.last_resort:
-            self._waiting.append(replace(turn, last_resort=True))
+            not_before = self._polite_moment(turn)
+            self._waiting.append(replace(turn, last_resort=True, not_before=not_before))
         elif request.clock() + seconds >= self._deadline:
             self._causes.append(_no_room(turn.candidate, request.call))
         else:
             yield Wait(min(seconds, _LOOK_AROUND_SECONDS) if self._waiting else seconds)
             self._waiting.append(turn)
+
+    def _polite_moment(self, turn: _Turn) -> float:
+        """When to ask a candidate that rests: once it wants to be, where there is time for that.
+
+        A call that tries again waits as long as the provider told it; what the provider told
+        another call, it waits for once. Where the time is too short, or the call wants no waiting,
+        the candidate is asked at once: what it said then need not hold any more.
+        """
+        request = self._request
+        moment = request.clock() + request.gates[turn.candidate.name].wish()
+        waits = request.max_retries > 0 and moment < self._deadline
+        return moment if waits else turn.not_before
 
     def _ask(
         self, turn: _Turn, sending: Sending, ticket: Ticket, answered: Answered[P]

@@ -16,7 +16,7 @@ from typing import Any
 
 import openai
 
-from optllm_router._arguments import arguments_of_body
+from optllm_router._arguments import QUERY_ELSEWHERE, arguments_of_body
 from optllm_router._chat import Prepared, completion_body
 from optllm_router._chunks import AsyncChatChunks, ChatChunks
 from optllm_router._embeddings import ENCODINGS, embedding_body
@@ -78,9 +78,7 @@ def _asked(session: Session, request: http.Request) -> _Asked:
     if request.method != "POST" or endpoint not in _ENDPOINTS:
         raise _not_served(request)
     if request.url.query:
-        raise InvalidRequestError(
-            "extra_query is not taken: each provider reads its own URL in its own way; leave it out"
-        )
+        raise InvalidRequestError(f"argument 'extra_query' is not taken: {QUERY_ELSEWHERE}")
     given = request.extensions.get(PARSED)
     if given is None:
         given = json.loads(request.content)

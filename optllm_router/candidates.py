@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optllm_router._arguments import check_values
@@ -314,7 +314,7 @@ def _shown(entry: Any) -> str:
     return repr(entry)
 
 
-def no_others(given: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+def no_others(given: Iterable[str], known: Sequence[str], what: str) -> None:
     """Raise for a key that is not known, with the nearest that is."""
     for name in given:
         if name not in known:

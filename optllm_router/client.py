@@ -20,7 +20,7 @@ from optllm_router._feedback import AsyncFeedback, Feedback
 from optllm_router._models import AsyncModels, Models
 from optllm_router._money import Budget, nano_from_usd, usd_from_nano
 from optllm_router._openai_errors import openai_errors
-from optllm_router._openai_settings import refuse_others
+from optllm_router._openai_settings import refuse_others, with_openai_key
 from optllm_router._options import check_options, one_time_limit, read_options
 from optllm_router._runtime import Runtime
 from optllm_router._session import Session
@@ -75,6 +75,7 @@ class _Client:
         cache: Mapping[str, Any] | None = None,
         conversation_secret: str | None = None,
         seed: int | None = None,
+        api_key: str | None = None,
         transport: Transport | None = None,
         **others: Any,
     ) -> None:
@@ -108,6 +109,9 @@ class _Client:
                 they then share who answered last in a conversation. Without it each has a memory
                 of its own.
             seed: of all random choices.
+            api_key: OpenAI's, as openai's client has it: for models of OpenAI's whose entries name
+                neither a key nor an ``api_base``, and for no others. Without it, keys are those of
+                the entries or of the environment.
             transport: how to reach providers; litellm by default.
             **others: none; openai's other settings are refused, with the place for them.
 
@@ -133,6 +137,9 @@ class _Client:
             conversation_secret=conversation_secret,
             seed=seed,
         )
+        if given_or_none(api_key) is not None:
+            candidates = with_openai_key(settings.candidates, api_key)
+            settings = replace(settings, candidates=candidates)
         self._start(settings, transport)
 
     @classmethod

@@ -18,7 +18,7 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:
             return await coroutine
         finally:
-            await _close_async_clients()
+            await aclose()
 
     return asyncio.run(run_and_close())
 
@@ -35,7 +35,8 @@ def close() -> None:
     cache.flush_cache()
 
 
-async def _close_async_clients() -> None:
+async def aclose() -> None:
+    """Close the clients of this event loop, and forget all of them."""
     litellm = sys.modules.get("litellm")
     if litellm is None:
         return

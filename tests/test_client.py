@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
@@ -441,7 +442,7 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"store": True}, "store True must be False: answers are not kept"),
         ({"service_tier": "flex"}, "'service_tier' is not taken"),
         ({"modalities": ["text", "audio"]}, "'modalities' is not taken"),
-        ({"extra_query": {"api-version": "1"}}, "'extra_query' is not taken"),
+        ({"extra_query": {"api-version": "1"}}, "'extra_query' is not taken.*transport httpx"),
         ({"max_retries": 3}, r"'max_retries' is not taken.*with_options\(max_retries="),
         ({"logit_bias": {"5": float("nan")}}, r"logit_bias \['5'\] must"),
         ({"metadata": {"a": 5}}, r"metadata \['a'\] must"),
@@ -794,6 +795,17 @@ def test_all_candidates_fail(make, server):
     assert all(isinstance(cause, ProviderError) for cause in caught.value.causes)
     assert client.balance.spent_nano == 0
     assert_books_are_closed(client)
+
+
+def test_a_pinned_model_is_left_alone_for_as_long_as_it_told_another_call(make, server):
+    client = make(max_retries=2)
+    server.faults = Faults(script=("rate_limit",), retry_after_seconds=0.7)
+    with pytest.raises(openai.RateLimitError):
+        ask(client.with_options(max_retries=0), model="sim-tiny")
+    told = time.monotonic()
+    assert ask(client, model="sim-tiny").optllm.candidate == "sim-tiny"
+    assert time.monotonic() - told > 0.6
+    assert server.requests == {"sim-tiny": 2}
 
 
 def test_every_try_of_a_busy_provider_is_reserved_and_recorded(make, server, sqlite_url):

@@ -525,6 +525,79 @@ def test_who_rests_is_asked_last():
     assert answer.candidate.name == "dear"
 
 
+def told(clock: Clock, **seconds: float) -> dict[str, Gate]:
+    """Gates of candidates that told other calls to leave them alone for some time."""
+    gates = {name: Gate(clock=clock) for name in CANDIDATES}
+    for name, wish in seconds.items():
+        busy = fault(ProviderRateLimitedError, name, retry_after_seconds=wish)
+        gates[name].enter(1).leave(busy)
+    return gates
+
+
+def test_the_only_one_is_left_alone_for_as_long_as_it_told_another_call():
+    clock = Clock()
+    asked = retried("dear", gates=told(clock, dear=7.0), clock=clock)
+    steps, answer = play(asked, [None, completion(), None], clock)
+    assert summary(steps) == ["wait", "reserve dear", "send dear", "settle"]
+    assert steps[0].seconds == 7.0
+    assert answer.candidate.name == "dear"
+
+
+@pytest.mark.parametrize(
+    ("max_retries", "timeout"),
+    [(0, 600.0), (2, 5.0)],
+    ids=["who wants no waiting", "who has no time for it"],
+)
+def test_the_only_one_is_asked_at_once_by(max_retries, timeout):
+    """Nothing is lost: it may say no once more."""
+    clock = Clock()
+    asked = retried(
+        "dear",
+        gates=told(clock, dear=7.0),
+        clock=clock,
+        max_retries=max_retries,
+        call=replace(CALL, timeout_seconds=timeout),
+    )
+    steps, answer = play(asked, [None, completion(), None], clock)
+    assert summary(steps) == ["reserve dear", "send dear", "settle"]
+    assert answer.candidate.name == "dear"
+
+
+def test_the_only_one_is_asked_at_once_in_a_cooldown_of_ours():
+    clock = Clock()
+    gates = told(clock)
+    for _ in range(3):
+        gates["dear"].enter(1).leave(fault())
+    steps, _ = play(retried("dear", gates=gates, clock=clock), [None, completion(), None], clock)
+    assert summary(steps) == ["reserve dear", "send dear", "settle"]
+
+
+def test_what_others_are_told_in_the_meantime_is_waited_for_once_only():
+    """Else a storm of refusals would hold a call until its time is over."""
+    clock = Clock()
+    gates = told(clock, dear=7.0)
+    steps = retried("dear", gates=gates, clock=clock)
+    assert next(steps) == Wait(7.0)
+    clock.now += 6.5
+    gates["dear"].enter(1, last_resort=True).leave(
+        fault(ProviderRateLimitedError, retry_after_seconds=9.0)
+    )
+    clock.now += 0.5
+    assert isinstance(steps.send(None), Reserve)
+    assert isinstance(steps.send(None), Send)
+    steps.send(completion())
+    with pytest.raises(StopIteration):
+        steps.send(None)
+
+
+def test_the_first_to_want_to_be_asked_is_where_others_want_to_be_left_alone_for_long():
+    clock = Clock()
+    gates = told(clock, dear=90.0, middle=20.0, cheap=40.0)
+    steps, answer = play(retried(gates=gates, clock=clock), [None, completion(), None], clock)
+    assert summary(steps) == ["wait", "reserve middle", "send middle", "settle"]
+    assert (steps[0].seconds, answer.candidate.name) == (20.0, "middle")
+
+
 @pytest.mark.parametrize("end", ["answer", "fault", "cancelled", "refused", "no store"])
 def test_every_end_makes_room_for_the_next_call(end):
     gates = {"dear": Gate(RateLimits(concurrent=1))}

@@ -153,6 +153,19 @@ def test_the_last_resort_is_asked_though_it_rests(clock):
     entered(gate).leave(None)
 
 
+def test_a_wish_of_the_provider_s_is_no_cooldown_of_ours(clock):
+    gate = Gate(clock=clock)
+    fail(gate)
+    assert (gate.enter(10), gate.wish()) == (5.0, 0.0)
+    fail(gate, 1, fault(ProviderRateLimitedError, retry_after_seconds=7.0))
+    fail(gate, 1, fault(ProviderRateLimitedError, retry_after_seconds=2.0))
+    assert (gate.enter(10), gate.wish()) == (7.0, 7.0)
+    clock.now += 6.0
+    assert gate.wish() == 1.0
+    clock.now += 6.0
+    assert gate.wish() == 0.0
+
+
 # Limits
 
 

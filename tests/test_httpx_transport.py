@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import http.server
 import json
 import socket
 import threading
@@ -35,6 +37,7 @@ from optllm_router.transports import (
 from optllm_router.transports import httpx as room
 from optllm_router.transports._endpoints import body, endpoint, headers
 from optllm_router.transports._faults import fault_of_error
+from optllm_router.transports._secrets import first_line
 
 MODEL = SIMULATED_MODELS[-1]
 CALL = Call([{"role": "user", "content": "What is 2 + 3?"}], timeout_seconds=20)
@@ -78,10 +81,69 @@ either = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "strea
         ("http://localhost:8000/v1", "http://localhost:8000/v1/chat/completions"),
         ("http://localhost:8000/v1/", "http://localhost:8000/v1/chat/completions"),
         ("https://h/v1/chat/completions", "https://h/v1/chat/completions"),
+        ("https://h/v1?api-version=1", "https://h/v1/chat/completions?api-version=1"),
+        ("https://h/v1/?api-version=1", "https://h/v1/chat/completions?api-version=1"),
+        ("https://h/v1/chat/completions?a=1", "https://h/v1/chat/completions?a=1"),
     ],
 )
 def test_the_url(base, url):
     assert endpoint(candidate(base)) == url
+
+
+def test_what_a_model_s_entry_adds_to_the_url():
+    further = {"extra_query": {"api-version": "2025-01-01", "b": "x & y"}}
+    to = candidate("https://h/v1", parameters=further)
+    added = "api-version=2025-01-01&b=x+%26+y"
+    assert endpoint(to) == f"https://h/v1/chat/completions?{added}"
+    to = candidate("https://h/v1?a=1", parameters=further)
+    assert endpoint(to) == f"https://h/v1/chat/completions?a=1&{added}"
+    assert "extra_query" not in body(to, CALL)
+
+
+class Asked(http.server.BaseHTTPRequestHandler):
+    """Between us and the simulation: keeps the URLs that it was asked under."""
+
+    urls: list[str]
+    provider: str
+
+    def do_POST(self) -> None:
+        self.urls.append(self.path)
+        content = self.rfile.read(int(self.headers["content-length"]))
+        path = self.path.partition("?")[0].removeprefix("/v1")
+        answer = httpx.post(self.provider + path, content=content, timeout=60)
+        self.send_response(answer.status_code)
+        self.send_header("content-type", answer.headers["content-type"])
+        self.send_header("content-length", str(len(answer.content)))
+        self.end_headers()
+        self.wfile.write(answer.content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@both
+@either
+def test_the_url_of_a_model_s_entry_is_asked(server, how, streamed):
+    Asked.urls, Asked.provider = [], server.base_url
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Asked) as gateway:
+        threading.Thread(target=gateway.serve_forever, daemon=True).start()
+        base_url = f"http://127.0.0.1:{gateway.server_port}/v1"
+        to = candidate(base_url, parameters={"extra_query": {"api-version": "2025-01-01"}})
+        assert run(how, to, streamed=streamed)
+        embeds = dataclasses.replace(to, model=f"openai/{EMBEDDING_MODEL}", operation="embedding")
+        assert run(how, embeds, dataclasses.replace(CALL, operation="embedding"))
+        gateway.shutdown()
+    query = "?api-version=2025-01-01"
+    assert Asked.urls == [f"/v1/chat/completions{query}", f"/v1/embeddings{query}"]
+
+
+def test_what_an_entry_adds_to_the_url_is_in_no_message(server):
+    with contextlib.closing(HttpxTransport()) as transport:
+        to = candidate(server.base_url, parameters={"extra_query": {"key": 5, "b": "sesame-open"}})
+        with pytest.raises(ConfigurationError, match="extra_query of model 'mine'") as caught:
+            transport.check([to])
+    assert "sesame-open" not in str(caught.value)
+    assert first_line("no: sesame-open", to) == "no: [key]"
 
 
 def test_openai_is_where_models_of_openai_are(monkeypatch):

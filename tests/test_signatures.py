@@ -1,4 +1,7 @@
-"""What openai's client takes and ours does not: each by name, and why."""
+"""What openai's client takes and ours does not: each by name, and why.
+
+What it takes, it takes in the same way: by keyword, and with the same defaults.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import openai
 import pytest
 from openai.resources import Embeddings, Models
 from openai.resources.chat import Chat
-from openai.resources.chat.completions import Completions
+from openai.resources.chat.completions import AsyncCompletions, Completions
 from openai.resources.responses import Responses
 from openai.types import responses, shared_params
 
@@ -25,6 +28,7 @@ from optllm_router import (
     _models,
     _responses,
 )
+from optllm_router._completions import AsyncCompletions as OurAsyncCompletions
 from optllm_router._completions import Chat as OurChat
 from optllm_router._completions import Completions as OurCompletions
 from optllm_router._models import Models as OurModels
@@ -44,7 +48,7 @@ CREATE = {
     "prompt_cache_retention": "cache writes are billed apart",
     "service_tier": "it changes the price",
     "web_search_options": NOT_PRICED,
-    "extra_query": "each provider reads its own URL: it can name a key, a deployment, a version",
+    "extra_query": "each provider reads its own URL: it belongs to the model's entry",
 }
 RESPONSES = {
     "access_programs": "OpenAI's own services",
@@ -110,19 +114,48 @@ CLIENT = {
     **dict.fromkeys(("qs", "user_agent", "platform_headers", "get_api_list"), NOT_HTTP),
     **dict.fromkeys(("get", "post", "put", "patch", "delete", "request"), NOT_HTTP),
 }
-OPTIONS = dict.fromkeys(
+SETTINGS = dict.fromkeys(
     (
-        *("api_key", "admin_api_key", "organization", "project", "webhook_secret", "provider"),
+        *("admin_api_key", "organization", "project", "webhook_secret", "provider"),
         *("base_url", "websocket_base_url", "data_residency", "http_client", "workload_identity"),
         *("default_headers", "set_default_headers", "default_query", "set_default_query"),
         *("_enforce_credentials", "_extra_kwargs", "_strict_response_validation"),
     ),
     NOT_ONE_PROVIDER,
 )
+OPTIONS = {**SETTINGS, "api_key": "another key is another client's"}
+MODEL = {"model": (inspect.Parameter.empty, "auto")}
+"""Who names no model is routed."""
+RETRIES = {"max_retries": (openai.DEFAULT_MAX_RETRIES, None)}
+"""``None`` is the same number; see ``test_the_client_s_defaults_are_openai_s``."""
 
 
 def parameters(function) -> set[str]:
     return set(inspect.signature(function).parameters) - {"self"}
+
+
+def differences(theirs, ours, left_out=()) -> dict[str, tuple]:
+    """By name, what openai's parameters and ours are where they differ.
+
+    Positions and defaults count. openai's marks for what is left out are ``None`` with us, and so
+    is what a function takes as further keyword arguments.
+    """
+    further = inspect.Parameter("further", inspect.Parameter.KEYWORD_ONLY, default=None)
+    mine = inspect.signature(ours).parameters
+    found = {}
+    for name, their in inspect.signature(theirs).parameters.items():
+        if name in ("self", *left_out):
+            continue
+        our = mine.get(name, further)
+        default = None if isinstance(their.default, LEFT_OUT) else their.default
+        if our.kind != their.kind:
+            found[name] = (their.kind, our.kind)
+        elif our.default != default:
+            found[name] = (default, our.default)
+    return found
+
+
+LEFT_OUT = tuple(getattr(openai, name) for name in ("NotGiven", "Omit") if hasattr(openai, name))
 
 
 @pytest.fixture
@@ -141,6 +174,19 @@ def test_chat_completions_take_what_openai_s_take():
     assert parameters(Completions.create) - ours - set(CREATE) == set()
     assert set(CREATE) & ours == set()
     assert set(_arguments.ARGUMENTS) - parameters(Completions.create) == set()
+
+
+@pytest.mark.parametrize("method", ["create", "parse"])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [(Completions, OurCompletions), (AsyncCompletions, OurAsyncCompletions)],
+    ids=["sync", "async"],
+)
+def test_chat_completions_take_it_as_openai_s_do(theirs, ours, method):
+    theirs = getattr(theirs, method, None)
+    if theirs is None:
+        pytest.skip("this openai has it elsewhere")
+    assert differences(theirs, getattr(ours, method), CREATE) == MODEL
 
 
 @pytest.mark.parametrize("name", CREATE)
@@ -189,6 +235,7 @@ def test_helpers_take_what_openai_s_take(method):
 @pytest.mark.parametrize("kind", [_models.Models, _models.AsyncModels])
 def test_models_are_listed_with_openai_s_arguments(kind, method):
     assert parameters(getattr(kind, method)) == parameters(getattr(Models, method))
+    assert differences(getattr(Models, method), getattr(kind, method)) == {}
 
 
 def test_embeddings_take_what_openai_s_take():
@@ -219,7 +266,9 @@ def test_objects_of_a_response_hold_what_openai_s_hold(theirs, ours, left_out):
     assert ours - theirs.__annotations__.keys() == set()
 
 
-def test_responses_and_embeddings_are_openai_s_own():
+def test_responses_and_embeddings_are_openai_s_own(client):
+    """So their signatures are."""
+    assert (type(client.responses), type(client.embeddings)) == (Responses, Embeddings)
     assert "create" in public(Responses) & public(Embeddings)
     assert {"responses", "embeddings"} <= public(OptLLM)
     served = {"create", "parse", "stream", "with_raw_response", "with_streaming_response"}
@@ -234,9 +283,25 @@ def test_the_client_has_what_openai_s_has():
 
 def test_the_client_is_set_up_with_what_openai_s_is():
     ours = parameters(OptLLM.__init__)
-    assert parameters(openai.OpenAI.__init__) - ours - set(OPTIONS) == set()
-    assert set(OPTIONS) & ours == set()
-    assert {"timeout", "max_retries"} <= ours
+    assert parameters(openai.OpenAI.__init__) - ours - set(SETTINGS) == set()
+    assert set(SETTINGS) & ours == set()
+    assert {"api_key", "timeout", "max_retries"} <= ours
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [(openai.OpenAI, OptLLM), (openai.AsyncOpenAI, AsyncOptLLM)],
+    ids=["sync", "async"],
+)
+def test_the_client_is_set_up_as_openai_s_is(theirs, ours):
+    assert differences(theirs.__init__, ours.__init__, SETTINGS) == RETRIES
+    for method in ("with_options", "copy"):
+        assert differences(getattr(theirs, method), getattr(ours, method), OPTIONS) == {}
+
+
+def test_the_client_s_defaults_are_openai_s(client):
+    assert client.settings.max_retries == openai.DEFAULT_MAX_RETRIES
+    assert client.settings.timeout_seconds == openai.DEFAULT_TIMEOUT.read
 
 
 @pytest.mark.parametrize("method", ["with_options", "copy"])
@@ -247,7 +312,7 @@ def test_copies_take_what_openai_s_do(method):
     assert {"timeout", "max_retries"} <= ours
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("client", [OptLLM, AsyncOptLLM])
 def test_what_is_set_elsewhere_is_refused_with_the_place(client, name):
     with pytest.raises(ConfigurationError, match=f"{name} is not taken: .* belongs? in ") as caught:

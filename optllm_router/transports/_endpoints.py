@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from optllm_router._errors import ConfigurationError
 from optllm_router._types import Call, Candidate
@@ -29,7 +30,9 @@ _BODY = frozenset(
     )
 )
 """What goes into the body under its own name."""
-_PLACE = frozenset(("api_base", "base_url", "organization", "extra_headers", "extra_body"))
+_PLACE = frozenset(
+    ("api_base", "base_url", "organization", "extra_headers", "extra_query", "extra_body")
+)
 """What says where to send a call, and what else with it."""
 _IGNORED = frozenset(
     (
@@ -41,7 +44,7 @@ _IGNORED = frozenset(
 
 
 def endpoint(candidate: Candidate) -> str:
-    """The URL to send to.
+    """The URL to send to, with what its entry sets under ``extra_query``.
 
     Raises:
         ConfigurationError: it is not known, or not one.
@@ -53,8 +56,13 @@ def endpoint(candidate: Candidate) -> str:
             f"api_base {base!r} of model {candidate.name!r} is no URL; "
             "write it like http://localhost:8000/v1"
         )
-    path = _PATHS[candidate.operation]
-    return base if parts.path.endswith(path) else base.rstrip("/") + path
+    path, further = _PATHS[candidate.operation], candidate.parameters.get("extra_query")
+    if not parts.path.endswith(path):
+        parts = parts._replace(path=parts.path.rstrip("/") + path)
+    if further:
+        query = "&".join(filter(None, (parts.query, urlencode(further))))
+        parts = parts._replace(query=query)
+    return parts.geturl()
 
 
 def server_of(candidate: Candidate) -> tuple[str, int] | None:
@@ -72,6 +80,7 @@ def server_of(candidate: Candidate) -> tuple[str, int] | None:
 
 def check(candidate: Candidate) -> None:
     """Raise ``ConfigurationError`` when a candidate cannot be called over plain HTTP."""
+    _check_query(candidate)
     endpoint(candidate)
     for name in candidate.parameters:
         if name not in _BODY | _PLACE | _IGNORED:
@@ -83,6 +92,21 @@ def check(candidate: Candidate) -> None:
         raise ConfigurationError(
             f"no key for model {candidate.name!r}: set the environment variable OPENAI_API_KEY, "
             "or api_key in its litellm_params"
+        )
+
+
+def _check_query(candidate: Candidate) -> None:
+    """Raise for an ``extra_query`` that is none; its values may be secrets, and are not shown."""
+    query = candidate.parameters.get("extra_query")
+    if query is None:
+        return
+    texts = isinstance(query, Mapping) and all(
+        isinstance(one, str) for pair in query.items() for one in pair
+    )
+    if not texts:
+        raise ConfigurationError(
+            f"extra_query of model {candidate.name!r} must be a mapping of texts to texts, like "
+            '{api-version: "2025-01-01"}'
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 
 from optllm_router._types import Candidate
 
@@ -24,13 +25,16 @@ def first_line(text: str, candidate: Candidate) -> str:
 
 def _secrets(candidate: Candidate) -> set[str]:
     """The keys that this process knows: a provider may quote any of them."""
-    headers = candidate.parameters.get("extra_headers") or {}
+    headers, query = (
+        candidate.parameters.get(name) or {} for name in ("extra_headers", "extra_query")
+    )
     values = [value for name, value in os.environ.items() if name.endswith(_SECRET_NAMES)]
     values += [
         value
         for name, value in candidate.parameters.items()
         if isinstance(value, str) and name.upper().endswith(_SECRET_NAMES)
     ]
+    values += map(str, query.values() if isinstance(query, Mapping) else ())
     values += [word for value in headers.values() for word in str(value).split()]
     long = {value for value in values if len(value) >= _SHORTEST_SECRET}
     return long | ({candidate.api_key} if candidate.api_key else set())

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from chaos_provider import KINDS, MIXED, SOUND, TRANSPORTS, model_name
+from chaos_provider import KINDS, LOUD, MIXED, SILENT, SOUND, TRANSPORTS, model_name
 
 from optllm_router import (
     AsyncOptLLM,
@@ -26,12 +26,10 @@ from optllm_router import (
 Ending = Literal["read", "close", "drop", "cancel"]
 """What the caller does: reads to the end, closes a stream, lets go of it, is cancelled."""
 
-_WEIGHTS = {SOUND: 4.0, MIXED: 4.0, "huge": 0.15}
+_WEIGHTS = {SOUND: 4.0, MIXED: 4.0, LOUD: 8.0, "huge": 0.15}
 _LONGEST_BEFORE_LEAVING = 0.5
 _LONGEST_HOLDING = 0.2
 """Within it, the provider makes a whole answer."""
-_SILENT = ("timeout", "stall", "endless")
-"""What only its time limit ends; all else has time, also on a busy machine."""
 _AT_ONCE = 24
 
 
@@ -42,7 +40,8 @@ class Order:
     Attributes:
         number: in the order of the plan.
         transport: of the model.
-        kind: of the model; any of the mixed ones is as good as the other.
+        kind: of the model; any of the mixed ones is as good as the other, and any of the loud
+            ones is asked where it is ``loud``.
         streamed: whether the answer is wanted as it is made.
         ending: what the caller does.
         chunks: read before a stream is closed or let go of.
@@ -66,21 +65,23 @@ class Order:
         """Of ``chat.completions.create``."""
         question = f"What is {self.number % 50} + 7?"  # few: what is learnt of them takes memory
         pinned = {"model": model_name(self.transport, self.kind)}
-        routed = {"model": "auto", "extra_body": {"optllm": {"require_tags": f"{MIXED}:true"}}}
+        routed = {"model": "auto", "extra_body": {"optllm": {"require_tags": self.kind}}}
         return {
             "messages": [{"role": "user", "content": question}],
             "stream": self.streamed,
             "timeout": self.timeout,
-            **(routed if self.kind == MIXED else pinned),
+            **(routed if self.kind in (MIXED, LOUD) else pinned),
         }
 
 
-def orders(seed: int, count: int, endings: Sequence[Ending]) -> list[Order]:
+def orders(
+    seed: int, count: int, endings: Sequence[Ending], kinds: Sequence[str] = KINDS
+) -> list[Order]:
     """``count`` different calls; the same for the same seed."""
     rng = random.Random(seed)
-    weights = [_WEIGHTS.get(kind, 1.0) for kind in KINDS]
+    weights = [_WEIGHTS.get(kind, 1.0) for kind in kinds]
     made = []
-    for number, kind in enumerate(rng.choices(KINDS, weights, k=count)):
+    for number, kind in enumerate(rng.choices(kinds, weights, k=count)):
         streamed = rng.random() < 0.5
         ending = rng.choice(endings)
         if not streamed and ending in ("close", "drop"):
@@ -95,7 +96,7 @@ def orders(seed: int, count: int, endings: Sequence[Ending]) -> list[Order]:
                 chunks=rng.randrange(1, 5),
                 holding=rng.random() * _LONGEST_HOLDING,
                 seconds=(rng.random() * _LONGEST_BEFORE_LEAVING, rng.random() * 0.02),
-                timeout=rng.uniform(1.0, 1.5) if kind in _SILENT else 60.0,
+                timeout=rng.uniform(1.0, 1.5) if kind in SILENT else 60.0,
             )
         )
     return made
@@ -129,6 +130,8 @@ def is_right(end: End) -> bool:
         return False
     if order.kind == MIXED or order.ending != "read":
         return True
+    if order.kind == LOUD and order.streamed and error is not None:  # it broke in the middle
+        return isinstance(error, (ProviderConnectionError, ProviderResponseError))
     expected = _expected_errors(order)
     return isinstance(error, expected) if expected else error is None and end.said > 0
 

@@ -19,16 +19,29 @@ TRANSPORTS = ("httpx", "litellm")
 SOUND, MIXED = "sound", "mixed"
 KINDS = (SOUND, MIXED, *get_args(Fault))
 """What a model does: answer, fail in one way, or in any way, and answer every other time."""
+SILENT = ("timeout", "stall", "endless")
+"""What only its time limit ends; all else has time, also on a busy machine."""
+LOUD = "loud"
+"""The tag of what ends by itself, and soon: a sound one is always among them."""
+EMBEDDING = "embedding"
+"""What a model for embeddings does: as the mixed ones, for all are one at the provider."""
 PROMPT_NANO, COMPLETION_NANO = 100, 3000
 """Prices per token."""
 
 _SKILLS = {"arithmetic": 2.0}
 _HARMLESS = ("rate_limit", "server_error", "garbage", "cut", "cut_early", "malformed")
+_RETRY_AFTER_SECONDS = 0.3
+_EMBEDDED_AS = "sim-embedding"
 
 
 def model_name(transport: str, kind: str) -> str:
     """Each transport has models of its own, so that its bill is known."""
     return f"{transport}-{kind}"
+
+
+def billed_as(candidate: str) -> str:
+    """Under what the provider bills a candidate."""
+    return _EMBEDDED_AS if candidate.endswith(f"-{EMBEDDING}") else candidate
 
 
 def model_entries(base_url: str) -> list[dict]:
@@ -44,11 +57,33 @@ def model_entries(base_url: str) -> list[dict]:
                 "output_cost_per_token": str(Decimal(COMPLETION_NANO) / 10**9),
                 "max_tokens": 20_000,  # a provider that never ends is left before that
             },
-            "router": {"transport": transport, "tags": [f"{MIXED}:{str(kind == MIXED).lower()}"]},
+            "router": {"transport": transport, "tags": _tags(kind)},
         }
         for transport in TRANSPORTS
         for kind in KINDS
     ]
+
+
+def embedding_entries(base_url: str) -> list[dict]:
+    """The models for embeddings."""
+    return [
+        {
+            "model_name": model_name(transport, EMBEDDING),
+            "litellm_params": {
+                "model": f"openai/{_EMBEDDED_AS}",
+                "api_base": base_url,
+                "api_key": "unused",
+                "input_cost_per_token": str(Decimal(PROMPT_NANO) / 10**9),
+            },
+            "model_info": {"mode": "embedding"},
+            "router": {"transport": transport},
+        }
+        for transport in TRANSPORTS
+    ]
+
+
+def _tags(kind: str) -> list[str]:
+    return [*[MIXED] * (kind == MIXED), *[LOUD] * (kind not in (*SILENT, "huge"))]
 
 
 class ProviderProcess:
@@ -94,12 +129,15 @@ def _serve() -> None:
         for transport in TRANSPORTS
         for kind in KINDS
     ]
-    plans = {kind: Faults(rates={kind: 1.0}) for kind in get_args(Fault)}
-    plans[MIXED] = Faults(rates=dict.fromkeys(_HARMLESS, 0.5 / len(_HARMLESS)))
+    plans = {kind: _always({kind: 1.0}) for kind in get_args(Fault)}
+    plans[MIXED] = _always(dict.fromkeys(_HARMLESS, 0.5 / len(_HARMLESS)))
     faults = {
-        model_name(transport, kind): plan
-        for transport in TRANSPORTS
-        for kind, plan in plans.items()
+        _EMBEDDED_AS: _always(dict.fromkeys(get_args(Fault), 0.05)),
+        **{
+            model_name(transport, kind): plan
+            for transport in TRANSPORTS
+            for kind, plan in plans.items()
+        },
     }
     with SimulationServer(models, faults=faults, chunk_tokens=2, chunk_seconds=0.002) as server:
         _say(server.base_url)
@@ -113,6 +151,10 @@ def _serve() -> None:
                     for name, usages in server.served.items()
                 }
             )
+
+
+def _always(rates: dict[Fault, float]) -> Faults:
+    return Faults(rates=rates, retry_after_seconds=_RETRY_AFTER_SECONDS)
 
 
 def _say(value: object) -> None:

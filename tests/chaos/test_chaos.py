@@ -10,30 +10,30 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import litellm_clients
 import pytest
 from chaos_calls import End, Order, aask_all, ask_all, is_right, orders
-from chaos_provider import ProviderProcess, model_entries
-from sqlalchemy import func, select
+from chaos_checks import Resources, check_books, eventually, is_of_litellm, memory
+from chaos_provider import KINDS, LOUD, model_entries
 
 from optllm_router import AsyncOptLLM, OptLLM
-from optllm_router.store import Database
-from optllm_router.store.schema import reservations
 from optllm_router.transports.litellm import load_litellm
 
 SEED = 20261122
 WARM, CALLS, LONG_CALLS = 40, 250, 5_000
 """Of each kind of client; the first ones only load what stays for the life of the process."""
+DEFAULT_CALLS = 50
+"""In the short form, with retries: a provider that always fails is waited for for seconds."""
+AT_ONCE = {"max_retries": 0, "explore": 0}
+"""Settings of a client that gives up at the first fault of the last candidate."""
 ROUNDS = 5
 MOST_BLOCKS_PER_CALL = 50
 """How many more of Python's blocks of memory are in use for each call after the second round: what
@@ -47,15 +47,12 @@ _log = logging.getLogger(__name__)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc/self")
 
 
-@pytest.fixture(scope="module")
-def provider():
-    with ProviderProcess() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _litellm_makes_clients_one_by_one(monkeypatch):
-    """Where threads come together, it makes one each, keeps one, and leaves the others open."""
+    """Where threads come together, litellm makes a client each, keeps one, and leaves the others
+    open: their sockets would be taken for ours. Nothing public keeps it from that: it makes a
+    client for every new time limit, at any moment, and does not hand out those that it forgets.
+    """
     load_litellm()
     from litellm.llms.openai.openai import OpenAIChatCompletion
 
@@ -73,21 +70,47 @@ def count(long) -> int:
     return LONG_CALLS if long else CALLS
 
 
+@pytest.fixture
+def default_count(long) -> int:
+    return LONG_CALLS if long else DEFAULT_CALLS
+
+
+FROM_THREADS = ("read", "read", "close", "drop")
+FROM_TASKS = (*FROM_THREADS, "cancel", "cancel")
+
+
+@pytest.mark.usefixtures("_litellm_makes_clients_one_by_one")
 def test_threads(provider, count, tmp_path, caplog):
-    endings = ("read", "read", "close", "drop")
-    storm(provider, orders(SEED, WARM, endings), tmp_path / "warm.db", threads)
-    storm(provider, orders(SEED + 1, count, endings), tmp_path / "books.db", threads)
+    warm = orders(SEED, WARM, FROM_THREADS)
+    storm(provider, warm, tmp_path / "warm.db", threads, **AT_ONCE)
+    asked = orders(SEED + 1, count, FROM_THREADS)
+    storm(provider, asked, tmp_path / "books.db", threads, **AT_ONCE)
     assert not complaints(caplog)
 
 
 def test_tasks(provider, count, tmp_path, caplog):
-    endings = ("read", "read", "close", "drop", "cancel", "cancel")
-    storm(provider, orders(SEED + 2, WARM, endings), tmp_path / "warm.db", tasks)
-    storm(provider, orders(SEED + 3, count, endings), tmp_path / "books.db", tasks)
+    warm = orders(SEED + 2, WARM, FROM_TASKS)
+    storm(provider, warm, tmp_path / "warm.db", tasks, **AT_ONCE)
+    asked = orders(SEED + 3, count, FROM_TASKS)
+    storm(provider, asked, tmp_path / "books.db", tasks, **AT_ONCE)
     assert not complaints(caplog)
 
 
-def storm(provider, asked: Sequence[Order], store: Path, ask) -> None:
+@pytest.mark.usefixtures("_litellm_makes_clients_one_by_one")
+def test_threads_with_retries_and_fallbacks(provider, default_count, tmp_path, caplog):
+    """As who sets nothing has them: two retries, and all other candidates to fall back to."""
+    asked = orders(SEED + 4, default_count, FROM_THREADS, (*KINDS, LOUD))
+    storm(provider, asked, tmp_path / "books.db", threads)
+    assert not complaints(caplog)
+
+
+def test_tasks_with_retries_and_fallbacks(provider, default_count, tmp_path, caplog):
+    asked = orders(SEED + 5, default_count, FROM_TASKS, (*KINDS, LOUD))
+    storm(provider, asked, tmp_path / "books.db", tasks)
+    assert not complaints(caplog)
+
+
+def storm(provider, asked: Sequence[Order], store: Path, ask, **settings) -> None:
     """Ask for all of it, then look at everything that must be right, or as before."""
     _log.info("%d calls in %s, seed %d", len(asked), ask.__name__, SEED)
     before, billed_before = Resources.now(), provider.bill()
@@ -98,8 +121,7 @@ def storm(provider, asked: Sequence[Order], store: Path, ask) -> None:
         budget="1000 USD",
         store=f"sqlite:///{store}",
         seed=SEED,
-        max_retries=0,
-        explore=0,
+        **settings,
     )
     _log.info("%.1f s; %s", time.monotonic() - began, summary(ends))
     assert [end for end in ends if not is_right(end)] == []
@@ -111,7 +133,10 @@ def storm(provider, asked: Sequence[Order], store: Path, ask) -> None:
 
 
 def in_rounds(asked: Sequence[Order]) -> Iterator[Sequence[Order]]:
-    """The calls in a few parts; nothing may be left of those of the later ones."""
+    """The calls in a few parts, where they are many; nothing may be left of the later ones."""
+    if len(asked) < CALLS:
+        yield asked
+        return
     calls = len(asked) // ROUNDS
     blocks, megabytes = [], []
     for part in range(ROUNDS):
@@ -122,8 +147,7 @@ def in_rounds(asked: Sequence[Order]) -> Iterator[Sequence[Order]]:
     _log.info("blocks after each round: %s; MB: %s", blocks, [round(one) for one in megabytes])
     if len(asked) == LONG_CALLS:  # else what is loaded on first use outweighs them
         assert blocks[-1] - blocks[1] < MOST_BLOCKS_PER_CALL * calls * (ROUNDS - 2)
-    if len(asked) > WARM:
-        assert megabytes[-1] - megabytes[1] < MOST_MEGABYTES
+    assert megabytes[-1] - megabytes[1] < MOST_MEGABYTES
 
 
 def threads(asked: Sequence[Order], **settings) -> list[End]:
@@ -161,76 +185,6 @@ def tasks(asked: Sequence[Order], **settings) -> list[End]:
     return litellm_clients.run(ask())
 
 
-def check_books(store: Path, billed: dict[str, int]) -> None:
-    """No reservation is open; what was spent is the bill, or more where it was estimated."""
-    calls = reservations.c.candidate != ""  # the others are blocks
-    with closing(Database(f"sqlite:///{store}")) as database, database.read() as connection:
-        states = Counter(connection.scalars(select(reservations.c.state)))
-        rows = connection.execute(
-            select(
-                reservations.c.candidate,
-                func.sum(reservations.c.settled_nano),
-                func.sum(reservations.c.estimated),
-            )
-            .where(calls)
-            .group_by(reservations.c.candidate)
-        ).all()
-    assert states["open"] == 0
-    spent = {name: (nano, estimated) for name, nano, estimated in rows}
-    wrong = {}
-    for name, nano in billed.items():
-        booked, estimated = spent.get(name, (0, 0))
-        if booked < nano or (booked > nano and not estimated):
-            wrong[name] = {"spent": booked, "billed": nano, "estimated": estimated}
-    assert wrong == {}
-
-
-class Resources(NamedTuple):
-    """What a process holds.
-
-    Attributes:
-        threads: by name.
-        sockets: how many are open.
-    """
-
-    threads: frozenset[str]
-    sockets: int
-
-    @classmethod
-    def now(cls) -> Resources:
-        named = frozenset(
-            f"{one.name} {one.ident}"
-            for one in threading.enumerate()
-            if not one.name.startswith("litellm")  # keeps some for the life of the process
-        )
-        return cls(named, sockets())
-
-    def beyond(self, before: Resources) -> list[str]:
-        """What was not given back."""
-        found = sorted(self.threads - before.threads)
-        if self.sockets > before.sockets:
-            found.append(f"{self.sockets} sockets instead of {before.sockets}")
-        return found
-
-
-def sockets() -> int:
-    found = 0
-    for one in os.scandir("/proc/self/fd"):
-        with suppress(OSError):
-            found += os.readlink(one.path).startswith("socket:")
-    return found
-
-
-def memory() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def is_of_litellm(task: asyncio.Task) -> bool:
-    """It has one for the life of the event loop."""
-    return "litellm" in task.get_coro().cr_code.co_filename
-
-
 def summary(ends: Sequence[End]) -> str:
     kinds = Counter("cancelled" if e.cancelled else type(e.error).__name__ for e in ends)
     latest = max(ends, key=lambda end: end.late)
@@ -239,10 +193,3 @@ def summary(ends: Sequence[End]) -> str:
 
 def complaints(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
-
-
-def eventually(check, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)

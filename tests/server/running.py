@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class RunningServer:
         options: of ``optllm serve``.
         limits: bounds that the configuration is to set.
         env: added to the environment.
+        program: what Python runs in the place of the ``optllm`` command.
 
     Attributes:
         url: where it listens, once started.
@@ -42,10 +44,11 @@ class RunningServer:
         *options: str,
         limits: Limits | None = None,
         env: dict[str, str] | None = None,
+        program: Sequence[str] = ("-c", MAIN),
     ) -> None:
         if limits is not None:
             config = _with_limits(config, limits)
-        arguments = ["-c", MAIN, "serve", "--config", str(config), "--port", "0", *options]
+        arguments = [*program, "serve", "--config", str(config), "--port", "0", *options]
         self._command = [sys.executable, *arguments]
         self._env = {**os.environ, **(env or {})}
         self.log: list[str] = []
