@@ -76,6 +76,8 @@ def as_openai_error(error: OptLLMError) -> OptLLMError:
     _fill(twin, error)
     twin.__dict__.update(error.__dict__)
     twin.args = error.args
+    if isinstance(error, (ProviderError, AllCandidatesFailedError)):
+        twin._causes = tuple(map(as_openai_error, error._causes))
     same: OptLLMError = twin
     return same
 

@@ -135,9 +135,7 @@ def budget_headers(error: BudgetExceededError) -> dict[str, str]:
 
 def _faults(error: Exception) -> Sequence[ProviderError]:
     """What providers did wrong."""
-    if isinstance(error, AllCandidatesFailedError):
-        return error.causes
-    return (error,) if isinstance(error, ProviderError) else ()
+    return error.causes if isinstance(error, (AllCandidatesFailedError, ProviderError)) else ()
 
 
 def _concerns_us(error: ProviderError) -> bool:
