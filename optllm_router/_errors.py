@@ -29,6 +29,7 @@ The client raises subclasses of these that are also ``openai`` exceptions, so th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -230,3 +231,26 @@ class AllCandidatesFailedError(OptLLMError):
     def causes(self) -> tuple[ProviderError, ...]:
         """What each attempt raised, in the order of the attempts."""
         return self._causes
+
+
+_CODES: dict[type[OptLLMError], str] = {
+    BudgetExceededError: "insufficient_quota",
+    OverloadedError: "overloaded",
+    UnknownModelError: "model_not_found",
+    StoreError: "store_error",
+}
+"""OpenAI's words, where it has some."""
+
+
+def openai_code(error: OptLLMError) -> str | None:
+    """What OpenAI's API has under ``error.code``; ``None`` where it has nothing."""
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
+
+
+def error_code(error: BaseException) -> str:
+    """An error for programs: OpenAI's word, or its class: ``ProviderTimeoutError`` as
+    ``provider_timeout``.
+    """
+    known = openai_code(error) if isinstance(error, OptLLMError) else None
+    name = type(error).__name__.removesuffix("Error")
+    return known or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -27,6 +27,7 @@ from optllm_router._errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
     UnknownModelError,
+    openai_code,
 )
 
 if TYPE_CHECKING:
@@ -46,11 +47,6 @@ _STATUS: dict[type[OptLLMError], int] = {
     ConfigurationError: 400,
 }
 """The first that fits counts."""
-_CODE: dict[type[OptLLMError], str] = {
-    BudgetExceededError: "insufficient_quota",
-    OverloadedError: "overloaded",
-    UnknownModelError: "model_not_found",
-}
 
 _joined_classes: dict[tuple[type, type], type] = {}
 
@@ -109,8 +105,12 @@ def _headers(error: OptLLMError) -> dict[str, str]:
 
 def error_body(error: OptLLMError) -> dict[str, str | None]:
     """What OpenAI's API would say under ``error``."""
-    code = next((code for ours, code in _CODE.items() if isinstance(error, ours)), None)
-    return {"message": str(error), "type": type(error).__name__, "param": None, "code": code}
+    return {
+        "message": str(error),
+        "type": type(error).__name__,
+        "param": None,
+        "code": openai_code(error),
+    }
 
 
 def status_of(error: OptLLMError) -> int:
