@@ -75,19 +75,22 @@ def prepare(
     check_names(given)
     if not isinstance(model, str) or not model:
         raise InvalidRequestError(
-            f"model {quoted(model)} must be 'auto', 'auto:POLICY' or a configured model's name"
+            f"model {quoted(model)} must be 'auto', 'auto:POLICY' or a configured model's name",
+            param="model",
         )
     checked = checked_messages(messages)
     bound = take_bound(given)
     options = narrowed_by_call(options, take_switches(given), given.pop("timeout", None))
     auto, _, policy = model.partition(":")
     if auto == "auto" and policy:
-        model, options = auto, replace(options, policy=call_policy(policy))
+        model, options = auto, replace(options, policy=call_policy(policy, "model"))
     choices = checked_choices(given.get("n"))
     check_values(given)
     stream, stream_options = bool(given.pop("stream", None)), given.pop("stream_options", None)
     if stream_options is not None and not stream:
-        raise InvalidRequestError("stream_options are given, but stream=True is not")
+        raise InvalidRequestError(
+            "stream_options are given, but stream=True is not", param="stream_options"
+        )
     query = Query.from_messages(
         checked,
         parameters=given,
@@ -104,7 +107,7 @@ def prepare(
     size = query.call.prompt_bytes
     if size > _MOST_BYTES:
         raise InvalidRequestError(
-            f"the messages have {size} bytes; at most {_MOST_BYTES} are taken"
+            f"the messages have {size} bytes; at most {_MOST_BYTES} are taken", param="messages"
         )
     include_usage = bool((stream_options or {}).get("include_usage"))
     return Prepared(query, model, options, stream, include_usage)

@@ -55,7 +55,16 @@ class UnpricedModelError(ConfigurationError):
 
 
 class InvalidRequestError(OptLLMError):
-    """The arguments of one call are wrong; nothing was sent."""
+    """The arguments of one call are wrong; nothing was sent.
+
+    Attributes:
+        param: which of them, as OpenAI names it, like ``messages[0].content``; ours are called
+            ``optllm.policy`` and so on. ``None`` where it is no single one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class UnknownAnswerError(InvalidRequestError):

@@ -48,6 +48,8 @@ _STATUS: dict[type[OptLLMError], int] = {
 }
 """The first that fits counts."""
 
+_LONGEST_PARAM = 200
+
 _joined_classes: dict[tuple[type, type], type] = {}
 
 
@@ -108,9 +110,17 @@ def error_body(error: OptLLMError) -> dict[str, str | None]:
     return {
         "message": str(error),
         "type": type(error).__name__,
-        "param": None,
+        "param": _param(error),
         "code": openai_code(error),
     }
+
+
+def _param(error: OptLLMError) -> str | None:
+    """The argument that was wrong, cut short: it may be of the caller's naming."""
+    if isinstance(error, UnknownModelError):
+        return "model"
+    param = error.param if isinstance(error, InvalidRequestError) else None
+    return None if param is None else param[:_LONGEST_PARAM]
 
 
 def status_of(error: OptLLMError) -> int:

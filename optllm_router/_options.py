@@ -70,7 +70,8 @@ class Options:
             bound, named = getattr(self, kind), getattr(further, kind)
             if bound is not None and named not in (None, bound):
                 raise InvalidRequestError(
-                    f"{kind} {named!r} is asked for, but this client is for {kind} {bound!r} only"
+                    f"{kind} {named!r} is asked for, but this client is for {kind} {bound!r} only",
+                    param=kind,
                 )
         given = {one.name: getattr(further, one.name) for one in fields(further)}
         given = {name: value for name, value in given.items() if value not in (None, ())}
@@ -103,7 +104,8 @@ def read_call_options(given: Any) -> Options:
             near = nearest(name, _OF_A_CALL, most=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_OF_A_CALL)}"
             raise InvalidRequestError(
-                f"extra_body['optllm'] sets {quoted(name)}, which is unknown; {hint}"
+                f"extra_body['optllm'] sets {quoted(name)}, which is unknown; {hint}",
+                param=str(name),
             )
     return read_options(**given)
 
@@ -121,8 +123,12 @@ def narrowed_by_call(options: Options, given: Any, timeout: Any) -> Options:
     """
     if given is None and timeout is None:
         return options
-    own = replace(read_call_options(given), timeout_seconds=checked_seconds(timeout))
-    return options.narrowed(own)
+    seconds = checked_seconds(timeout)
+    try:
+        return options.narrowed(replace(read_call_options(given), timeout_seconds=seconds))
+    except InvalidRequestError as error:
+        error.param = "optllm" if error.param is None else f"optllm.{error.param}"
+        raise
 
 
 def read_options(
@@ -147,7 +153,8 @@ def read_options(
     whole = isinstance(max_retries, int) and not isinstance(max_retries, bool)
     if max_retries is not None and not (whole and max_retries >= 0):
         raise InvalidRequestError(
-            f"max_retries {quoted(max_retries)} must be a whole number, 0 or more"
+            f"max_retries {quoted(max_retries)} must be a whole number, 0 or more",
+            param="max_retries",
         )
     return Options(
         policy=None if policy is None else call_policy(policy),
@@ -191,23 +198,23 @@ def one_time_limit(seconds: Any, timeout: Any) -> Any:
     return seconds if limit is None else limit
 
 
-def call_policy(value: Any) -> Policy:
-    """The policy of one call.
+def call_policy(value: Any, param: str = "policy") -> Policy:
+    """The policy of one call, that ``param`` names.
 
     Raises:
         InvalidRequestError: there is none of that name.
     """
-    with _as_invalid_request():
+    with _as_invalid_request(param):
         return read_policy(value)
 
 
 @contextlib.contextmanager
-def _as_invalid_request() -> Iterator[None]:
-    """A mistake of configuration that is made in a call."""
+def _as_invalid_request(param: str | None = None) -> Iterator[None]:
+    """A mistake of configuration that is made in a call, in that argument."""
     try:
         yield
     except ConfigurationError as error:
-        raise InvalidRequestError(str(error)) from None
+        raise InvalidRequestError(str(error), param=param) from None
 
 
 def _name(what: str, value: Any) -> str | None:
@@ -220,7 +227,7 @@ def _name(what: str, value: Any) -> str | None:
     ):
         shown = repr(value)[:_LONGEST_NAME]
         raise InvalidRequestError(
-            f"{what} {shown} must be printable text of 1 to {_LONGEST_NAME} characters"
+            f"{what} {shown} must be printable text of 1 to {_LONGEST_NAME} characters", param=what
         )
     return value
 
@@ -232,7 +239,8 @@ def _names(what: str, values: Any) -> tuple[str, ...]:
     if not isinstance(many, (list, tuple)) or len(many) > _MOST_TAGS:
         kind = type(values).__name__
         raise InvalidRequestError(
-            f"{what} must be a text or a list of at most {_MOST_TAGS} texts, not this {kind}"
+            f"{what} must be a text or a list of at most {_MOST_TAGS} texts, not this {kind}",
+            param=what,
         )
     named = [name for name in (_name(what, value) for value in many) if name is not None]
     return tuple(dict.fromkeys(named))

@@ -130,7 +130,8 @@ class Session:
         for one in self.settings.candidates:
             if one.name == model and one.operation != operation:
                 raise InvalidRequestError(
-                    f"model {model!r} is for {one.operation}, not for {operation}; name another"
+                    f"model {model!r} is for {one.operation}, not for {operation}; name another",
+                    param="model",
                 )
 
     def _decide(self, prepared: Prepared) -> Decision:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _ARGUMENTS = ("timeout", "extra_headers", "extra_query", "extra_body")
 """What clients in other languages take beside the fields of a request; it is not sent."""
 _READY_SECONDS = 2.0
+_LONGEST_NAME = 200
 _SCOPES = ("tenant", "user", "tags", "job")
 """What names whose money is spent: only a caller who sees everything may."""
 
@@ -111,7 +112,9 @@ class Endpoints:
             if name not in body:
                 raise Refused(400, f"{name} is missing", param=name, code="missing_field")
         if unknown := body.keys() - FEEDBACK_FIELDS:
-            raise Refused(400, f"field {quoted(min(unknown))} is unknown", code="unknown_field")
+            name = min(unknown)
+            told = f"field {quoted(name)} is unknown"
+            raise Refused(400, told, code="unknown_field", param=name[:_LONGEST_NAME])
         id, score = body["id"], body["score"]
         if not isinstance(id, str):
             raise Refused(400, "id must be text: that of an answer", param="id")

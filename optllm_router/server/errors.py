@@ -30,7 +30,7 @@ from optllm_router._errors import (
     UnknownModelError,
     error_code,
 )
-from optllm_router._openai_errors import shared_cause, status_of
+from optllm_router._openai_errors import error_body, shared_cause, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,4 +154,5 @@ def _told(error: OptLLMError) -> Refused:
     elif isinstance(error, ConfigurationError) and status == 500:
         status = 400
     headers = budget_headers(error) if isinstance(error, BudgetExceededError) else {}
-    return Refused(status, str(error)[:_MOST_TOLD], code=error_code(error), headers=headers)
+    message, param = str(error)[:_MOST_TOLD], error_body(error)["param"]
+    return Refused(status, message, code=error_code(error), param=param, headers=headers)
