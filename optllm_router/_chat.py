@@ -21,6 +21,7 @@ from optllm_router._nearest import quoted
 from optllm_router._options import Options, call_policy, narrowed_by_call
 from optllm_router._routing import routing_info
 from optllm_router._steps import Answer
+from optllm_router.config import Settings
 from optllm_router.router import Query
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def prepare(
     model: Any,
     arguments: Mapping[str, Any],
     options: Options,
-    default_timeout: float,
+    settings: Settings,
 ) -> Prepared:
     """Check the arguments of ``chat.completions.create`` and take them apart.
 
@@ -65,7 +66,7 @@ def prepare(
         model: ``auto``, ``auto:POLICY``, or a candidate's name.
         arguments: the others.
         options: those of the client; the call's own narrow them.
-        default_timeout: seconds, where neither the call nor the client sets a time limit.
+        settings: of the client: its time limit, and its named policies.
 
     Raises:
         InvalidRequestError: names the argument, its value and the remedy.
@@ -80,10 +81,11 @@ def prepare(
         )
     checked = checked_messages(messages)
     bound = take_bound(given)
-    options = narrowed_by_call(options, take_switches(given), given.pop("timeout", None))
+    ours, timeout, policies = take_switches(given), given.pop("timeout", None), settings.policies
+    options = narrowed_by_call(options, ours, timeout, policies)
     auto, _, policy = model.partition(":")
     if auto == "auto" and policy:
-        model, options = auto, replace(options, policy=call_policy(policy, "model"))
+        model, options = auto, replace(options, policy=call_policy(policy, policies, "model"))
     choices = checked_choices(given.get("n"))
     check_values(given)
     stream, stream_options = bool(given.pop("stream", None)), given.pop("stream_options", None)
@@ -96,7 +98,7 @@ def prepare(
         parameters=given,
         max_output_tokens=bound,
         choices=choices,
-        timeout_seconds=options.timeout_seconds or default_timeout,
+        timeout_seconds=options.timeout_seconds or settings.timeout_seconds,
         streamed=stream,
         required_tags=options.require_tags,
         forbidden_tags=options.forbid_tags,

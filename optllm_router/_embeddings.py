@@ -20,6 +20,7 @@ from optllm_router._options import Options, narrowed_by_call
 from optllm_router._steps import Answer
 from optllm_router._types import Call, Candidate
 from optllm_router.candidates import unknown_model
+from optllm_router.config import Settings
 from optllm_router.pricing import most_prompt_tokens, size_in_bytes
 from optllm_router.router import Query
 
@@ -36,7 +37,7 @@ def prepare_embedding(
     arguments: Mapping[str, Any],
     candidates: Sequence[Candidate],
     options: Options,
-    default_timeout: float,
+    settings: Settings,
 ) -> Prepared:
     """Check the arguments of ``embeddings.create``, and find the model.
 
@@ -45,7 +46,7 @@ def prepare_embedding(
         candidates: those for embeddings; vectors of two models cannot be compared, so the
             model ``auto`` stands for the only one.
         options: those of the client; the call's own narrow them.
-        default_timeout: seconds, where neither the call nor the client sets a time limit.
+        settings: of the client: its time limit, and its named policies.
 
     Raises:
         InvalidRequestError: names the argument, its value and the remedy.
@@ -58,7 +59,8 @@ def prepare_embedding(
                 f"argument {quoted(name)} is not taken; leave it out", param=name
             )
     candidate = _candidate(given.pop("model", "auto"), candidates)
-    options = narrowed_by_call(options, take_switches(given), given.pop("timeout", None))
+    ours, timeout = take_switches(given), given.pop("timeout", None)
+    options = narrowed_by_call(options, ours, timeout, settings.policies)
     if given.get("encoding_format", ENCODINGS[0]) not in ENCODINGS:
         raise InvalidRequestError(
             f"encoding_format {quoted(given['encoding_format'])} must be {' or '.join(ENCODINGS)}",
@@ -68,7 +70,7 @@ def prepare_embedding(
     call = Call(
         messages=[{"role": "user", "content": text} for text in inputs],
         parameters=_parameters(given),
-        timeout_seconds=options.timeout_seconds or default_timeout,
+        timeout_seconds=options.timeout_seconds or settings.timeout_seconds,
         prompt_bytes=sum(map(_size, inputs)),
         most_prompt_tokens=_most_tokens(inputs),
         operation="embedding",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from optllm_router._arguments import checked_seconds, given_or_none
@@ -17,6 +18,7 @@ from optllm_router.policy import Policy
 
 _LONGEST_NAME = 200
 _MOST_TAGS = 29
+_NONE_NAMED: Mapping[str, Policy] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ _OF_A_CALL = (
 )
 
 
-def read_call_options(given: Any) -> Options:
-    """Options from ``extra_body={"optllm": {...}}``.
+def read_call_options(given: Any, policies: Mapping[str, Policy] = _NONE_NAMED) -> Options:
+    """Options from ``extra_body={"optllm": {...}}``; ``policies`` are those of the user's own.
 
     Raises:
         InvalidRequestError: names the option that is wrong.
@@ -107,16 +109,19 @@ def read_call_options(given: Any) -> Options:
                 f"extra_body['optllm'] sets {quoted(name)}, which is unknown; {hint}",
                 param=str(name),
             )
-    return read_options(**given)
+    return read_options(**given, policies=policies)
 
 
-def narrowed_by_call(options: Options, given: Any, timeout: Any) -> Options:
+def narrowed_by_call(
+    options: Options, given: Any, timeout: Any, policies: Mapping[str, Policy]
+) -> Options:
     """The options of a client, narrowed by what one call sets.
 
     Args:
         options: of the client.
         given: ``extra_body["optllm"]``.
         timeout: the call's own argument.
+        policies: of the user's own, by name.
 
     Raises:
         InvalidRequestError: names the option that is wrong.
@@ -125,7 +130,8 @@ def narrowed_by_call(options: Options, given: Any, timeout: Any) -> Options:
         return options
     seconds = checked_seconds(timeout)
     try:
-        return options.narrowed(replace(read_call_options(given), timeout_seconds=seconds))
+        own = replace(read_call_options(given, policies), timeout_seconds=seconds)
+        return options.narrowed(own)
     except InvalidRequestError as error:
         error.param = "optllm" if error.param is None else f"optllm.{error.param}"
         raise
@@ -143,8 +149,9 @@ def read_options(
     forbid_tags: Any = (),
     timeout: Any = None,
     max_retries: Any = None,
+    policies: Mapping[str, Policy] = _NONE_NAMED,
 ) -> Options:
-    """Options as a user writes them.
+    """Options as a user writes them; ``policies`` are those of the user's own.
 
     Raises:
         InvalidRequestError: names the option that is wrong.
@@ -157,7 +164,7 @@ def read_options(
             param="max_retries",
         )
     return Options(
-        policy=None if policy is None else call_policy(policy),
+        policy=None if policy is None else call_policy(policy, policies),
         tenant=_name("tenant", tenant),
         user=_name("user", user),
         job=_name("job", job),
@@ -198,14 +205,19 @@ def one_time_limit(seconds: Any, timeout: Any) -> Any:
     return seconds if limit is None else limit
 
 
-def call_policy(value: Any, param: str = "policy") -> Policy:
-    """The policy of one call, that ``param`` names.
+def call_policy(value: Any, policies: Mapping[str, Policy], param: str = "policy") -> Policy:
+    """The policy of one call.
+
+    Args:
+        value: as a user writes it.
+        policies: of the user's own, by name.
+        param: the argument that holds it.
 
     Raises:
         InvalidRequestError: there is none of that name.
     """
     with _as_invalid_request(param):
-        return read_policy(value)
+        return read_policy(value, policies)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ class Endpoints:
         return JSONResponse({"object": "feedback", "id": id, "score": float(score)})
 
     async def models(self, request: Request) -> Response:
-        """``GET /v1/models``: the candidates, and ``auto``."""
+        """``GET /v1/models``: the candidates, ``auto``, and ``auto:NAME`` for named policies."""
         page = await self.client.models.list()
         return _openai_json(page)
 
@@ -155,7 +155,7 @@ class Endpoints:
 
     async def openapi(self, request: Request) -> Response:
         """``GET /openapi.json``."""
-        return JSONResponse(document(self.limits))
+        return JSONResponse(document(self.limits, self.client.settings.policies))
 
     def _touch_store(self) -> None:
         with self.database.read() as connection:
