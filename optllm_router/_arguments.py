@@ -113,12 +113,15 @@ def check_names(given: Mapping[str, Any]) -> None:
     for name in given:
         if name not in ARGUMENTS:
             if name in _ELSEWHERE:
-                raise InvalidRequestError(f"argument {name!r} is not taken: {_ELSEWHERE[name]}")
+                raise InvalidRequestError(
+                    f"argument {name!r} is not taken: {_ELSEWHERE[name]}", param=name
+                )
             near = nearest(name, ARGUMENTS, most=2)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; leave it out"
             raise InvalidRequestError(
                 f"argument {quoted(name)} is not taken: only those are that cannot change who "
-                f"answers or what is billed{hint}"
+                f"answers or what is billed{hint}",
+                param=name,
             )
 
 
@@ -129,7 +132,7 @@ def check_values(given: Mapping[str, Any]) -> None:
         if value is None:
             continue
         if not fits(value):
-            raise InvalidRequestError(f"{name} {_shown(value)} must be {form}")
+            raise InvalidRequestError(f"{name} {_shown(value)} must be {form}", param=name)
         check_json(name, value)
     if isinstance(given.get("tools"), (list, tuple)):
         for position, tool in enumerate(given["tools"]):
@@ -138,15 +141,19 @@ def check_values(given: Mapping[str, Any]) -> None:
 
 def take_bound(given: dict[str, Any]) -> int | None:
     """Remove both names of the bound on an answer; the newer one wins."""
-    bounds: list[int | None] = [
-        given.pop(name, None) for name in ("max_completion_tokens", "max_tokens")
-    ]
-    for bound in bounds:
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int)):
-            raise InvalidRequestError(f"max_tokens {quoted(bound)} must be a whole number")
-        if bound is not None and bound < 1:
-            raise InvalidRequestError(f"max_tokens {quoted(bound)} must be 1 or more")
-    return bounds[0] if bounds[0] is not None else bounds[1]
+    names = ("max_completion_tokens", "max_tokens")
+    newer, older = (_checked_bound(name, given.pop(name, None)) for name in names)
+    return older if newer is None else newer
+
+
+def _checked_bound(name: str, bound: Any) -> int | None:
+    if bound is None:
+        return None
+    if isinstance(bound, bool) or not isinstance(bound, int):
+        raise InvalidRequestError(f"{name} {quoted(bound)} must be a whole number", param=name)
+    if bound < 1:
+        raise InvalidRequestError(f"{name} {quoted(bound)} must be 1 or more", param=name)
+    return bound
 
 
 def checked_choices(n: Any) -> int:
@@ -154,7 +161,9 @@ def checked_choices(n: Any) -> int:
     if n is None:
         return 1
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= _MOST_CHOICES:
-        raise InvalidRequestError(f"n {quoted(n)} must be a whole number from 1 to {_MOST_CHOICES}")
+        raise InvalidRequestError(
+            f"n {quoted(n)} must be a whole number from 1 to {_MOST_CHOICES}", param="n"
+        )
     return n
 
 
@@ -166,7 +175,7 @@ def checked_seconds(timeout: Any) -> float | None:
     number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
     if not number or not 0 < timeout < math.inf:
         raise InvalidRequestError(
-            f"timeout {quoted(timeout)} must be a finite number of seconds over 0"
+            f"timeout {quoted(timeout)} must be a finite number of seconds over 0", param="timeout"
         )
     return float(timeout)
 
@@ -186,20 +195,27 @@ def take_switches(given: dict[str, Any]) -> Any:
     if body is None:
         return None
     if not isinstance(body, Mapping):
-        raise InvalidRequestError(f"extra_body must be a mapping, not {type(body).__name__}")
+        raise InvalidRequestError(
+            f"extra_body must be a mapping, not {type(body).__name__}", param="extra_body"
+        )
     theirs = {key: value for key, value in body.items() if key != "optllm"}
     for name, value in theirs.items():
         if name in ARGUMENTS:
-            raise InvalidRequestError(f"extra_body sets {name}; pass {name}= where it is checked")
+            raise InvalidRequestError(
+                f"extra_body sets {name}; pass {name}= where it is checked", param=name
+            )
         if name not in _SWITCHES:
             raise InvalidRequestError(
                 f"extra_body sets {quoted(name)}, which may change who answers or what the call "
                 "costs; leave it out (sampling of the model's own server belongs in its "
-                "litellm_params)"
+                "litellm_params)",
+                param=str(name),
             )
         if not _is_switch(value):
             raise InvalidRequestError(
-                f"extra_body[{name!r}] may hold numbers and booleans only, at most {_MOST_SWITCHES}"
+                f"extra_body[{name!r}] may hold numbers and booleans only, at most "
+                f"{_MOST_SWITCHES}",
+                param=name,
             )
     if theirs:
         given["extra_body"] = theirs
@@ -210,7 +226,9 @@ def checked_headers(headers: Any) -> Any:
     """``extra_headers`` as they may go to a provider."""
     form, fits = ARGUMENTS["extra_headers"]
     if headers is not None and not fits(headers):
-        raise InvalidRequestError(f"extra_headers {_shown(headers)} must be {form}")
+        raise InvalidRequestError(
+            f"extra_headers {_shown(headers)} must be {form}", param="extra_headers"
+        )
     return headers
 
 
@@ -219,7 +237,8 @@ def refuse_unbounded(where: str, holder: Mapping[str, Any]) -> None:
     for key in _UNBOUNDED:
         if holder.get(key) is not None:
             raise InvalidRequestError(
-                f"{where} sets {key}, whose cost cannot be bounded yet; leave it out"
+                f"{where} sets {key}, whose cost cannot be bounded yet; leave it out",
+                param=f"{where}.{key}",
             )
 
 
@@ -229,12 +248,14 @@ def check_json(where: str, value: Any) -> None:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise InvalidRequestError(
-            f"{where} holds half a surrogate pair, which UTF-8 cannot carry; remove it"
+            f"{where} holds half a surrogate pair, which UTF-8 cannot carry; remove it", param=where
         ) from None
     except RecursionError:
-        raise InvalidRequestError(f"{where} is nested too deeply to be sent as JSON") from None
+        raise InvalidRequestError(
+            f"{where} is nested too deeply to be sent as JSON", param=where
+        ) from None
     except (TypeError, ValueError) as error:
-        raise InvalidRequestError(f"{where} cannot be sent as JSON: {error}") from None
+        raise InvalidRequestError(f"{where} cannot be sent as JSON: {error}", param=where) from None
 
 
 def _shown(value: Any) -> str:

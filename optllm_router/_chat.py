@@ -21,6 +21,7 @@ from optllm_router._nearest import quoted
 from optllm_router._options import Options, call_policy, narrowed_by_call
 from optllm_router._routing import routing_info
 from optllm_router._steps import Answer
+from optllm_router.config import Settings
 from optllm_router.router import Query
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def prepare(
     model: Any,
     arguments: Mapping[str, Any],
     options: Options,
-    default_timeout: float,
+    settings: Settings,
 ) -> Prepared:
     """Check the arguments of ``chat.completions.create`` and take them apart.
 
@@ -65,7 +66,7 @@ def prepare(
         model: ``auto``, ``auto:POLICY``, or a candidate's name.
         arguments: the others.
         options: those of the client; the call's own narrow them.
-        default_timeout: seconds, where neither the call nor the client sets a time limit.
+        settings: of the client: its time limit, and its named policies.
 
     Raises:
         InvalidRequestError: names the argument, its value and the remedy.
@@ -75,25 +76,29 @@ def prepare(
     check_names(given)
     if not isinstance(model, str) or not model:
         raise InvalidRequestError(
-            f"model {quoted(model)} must be 'auto', 'auto:POLICY' or a configured model's name"
+            f"model {quoted(model)} must be 'auto', 'auto:POLICY' or a configured model's name",
+            param="model",
         )
     checked = checked_messages(messages)
     bound = take_bound(given)
-    options = narrowed_by_call(options, take_switches(given), given.pop("timeout", None))
+    ours, timeout, policies = take_switches(given), given.pop("timeout", None), settings.policies
+    options = narrowed_by_call(options, ours, timeout, policies)
     auto, _, policy = model.partition(":")
     if auto == "auto" and policy:
-        model, options = auto, replace(options, policy=call_policy(policy))
+        model, options = auto, replace(options, policy=call_policy(policy, policies, "model"))
     choices = checked_choices(given.get("n"))
     check_values(given)
     stream, stream_options = bool(given.pop("stream", None)), given.pop("stream_options", None)
     if stream_options is not None and not stream:
-        raise InvalidRequestError("stream_options are given, but stream=True is not")
+        raise InvalidRequestError(
+            "stream_options are given, but stream=True is not", param="stream_options"
+        )
     query = Query.from_messages(
         checked,
         parameters=given,
         max_output_tokens=bound,
         choices=choices,
-        timeout_seconds=options.timeout_seconds or default_timeout,
+        timeout_seconds=options.timeout_seconds or settings.timeout_seconds,
         streamed=stream,
         required_tags=options.require_tags,
         forbidden_tags=options.forbid_tags,
@@ -104,7 +109,7 @@ def prepare(
     size = query.call.prompt_bytes
     if size > _MOST_BYTES:
         raise InvalidRequestError(
-            f"the messages have {size} bytes; at most {_MOST_BYTES} are taken"
+            f"the messages have {size} bytes; at most {_MOST_BYTES} are taken", param="messages"
         )
     include_usage = bool((stream_options or {}).get("include_usage"))
     return Prepared(query, model, options, stream, include_usage)

@@ -141,9 +141,10 @@ class Completions:
         Raises:
             BudgetExceededError: (an ``openai.RateLimitError``) nothing was sent.
             InvalidRequestError: (an ``openai.BadRequestError``) nothing was sent.
-            ProviderError: (the fitting ``openai`` class) the candidate failed.
+            ProviderError: (the fitting ``openai`` class) the only candidate that was asked failed.
             AllCandidatesFailedError: each one failed: the ``openai`` class of their faults where
-                all are of one kind, as for timeouts, else an ``openai.InternalServerError``.
+                all are of one kind, as for timeouts, else an ``openai.InternalServerError``. Both
+                have ``causes``, what each attempt raised, and ``left_out``, who was not asked.
         """
         with openai_errors():
             prepared = self._session.prepare(messages, model, {**arguments, "stream": stream})

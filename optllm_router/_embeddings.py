@@ -20,6 +20,7 @@ from optllm_router._options import Options, narrowed_by_call
 from optllm_router._steps import Answer
 from optllm_router._types import Call, Candidate
 from optllm_router.candidates import unknown_model
+from optllm_router.config import Settings
 from optllm_router.pricing import most_prompt_tokens, size_in_bytes
 from optllm_router.router import Query
 
@@ -36,7 +37,7 @@ def prepare_embedding(
     arguments: Mapping[str, Any],
     candidates: Sequence[Candidate],
     options: Options,
-    default_timeout: float,
+    settings: Settings,
 ) -> Prepared:
     """Check the arguments of ``embeddings.create``, and find the model.
 
@@ -45,7 +46,7 @@ def prepare_embedding(
         candidates: those for embeddings; vectors of two models cannot be compared, so the
             model ``auto`` stands for the only one.
         options: those of the client; the call's own narrow them.
-        default_timeout: seconds, where neither the call nor the client sets a time limit.
+        settings: of the client: its time limit, and its named policies.
 
     Raises:
         InvalidRequestError: names the argument, its value and the remedy.
@@ -54,18 +55,22 @@ def prepare_embedding(
     given = given_arguments(arguments)
     for name in given:
         if name not in _ARGUMENTS:
-            raise InvalidRequestError(f"argument {quoted(name)} is not taken; leave it out")
+            raise InvalidRequestError(
+                f"argument {quoted(name)} is not taken; leave it out", param=name
+            )
     candidate = _candidate(given.pop("model", "auto"), candidates)
-    options = narrowed_by_call(options, take_switches(given), given.pop("timeout", None))
+    ours, timeout = take_switches(given), given.pop("timeout", None)
+    options = narrowed_by_call(options, ours, timeout, settings.policies)
     if given.get("encoding_format", ENCODINGS[0]) not in ENCODINGS:
         raise InvalidRequestError(
-            f"encoding_format {quoted(given['encoding_format'])} must be {' or '.join(ENCODINGS)}"
+            f"encoding_format {quoted(given['encoding_format'])} must be {' or '.join(ENCODINGS)}",
+            param="encoding_format",
         )
     inputs = _inputs(given.get("input"))
     call = Call(
         messages=[{"role": "user", "content": text} for text in inputs],
         parameters=_parameters(given),
-        timeout_seconds=options.timeout_seconds or default_timeout,
+        timeout_seconds=options.timeout_seconds or settings.timeout_seconds,
         prompt_bytes=sum(map(_size, inputs)),
         most_prompt_tokens=_most_tokens(inputs),
         operation="embedding",
@@ -76,15 +81,17 @@ def prepare_embedding(
     )
     if call.prompt_bytes > _MOST_BYTES:
         raise InvalidRequestError(
-            f"input has {call.prompt_bytes} bytes; at most {_MOST_BYTES} are taken"
+            f"input has {call.prompt_bytes} bytes; at most {_MOST_BYTES} are taken", param="input"
         )
     if missing := call.required_tags - candidate.tags:
         raise InvalidRequestError(
-            f"model {candidate.name!r} has no tag {min(missing)!r}, which the call requires"
+            f"model {candidate.name!r} has no tag {min(missing)!r}, which the call requires",
+            param="model",
         )
     if unwanted := call.forbidden_tags & candidate.tags:
         raise InvalidRequestError(
-            f"model {candidate.name!r} has the tag {min(unwanted)!r}, which the call forbids"
+            f"model {candidate.name!r} has the tag {min(unwanted)!r}, which the call forbids",
+            param="model",
         )
     return Prepared(Query("", call, scopes=options.scopes), candidate.name, options)
 
@@ -117,7 +124,8 @@ def _candidate(model: Any, candidates: Sequence[Candidate]) -> Candidate:
     if model == "auto":
         raise InvalidRequestError(
             f"model 'auto' could be any of {', '.join(map(repr, names))}, whose vectors cannot be "
-            "compared; name one"
+            "compared; name one",
+            param="model",
         )
     if model not in names:
         raise unknown_model(str(model), names)
@@ -130,12 +138,14 @@ def _inputs(given: Any) -> Sequence[str | Sequence[int]]:
     if not isinstance(many, (list, tuple)) or not 1 <= len(many) <= _MOST_TEXTS:
         shown = f"has {len(many)} entries" if isinstance(many, (list, tuple)) else "is no list"
         raise InvalidRequestError(
-            f"input {shown}; pass text, or a list of 1 to {_MOST_TEXTS} texts or lists of tokens"
+            f"input {shown}; pass text, or a list of 1 to {_MOST_TEXTS} texts or lists of tokens",
+            param="input",
         )
     for position, one in enumerate(many):
         if not (isinstance(one, str) and one) and not _is_tokens(one):
             raise InvalidRequestError(
-                f"input[{position}] must be text or a list of tokens, and not be empty"
+                f"input[{position}] must be text or a list of tokens, and not be empty",
+                param=f"input[{position}]",
             )
         check_json(f"input[{position}]", one)
     return many
@@ -164,10 +174,10 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     whole = isinstance(dimensions, int) and not isinstance(dimensions, bool)
     if dimensions is not None and not (whole and dimensions >= 1):
         raise InvalidRequestError(
-            f"dimensions {quoted(dimensions)} must be a whole number, 1 or more"
+            f"dimensions {quoted(dimensions)} must be a whole number, 1 or more", param="dimensions"
         )
     if user is not None and not isinstance(user, str):
-        raise InvalidRequestError(f"user must be text, not {type(user).__name__}")
+        raise InvalidRequestError(f"user must be text, not {type(user).__name__}", param="user")
     check_json("user", user)
     found = {"dimensions": dimensions, "user": user, "extra_body": given.get("extra_body")}
     found["extra_headers"] = checked_headers(given.get("extra_headers"))

@@ -29,7 +29,13 @@ The client raises subclasses of these that are also ``openai`` exceptions, so th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class OptLLMError(Exception):
@@ -49,7 +55,16 @@ class UnpricedModelError(ConfigurationError):
 
 
 class InvalidRequestError(OptLLMError):
-    """The arguments of one call are wrong; nothing was sent."""
+    """The arguments of one call are wrong; nothing was sent.
+
+    Attributes:
+        param: which of them, as OpenAI names it, like ``messages[0].content``; ours are called
+            ``optllm.policy`` and so on. ``None`` where it is no single one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class UnknownAnswerError(InvalidRequestError):
@@ -125,9 +140,12 @@ class ProviderError(OptLLMError):
         maybe_billed: True when the provider may have done (and charged for) the work,
             as after a timeout; the reservation is then settled at its full amount.
         retry_after_seconds: how long the provider wants to be left alone, where it said so.
+        left_out: names of the request's candidates that were not asked, each with the reason.
     """
 
     _maybe_billed = False
+    _causes: tuple[ProviderError, ...] = ()
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -143,6 +161,27 @@ class ProviderError(OptLLMError):
         self.status = status
         self.retry_after_seconds = retry_after_seconds
         self.maybe_billed = self._maybe_billed if maybe_billed is None else maybe_billed
+
+    @property
+    def causes(self) -> tuple[ProviderError, ...]:
+        """What each attempt of the request raised, in order: where there was one, this alone."""
+        return self._causes or (self,)
+
+    def after(
+        self, causes: Sequence[ProviderError], left_out: Mapping[str, str], message: str
+    ) -> Self:
+        """The same error as what a whole request ends with.
+
+        Args:
+            causes: what each attempt raised, in order.
+            left_out: candidates that were not asked, each with the reason.
+            message: instead of its own.
+        """
+        same = type(self).__new__(type(self), message)
+        same.__dict__.update(self.__dict__, _causes=tuple(causes), left_out=left_out)
+        same.args = (message, *self.args[1:])
+        same.__cause__ = self.__cause__
+        return same
 
 
 class ProviderAuthenticationError(ProviderError):
@@ -183,9 +222,44 @@ class AllCandidatesFailedError(OptLLMError):
     """Every candidate that was tried failed.
 
     Attributes:
-        causes: what each attempt raised, in the order of the attempts.
+        left_out: names of the other candidates, that were not asked, each with the reason.
     """
 
-    def __init__(self, message: str, *, causes: Sequence[ProviderError]) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        causes: Sequence[ProviderError],
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.causes = tuple(causes)
+        self._causes = tuple(causes)
+        self.left_out: Mapping[str, str] = left_out or {}
+
+    @property
+    def causes(self) -> tuple[ProviderError, ...]:
+        """What each attempt raised, in the order of the attempts."""
+        return self._causes
+
+
+_CODES: dict[type[OptLLMError], str] = {
+    BudgetExceededError: "insufficient_quota",
+    OverloadedError: "overloaded",
+    UnknownModelError: "model_not_found",
+    StoreError: "store_error",
+}
+"""OpenAI's words, where it has some."""
+
+
+def openai_code(error: OptLLMError) -> str | None:
+    """What OpenAI's API has under ``error.code``; ``None`` where it has nothing."""
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
+
+
+def error_code(error: BaseException) -> str:
+    """An error for programs: OpenAI's word, or its class: ``ProviderTimeoutError`` as
+    ``provider_timeout``.
+    """
+    known = openai_code(error) if isinstance(error, OptLLMError) else None
+    name = type(error).__name__.removesuffix("Error")
+    return known or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

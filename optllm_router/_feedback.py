@@ -77,5 +77,5 @@ def _patience() -> dict[str, Any]:
 def _checked_id(id: Any) -> str:
     """An id as a database can look it up."""
     if not isinstance(id, str) or not id.isprintable():
-        raise InvalidRequestError(f"id {quoted(id)} must be that of an answer")
+        raise InvalidRequestError(f"id {quoted(id)} must be that of an answer", param="id")
     return id

@@ -72,7 +72,8 @@ def request_flow(request: Request) -> Flow:
     Raises:
         BudgetExceededError: no candidate's reservation fits, and nothing was sent.
         ProviderError: the only candidate tried failed, or all refused the request itself.
-        AllCandidatesFailedError: several candidates failed.
+        AllCandidatesFailedError: several candidates failed. As the one above, it carries the cause
+            of each attempt, and says who was not asked, and why.
     """
     turns = Turns(request)
     asked = partial(_whole_answer, turns)

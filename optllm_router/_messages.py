@@ -32,11 +32,13 @@ def checked_messages(messages: Any) -> Messages:
     if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence):
         what = "missing" if messages is None else type(messages).__name__
         raise InvalidRequestError(
-            f"messages is {what}; pass a list, like [{{'role': 'user', 'content': 'Hello'}}]"
+            f"messages is {what}; pass a list, like [{{'role': 'user', 'content': 'Hello'}}]",
+            param="messages",
         )
     if not 1 <= len(messages) <= _MOST_MESSAGES:
         raise InvalidRequestError(
-            f"messages has {len(messages)} entries; between 1 and {_MOST_MESSAGES} are taken"
+            f"messages has {len(messages)} entries; between 1 and {_MOST_MESSAGES} are taken",
+            param="messages",
         )
     plain = tuple(map(_as_mapping, messages))
     for position, message in enumerate(plain):
@@ -44,7 +46,8 @@ def checked_messages(messages: Any) -> Messages:
     size = sum(map(_sound_size, plain))
     if size > _MOST_SOUND:
         raise InvalidRequestError(
-            f"the messages hold {size} characters of sound; at most {_MOST_SOUND} are taken"
+            f"the messages hold {size} characters of sound; at most {_MOST_SOUND} are taken",
+            param="messages",
         )
     return plain
 
@@ -62,37 +65,56 @@ def _check_message(where: str, message: Any) -> None:
     role = message.get("role") if isinstance(message, Mapping) else None
     if role not in _ROLES:
         raise InvalidRequestError(
-            f"{where} has role {quoted(role)}; use one of {', '.join(_ROLES)}"
+            f"{where} has role {quoted(role)}; use one of {', '.join(_ROLES)}",
+            param=f"{where}.role",
         )
     content = message.get("content")
     if content is None and role not in ("assistant", "function"):
-        raise InvalidRequestError(f"{where} of role {role!r} has no content; give it text")
+        raise InvalidRequestError(
+            f"{where} of role {role!r} has no content; give it text", param=f"{where}.content"
+        )
     if not isinstance(content, (str, list, tuple, type(None))):
         raise InvalidRequestError(
-            f"{where}.content must be text or a list of parts, not {type(content).__name__}"
+            f"{where}.content must be text or a list of parts, not {type(content).__name__}",
+            param=f"{where}.content",
         )
-    for part in content if isinstance(content, (list, tuple)) else ():
-        _check_part(where, part)
-        if part["type"] == "refusal" and role != "assistant":
-            raise InvalidRequestError(f"{where} of role {role!r} has a refusal; only answers have")
+    if isinstance(content, (list, tuple)):
+        _check_parts(where, role, content)
     needed = {"tool": "tool_call_id", "function": "name"}.get(role)
     for key in ("name", "tool_call_id"):
         value = message.get(key)
         if not isinstance(value, str) and (value is not None or key == needed):
-            raise InvalidRequestError(f"{where}.{key} must be text, not {type(value).__name__}")
+            raise InvalidRequestError(
+                f"{where}.{key} must be text, not {type(value).__name__}", param=f"{where}.{key}"
+            )
     calls = message.get("tool_calls")
     if calls is not None and not (is_list(calls) and all(map(is_tool_call, calls))):
         raise InvalidRequestError(
             f"{where}.tool_calls must be a list like [{{'id': ..., 'type': 'function', "
-            "'function': {'name': ..., 'arguments': '{}'}}]"
+            "'function': {'name': ..., 'arguments': '{}'}}]",
+            param=f"{where}.tool_calls",
         )
     made = message.get("function_call")
     if made is not None and not is_tool_call({"function": made}):
         raise InvalidRequestError(
-            f"{where}.function_call must be like {{'name': ..., 'arguments': '{{}}'}}"
+            f"{where}.function_call must be like {{'name': ..., 'arguments': '{{}}'}}",
+            param=f"{where}.function_call",
         )
     refuse_unbounded(where, message)
     check_json(where, message)
+
+
+def _check_parts(where: str, role: str, content: Sequence[Any]) -> None:
+    for position, part in enumerate(content):
+        try:
+            _check_part(where, part)
+            if part["type"] == "refusal" and role != "assistant":
+                raise InvalidRequestError(
+                    f"{where} of role {role!r} has a refusal; only answers have"
+                )
+        except InvalidRequestError as error:
+            error.param = f"{where}.content[{position}]"
+            raise
 
 
 def _check_part(where: str, part: Any) -> None:

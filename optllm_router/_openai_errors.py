@@ -27,6 +27,7 @@ from optllm_router._errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
     UnknownModelError,
+    openai_code,
 )
 
 if TYPE_CHECKING:
@@ -46,11 +47,8 @@ _STATUS: dict[type[OptLLMError], int] = {
     ConfigurationError: 400,
 }
 """The first that fits counts."""
-_CODE: dict[type[OptLLMError], str] = {
-    BudgetExceededError: "insufficient_quota",
-    OverloadedError: "overloaded",
-    UnknownModelError: "model_not_found",
-}
+
+_LONGEST_PARAM = 200
 
 _joined_classes: dict[tuple[type, type], type] = {}
 
@@ -76,6 +74,8 @@ def as_openai_error(error: OptLLMError) -> OptLLMError:
     _fill(twin, error)
     twin.__dict__.update(error.__dict__)
     twin.args = error.args
+    if isinstance(error, (ProviderError, AllCandidatesFailedError)):
+        twin._causes = tuple(map(as_openai_error, error._causes))
     same: OptLLMError = twin
     return same
 
@@ -107,8 +107,20 @@ def _headers(error: OptLLMError) -> dict[str, str]:
 
 def error_body(error: OptLLMError) -> dict[str, str | None]:
     """What OpenAI's API would say under ``error``."""
-    code = next((code for ours, code in _CODE.items() if isinstance(error, ours)), None)
-    return {"message": str(error), "type": type(error).__name__, "param": None, "code": code}
+    return {
+        "message": str(error),
+        "type": type(error).__name__,
+        "param": _param(error),
+        "code": openai_code(error),
+    }
+
+
+def _param(error: OptLLMError) -> str | None:
+    """The argument that was wrong, cut short: it may be of the caller's naming."""
+    if isinstance(error, UnknownModelError):
+        return "model"
+    param = error.param if isinstance(error, InvalidRequestError) else None
+    return None if param is None else param[:_LONGEST_PARAM]
 
 
 def status_of(error: OptLLMError) -> int:

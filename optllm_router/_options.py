@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from optllm_router._arguments import checked_seconds, given_or_none
@@ -17,6 +18,7 @@ from optllm_router.policy import Policy
 
 _LONGEST_NAME = 200
 _MOST_TAGS = 29
+_NONE_NAMED: Mapping[str, Policy] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Options:
             bound, named = getattr(self, kind), getattr(further, kind)
             if bound is not None and named not in (None, bound):
                 raise InvalidRequestError(
-                    f"{kind} {named!r} is asked for, but this client is for {kind} {bound!r} only"
+                    f"{kind} {named!r} is asked for, but this client is for {kind} {bound!r} only",
+                    param=kind,
                 )
         given = {one.name: getattr(further, one.name) for one in fields(further)}
         given = {name: value for name, value in given.items() if value not in (None, ())}
@@ -85,8 +88,8 @@ _OF_A_CALL = (
 )
 
 
-def read_call_options(given: Any) -> Options:
-    """Options from ``extra_body={"optllm": {...}}``.
+def read_call_options(given: Any, policies: Mapping[str, Policy] = _NONE_NAMED) -> Options:
+    """Options from ``extra_body={"optllm": {...}}``; ``policies`` are those of the user's own.
 
     Raises:
         InvalidRequestError: names the option that is wrong.
@@ -103,26 +106,35 @@ def read_call_options(given: Any) -> Options:
             near = nearest(name, _OF_A_CALL, most=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_OF_A_CALL)}"
             raise InvalidRequestError(
-                f"extra_body['optllm'] sets {quoted(name)}, which is unknown; {hint}"
+                f"extra_body['optllm'] sets {quoted(name)}, which is unknown; {hint}",
+                param=str(name),
             )
-    return read_options(**given)
+    return read_options(**given, policies=policies)
 
 
-def narrowed_by_call(options: Options, given: Any, timeout: Any) -> Options:
+def narrowed_by_call(
+    options: Options, given: Any, timeout: Any, policies: Mapping[str, Policy]
+) -> Options:
     """The options of a client, narrowed by what one call sets.
 
     Args:
         options: of the client.
         given: ``extra_body["optllm"]``.
         timeout: the call's own argument.
+        policies: of the user's own, by name.
 
     Raises:
         InvalidRequestError: names the option that is wrong.
     """
     if given is None and timeout is None:
         return options
-    own = replace(read_call_options(given), timeout_seconds=checked_seconds(timeout))
-    return options.narrowed(own)
+    seconds = checked_seconds(timeout)
+    try:
+        own = replace(read_call_options(given, policies), timeout_seconds=seconds)
+        return options.narrowed(own)
+    except InvalidRequestError as error:
+        error.param = "optllm" if error.param is None else f"optllm.{error.param}"
+        raise
 
 
 def read_options(
@@ -137,8 +149,9 @@ def read_options(
     forbid_tags: Any = (),
     timeout: Any = None,
     max_retries: Any = None,
+    policies: Mapping[str, Policy] = _NONE_NAMED,
 ) -> Options:
-    """Options as a user writes them.
+    """Options as a user writes them; ``policies`` are those of the user's own.
 
     Raises:
         InvalidRequestError: names the option that is wrong.
@@ -147,10 +160,11 @@ def read_options(
     whole = isinstance(max_retries, int) and not isinstance(max_retries, bool)
     if max_retries is not None and not (whole and max_retries >= 0):
         raise InvalidRequestError(
-            f"max_retries {quoted(max_retries)} must be a whole number, 0 or more"
+            f"max_retries {quoted(max_retries)} must be a whole number, 0 or more",
+            param="max_retries",
         )
     return Options(
-        policy=None if policy is None else call_policy(policy),
+        policy=None if policy is None else call_policy(policy, policies),
         tenant=_name("tenant", tenant),
         user=_name("user", user),
         job=_name("job", job),
@@ -191,23 +205,28 @@ def one_time_limit(seconds: Any, timeout: Any) -> Any:
     return seconds if limit is None else limit
 
 
-def call_policy(value: Any) -> Policy:
+def call_policy(value: Any, policies: Mapping[str, Policy], param: str = "policy") -> Policy:
     """The policy of one call.
+
+    Args:
+        value: as a user writes it.
+        policies: of the user's own, by name.
+        param: the argument that holds it.
 
     Raises:
         InvalidRequestError: there is none of that name.
     """
-    with _as_invalid_request():
-        return read_policy(value)
+    with _as_invalid_request(param):
+        return read_policy(value, policies)
 
 
 @contextlib.contextmanager
-def _as_invalid_request() -> Iterator[None]:
-    """A mistake of configuration that is made in a call."""
+def _as_invalid_request(param: str | None = None) -> Iterator[None]:
+    """A mistake of configuration that is made in a call, in that argument."""
     try:
         yield
     except ConfigurationError as error:
-        raise InvalidRequestError(str(error)) from None
+        raise InvalidRequestError(str(error), param=param) from None
 
 
 def _name(what: str, value: Any) -> str | None:
@@ -220,7 +239,7 @@ def _name(what: str, value: Any) -> str | None:
     ):
         shown = repr(value)[:_LONGEST_NAME]
         raise InvalidRequestError(
-            f"{what} {shown} must be printable text of 1 to {_LONGEST_NAME} characters"
+            f"{what} {shown} must be printable text of 1 to {_LONGEST_NAME} characters", param=what
         )
     return value
 
@@ -232,7 +251,8 @@ def _names(what: str, values: Any) -> tuple[str, ...]:
     if not isinstance(many, (list, tuple)) or len(many) > _MOST_TAGS:
         kind = type(values).__name__
         raise InvalidRequestError(
-            f"{what} must be a text or a list of at most {_MOST_TAGS} texts, not this {kind}"
+            f"{what} must be a text or a list of at most {_MOST_TAGS} texts, not this {kind}",
+            param=what,
         )
     named = [name for name in (_name(what, value) for value in many) if name is not None]
     return tuple(dict.fromkeys(named))

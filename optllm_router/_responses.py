@@ -7,6 +7,7 @@ Reasoning items of earlier answers are left out: another model could not read th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,14 @@ TOOLS: Mapping[str, frozenset[str]] = {
     "custom": frozenset(("type", "name", "description", "format")),
 }
 """What is taken of the objects within a request, by their type."""
+_CALLED = {
+    **dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_output_tokens"),
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+}
+"""What chat completions call otherwise."""
 _INCLUDED = ("message.output_text.logprobs", "reasoning.encrypted_content")
 _LONGEST_NAME = 100
 _PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
@@ -89,6 +98,12 @@ def chat_arguments(request: Mapping[str, Any]) -> dict[str, Any]:
     if arguments.get("stream"):
         arguments["stream_options"] = {"include_usage": True}
     return arguments
+
+
+def response_param(param: str | None) -> str | None:
+    """What an argument of a chat completion was called in the response's request."""
+    name = None if param is None else re.split(r"[.\[]", param, maxsplit=1)[0]
+    return param if name is None else _CALLED.get(name, param)
 
 
 def response_body(request: Mapping[str, Any], completion: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +249,8 @@ def _add(messages: list[dict[str, Any]], where: str, item: Mapping[str, Any]) ->
     elif kind != "reasoning":
         raise InvalidRequestError(
             f"{where} is of type {quoted(kind)}, which only OpenAI's own tools and store know; "
-            "send messages, function calls and their outputs"
+            "send messages, function calls and their outputs",
+            param=where,
         )
 
 
@@ -263,7 +279,8 @@ def _part(where: str, part: Mapping[str, Any]) -> dict[str, Any]:
         return {"type": "input_audio", "input_audio": part.get("input_audio")}
     raise InvalidRequestError(
         f"{where} has a part of type {quoted(kind)} whose cost cannot be bounded; use input_text, "
-        "input_image with an image_url, or input_audio"
+        "input_image with an image_url, or input_audio",
+        param=f"{where}.content",
     )
 
 
@@ -275,7 +292,9 @@ def _text_settings(text: Any) -> dict[str, Any]:
     form = _mapping("text.format", settings.get("format") or {"type": "text"})
     kind = form.get("type")
     if not (isinstance(kind, str) and kind in FORMATS):
-        raise InvalidRequestError(f"text.format has type {quoted(kind)}; use {', '.join(FORMATS)}")
+        raise InvalidRequestError(
+            f"text.format has type {quoted(kind)}; use {', '.join(FORMATS)}", param="text.format"
+        )
     form = _object("text.format", form, FORMATS[kind])
     if kind == "json_schema":
         schema = {name: value for name, value in form.items() if name != "type"}
@@ -290,7 +309,8 @@ def _tool(where: str, tool: Any) -> dict[str, Any]:
     if not (isinstance(kind, str) and kind in TOOLS):
         raise InvalidRequestError(
             f"{where} is of type {quoted(kind)}, which its provider runs and bills apart; only "
-            "function and custom tools are taken"
+            "function and custom tools are taken",
+            param=where,
         )
     made = _object(where, _with_strictness(tool), TOOLS[kind])
     if isinstance(grammar := made.get("format"), Mapping) and grammar.get("type") == "grammar":
@@ -349,7 +369,8 @@ def _wants_logprobs(given: Mapping[str, Any]) -> bool:
     for name in wanted:
         if name not in _INCLUDED:
             raise InvalidRequestError(
-                f"include has {quoted(name)}; only {' and '.join(_INCLUDED)} are taken"
+                f"include has {quoted(name)}; only {' and '.join(_INCLUDED)} are taken",
+                param="include",
             )
     return _INCLUDED[0] in wanted or "top_logprobs" in given
 
@@ -365,16 +386,22 @@ def _object(where: str, value: Any, known: Collection[str]) -> dict[str, Any]:
 
 def _not_taken(name: str) -> InvalidRequestError:
     shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-    return InvalidRequestError(f"{shown} is not taken: {_WHY_NOT.get(name, _WHY_NO_OTHER)}")
+    return InvalidRequestError(
+        f"{shown} is not taken: {_WHY_NOT.get(name, _WHY_NO_OTHER)}", param=name
+    )
 
 
 def _mapping(where: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InvalidRequestError(f"{where} must be an object, not {type(value).__name__}")
+        raise InvalidRequestError(
+            f"{where} must be an object, not {type(value).__name__}", param=where
+        )
     return value
 
 
 def _list(where: str, value: Any) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)):
-        raise InvalidRequestError(f"{where} must be a list, not {type(value).__name__}")
+        raise InvalidRequestError(
+            f"{where} must be a list, not {type(value).__name__}", param=where
+        )
     return value

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from optllm_router._batching import Batcher
 from optllm_router._conversations import Conversations
+from optllm_router._decision_log import Line, decision_line
 from optllm_router._errors import (
     InvalidRequestError,
     OptLLMError,
@@ -28,6 +29,7 @@ from optllm_router._health import Gate
 from optllm_router._money import Budget, usd_from_nano
 from optllm_router._performing import Performer, log_if_lost
 from optllm_router._steps import (
+    AbandonedError,
     Answer,
     Paid,
     Request,
@@ -284,24 +286,30 @@ class Runtime:
             patient: as that of a request's flow.
             cap: a budget in the ledger that must have room, too: the call is of its scope.
         """
-        budgets = self.ledger.glance(_scopes(query, cap))
-        flow = request_flow(self._request(decision, query, budgets, patient, cap))
-        answer = run(flow, partial(self._performer.perform, query.text))
-        self._remember_partner(query, answer, _messages_of(answer))
+        with decision_line(decision) as line:
+            budgets = self.ledger.glance(_scopes(query, cap))
+            flow = request_flow(self._request(decision, query, budgets, line, patient, cap))
+            answer = run(flow, partial(self._performer.perform, query.text))
+            messages = _messages_of(answer)
+            line.answered(answer, messages)
+        self._remember_partner(query, answer, messages)
         return answer
 
     async def aanswer(
         self, decision: Decision, query: Query, *, patient: bool = False, cap: Budget | None = None
     ) -> Answer:
         """As :meth:`answer`, without blocking the event loop."""
-        budgets = await self._aglance(_scopes(query, cap))
-        flow = request_flow(self._request(decision, query, budgets, patient, cap))
         perform, settle = (
             partial(self._performer.aperform, query.text),
             partial(self._performer.settle, query.text),
         )
-        answer = await arun(flow, perform, settle)
-        self._remember_partner(query, answer, _messages_of(answer))
+        with decision_line(decision) as line:
+            budgets = await self._aglance(_scopes(query, cap))
+            flow = request_flow(self._request(decision, query, budgets, line, patient, cap))
+            answer = await arun(flow, perform, settle)
+            messages = _messages_of(answer)
+            line.answered(answer, messages)
+        self._remember_partner(query, answer, messages)
         return answer
 
     def stream(self, decision: Decision, query: Query, ended: Ended = _nothing) -> AnswerStream:
@@ -316,20 +324,23 @@ class Runtime:
             query: what was asked.
             ended: called once, when it is settled however it ended.
         """
-        life = self._life(decision, query, self.ledger.glance(query.scopes), ended)
         context = contextvars.copy_context()
         perform = partial(self._performer.perform, query.text, context=context)
-        return AnswerStream(life, perform, self._sweeper).open()
+        with decision_line(decision) as line:
+            budgets = self.ledger.glance(query.scopes)
+            life = self._life(decision, query, budgets, line, ended)
+            return AnswerStream(life, perform, self._sweeper).open()
 
     async def astream(
         self, decision: Decision, query: Query, ended: Ended = _nothing
     ) -> AsyncAnswerStream:
         """As :meth:`stream`, without blocking the event loop."""
-        budgets = await self._aglance(query.scopes)
-        life = self._life(decision, query, budgets, ended, asyncio.get_running_loop())
         context = contextvars.copy_context()
         perform = partial(self._performer.aperform, query.text, context=context)
-        return await AsyncAnswerStream(life, perform, self._sweeper).open()
+        with decision_line(decision) as line:
+            budgets, loop = await self._aglance(query.scopes), asyncio.get_running_loop()
+            life = self._life(decision, query, budgets, line, ended, loop)
+            return await AsyncAnswerStream(life, perform, self._sweeper).open()
 
     def keep_score(
         self, decision_id: str, score: float, scopes: Sequence[str] = ()
@@ -401,23 +412,30 @@ class Runtime:
         decision: Decision,
         query: Query,
         budgets: Sequence[Balance],
+        line: Line,
         ended: Ended,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Life:
         """The life of a stream; ``loop`` is that of an asynchronous one."""
-        flow = stream_flow(self._request(decision, query, budgets))
+        flow = stream_flow(self._request(decision, query, budgets, line))
         settle = partial(self._performer.settle, query.text, loop=loop)
-        life = Life(decision, flow, settle, partial(self._ended, query, ended))
+        life = Life(decision, flow, settle, partial(self._ended, query, line, ended))
         with self._idle:
             self._streams.add(life)
             if self._closing:
                 life.doom(_closed())
         return life
 
-    def _ended(self, query: Query, ended: Ended, life: Life, error: BaseException | None) -> None:
+    def _ended(
+        self, query: Query, line: Line, ended: Ended, life: Life, error: BaseException | None
+    ) -> None:
         try:
-            if life.paid is not None:
-                self._remember_partner(query, life.paid, life.transcript.messages)
+            if life.paid is None:
+                line.failed(error or AbandonedError())
+            else:
+                messages = life.transcript.messages
+                line.answered(life.paid, messages)
+                self._remember_partner(query, life.paid, messages)
             ended(life, error)
         finally:  # closing waits for it
             with self._idle:
@@ -429,6 +447,7 @@ class Runtime:
         decision: Decision,
         query: Query,
         budgets: Sequence[Balance],
+        line: Line,
         patient: bool = False,
         cap: Budget | None = None,
     ) -> Request:
@@ -447,6 +466,7 @@ class Runtime:
             likely_nano=self.router.likely_nano(query) if soft else {},
             max_retries=self.settings.max_retries if retries is None else retries,
             hedge_after_seconds=None if patient else self.settings.hedge_after_seconds,
+            asked=line.asked,
         )
 
 

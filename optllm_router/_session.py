@@ -45,8 +45,7 @@ class Session:
             InvalidRequestError: an argument is wrong.
             UnknownModelError: no candidate has the name ``model``.
         """
-        timeout = self.settings.timeout_seconds
-        prepared = prepare(messages, model, arguments, self.options, timeout)
+        prepared = prepare(messages, model, arguments, self.options, self.settings)
         self._check_operation(prepared.model, "chat")
         if prepared.model != "auto":
             self.runtime.router.index(prepared.model)
@@ -61,8 +60,7 @@ class Session:
         """
         self._check_operation(arguments.get("model"), "embedding")
         candidates = [one for one in self.settings.candidates if one.operation == "embedding"]
-        timeout = self.settings.timeout_seconds
-        return prepare_embedding(arguments, candidates, self.options, timeout)
+        return prepare_embedding(arguments, candidates, self.options, self.settings)
 
     def complete(self, prepared: Prepared) -> Answer:
         """Decide and answer.
@@ -106,7 +104,8 @@ class Session:
 
     def models(self) -> list[dict[str, Any]]:
         """What ``model`` may be, as OpenAI's API lists it."""
-        owners = {"auto": "optllm_router"}
+        ours = ["auto", *(f"auto:{name}" for name in self.settings.policies)]
+        owners = dict.fromkeys(ours, "optllm_router")
         for candidate in self.settings.candidates:
             owners[candidate.name] = candidate.owner or "unknown"
         # Nobody says when a model was made, and OpenAI's type wants a number.
@@ -121,16 +120,17 @@ class Session:
         Raises:
             UnknownModelError: there is none of that name.
         """
-        for model in self.models():
-            if model["id"] == name:
-                return model
-        raise unknown_model(name, [one.name for one in self.settings.candidates])
+        models = {model["id"]: model for model in self.models()}
+        if name not in models:
+            raise unknown_model(name, [known for known in models if known != "auto"])
+        return models[name]
 
     def _check_operation(self, model: Any, operation: Operation) -> None:
         for one in self.settings.candidates:
             if one.name == model and one.operation != operation:
                 raise InvalidRequestError(
-                    f"model {model!r} is for {one.operation}, not for {operation}; name another"
+                    f"model {model!r} is for {one.operation}, not for {operation}; name another",
+                    param="model",
                 )
 
     def _decide(self, prepared: Prepared) -> Decision:

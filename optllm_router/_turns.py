@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, TypeAlias, TypeVar
@@ -43,6 +43,9 @@ _LOOK_AROUND_SECONDS = 0.05
 _LONG_WAIT_SECONDS = 8.0
 _BYTES_PER_TOKEN = 4
 """Of ordinary prompts, to know what a call takes of a limit before it has told."""
+_TOO_DEAR = "what is left of a budget does not pay for it"
+"""Without its name and amount: who reads an error may not be whom they are of interest to."""
+_TOO_LATE = "time was over"
 
 P = TypeVar("P", bound=Paid)
 Answered: TypeAlias = Callable[[Sending], Generator[Any, Any, P | ProviderError]]
@@ -85,6 +88,7 @@ class Turns:
         self._waiting = deque(_Turn(request.candidates[name]) for name in names)
         self._causes: list[ProviderError] = []
         self._refusal: tuple[Reservation, Refusal] | None = None
+        self._refused: list[str] = []
         self._sends = 0
 
     def take(self, answered: Answered[P]) -> Generator[Any, Any, P | None]:
@@ -95,6 +99,7 @@ class Turns:
             sending = self._sending(turn)
             reservation = sending.reservation
             if self._refusal and reservation.amount_nano >= self._refusal[0].amount_nano:
+                self._refused.append(turn.candidate.name)
                 continue
             ticket = yield from _enter(self._request, turn)
             if isinstance(ticket, float):
@@ -106,6 +111,7 @@ class Turns:
                 self._deadline += clock() - before
             if isinstance(granted, Refusal):
                 self._refusal = (reservation, granted)
+                self._refused.append(turn.candidate.name)
                 continue
             sending.begin(self._deadline, bounded=granted is None)
             result = yield from self._ask(turn, sending, ticket, answered)
@@ -134,21 +140,42 @@ class Turns:
         return (yield from self._ask(turn, sending, ticket, answered))
 
     def failure(self) -> OptLLMError:
-        """Why there is no answer."""
-        causes = self._causes
+        """Why there is no answer: with the cause of each attempt, and who was not asked."""
+        causes, left_out, attempts = self._causes, self._left_out(), len(self._request.asked)
         tried = {cause.candidate: cause for cause in causes}
-        if causes and all(isinstance(cause, ProviderRejectedError) for cause in causes):
-            return causes[0]
+        if not causes:
+            if self._refusal is None:
+                raise AssertionError("a decision names at least one candidate")
+            return _too_dear(self._refusal[1])
+        if all(isinstance(cause, ProviderRejectedError) for cause in causes):
+            return self._as_the_end(causes[0], causes, left_out)
         if len(tried) == 1:
-            return causes[-1]
-        if tried:
-            each = "; ".join(map(str, tried.values()))
-            return AllCandidatesFailedError(
-                f"all {len(tried)} candidates that were tried failed: {each}", causes=causes
-            )
-        if self._refusal is None:
-            raise AssertionError("a decision names at least one candidate")
-        return _too_dear(self._refusal[1])
+            return self._as_the_end(causes[-1], causes, left_out)
+        each = "; ".join(map(str, tried.values()))
+        made = f" in {attempts} attempts" if attempts > len(tried) else ""
+        return AllCandidatesFailedError(
+            f"all {len(tried)} candidates that were tried failed{made}: {each}{_told(left_out)}",
+            causes=causes,
+            left_out=left_out,
+        )
+
+    def _as_the_end(
+        self, error: ProviderError, causes: Sequence[ProviderError], left_out: Mapping[str, str]
+    ) -> ProviderError:
+        """One attempt's error as the request's, whose kind says what to do about it."""
+        if len(causes) == 1 and not left_out:
+            return error
+        attempts = len(self._request.asked)
+        made = f"; {attempts} attempts were made" if attempts > 1 else ""
+        return error.after(causes, left_out, f"{error}{made}{_told(left_out)}")
+
+    def _left_out(self) -> dict[str, str]:
+        """The candidates that were not asked, each with the reason."""
+        found = dict(self._request.decision.left_out)
+        found.update(dict.fromkeys(self._refused, _TOO_DEAR))
+        found.update((turn.candidate.name, _TOO_LATE) for turn in self._waiting)
+        told = {cause.candidate for cause in self._causes}
+        return {name: reason for name, reason in found.items() if name not in told}
 
     def _next(self) -> _Turn:
         """The first in line; where its time is far off, whoever's comes first."""
@@ -193,7 +220,14 @@ class Turns:
     def _ask(
         self, turn: _Turn, sending: Sending, ticket: Ticket, answered: Answered[P]
     ) -> Generator[Any, Any, P | None]:
-        result = yield from _ticketed(answered(sending), ticket)
+        self._request.asked.append(turn.candidate.name)
+        try:
+            result = yield from _ticketed(answered(sending), ticket)
+        except ProviderError as error:  # a stream that had begun to answer: this is its end
+            if not self._causes:
+                raise
+            causes = [*self._causes, error.with_traceback(None)]
+            raise self._as_the_end(error, causes, {}) from error.__cause__
         if not isinstance(result, ProviderError):
             return result
         self._causes.append(result)
@@ -283,6 +317,12 @@ def _no_room(candidate: Candidate, call: Call) -> ProviderRateLimitedError:
         f"{call.timeout_seconds:g} s; raise them, or the timeout",
         candidate=candidate.name,
     )
+
+
+def _told(left_out: Mapping[str, str]) -> str:
+    """Who was not asked, as the end of a sentence."""
+    each = ", ".join(f"{name!r} ({reason})" for name, reason in left_out.items())
+    return f"; not asked: {each}" if each else ""
 
 
 def _too_dear(refused: Refusal) -> BudgetExceededError:

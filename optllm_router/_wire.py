@@ -25,7 +25,7 @@ from optllm_router._openai_errors import as_openai_error, error_body, status_of
 from optllm_router._openai_http import http
 from optllm_router._openai_streams import PAID, Encode, chat_events, event_response
 from optllm_router._response_events import ResponseEvents
-from optllm_router._responses import chat_arguments, response_body
+from optllm_router._responses import chat_arguments, response_body, response_param
 from optllm_router._routing import routing_headers, routing_info
 from optllm_router._session import Session
 from optllm_router._steps import Answer
@@ -91,7 +91,12 @@ def _asked(session: Session, request: http.Request) -> _Asked:
         encoding = given.get("encoding_format") or ENCODINGS[0]
         encode = functools.partial(embedding_body, encoding=encoding)
         return _Asked(session.prepare_embedding(arguments), encode)
-    prepared = _prepared(session, chat_arguments(arguments))
+    asked = chat_arguments(arguments)
+    try:
+        prepared = _prepared(session, asked)
+    except InvalidRequestError as error:
+        error.param = response_param(error.param)
+        raise
     return _Asked(prepared, functools.partial(_response, given), ResponseEvents(given))
 
 

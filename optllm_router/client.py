@@ -62,6 +62,7 @@ class _Client:
         *,
         budget: BudgetLike | Sequence[BudgetLike] | None = None,
         policy: str | Policy | None = None,
+        policies: Mapping[str, Any] | None = None,
         store: str | None = None,
         predictor: str | Predictor | None = None,
         expected_queries: int | None = None,
@@ -87,6 +88,8 @@ class _Client:
                 ``None`` for none.
             policy: ``max_success`` (default), ``match_best``, ``min_cost:0.9``,
                 ``willingness_to_pay:0.01``, or a policy object.
+            policies: others by a name of your own, like ``{"cheap": "min_cost:0.8"}``, for the
+                calls that ask for them: ``auto:cheap``.
             store: database URL; ``sqlite:///optllm.db`` by default.
             predictor: one of ``optllm_router.predictor.PREDICTORS``, or an object of your own
                 with ``fit``, ``predict`` and ``learn_one``; see ``Predictor``.
@@ -124,6 +127,7 @@ class _Client:
             models,
             budget=budget,
             policy=policy,
+            policies=policies,
             store=store,
             predictor=predictor,
             expected_queries=expected_queries,
@@ -217,6 +221,7 @@ class _Client:
                 conversation=conversation,
                 require_tags=require_tags,
                 forbid_tags=forbid_tags,
+                policies=self.settings.policies,
             )
             options = self._session.options.narrowed(further)
         one = copy.copy(self)
@@ -286,7 +291,7 @@ class _Client:
         decisions, quote, front = self._runtime.router.plan(
             [one.query for one in prepared],
             left if math.isfinite(left) else math.inf,
-            None if policy is None else read_policy(policy),
+            None if policy is None else read_policy(policy, self.settings.policies),
         )
         return decisions, quote, front, prepared, self._runtime, cap
 

@@ -10,14 +10,16 @@ that are not ours are left alone. Our settings live under ``router:``::
     router:
       budget: 5 USD per day
       policy: match_best
+      policies: {cheap: 'min_cost:0.8', careful: {type: match_best, confidence: 0.99}}
       cache: {type: redis, ttl: 600, host: localhost, password: os.environ/REDIS_PASSWORD}
     server:
       limits: {requests: 500, idle_seconds: 75}
 
-The ``router:`` of a model takes ``tags`` (where and under which terms it runs), ``transport``,
-``unable`` (a list of capabilities), ``context_tokens`` and ``hidden_prompt_tokens``. LiteLLM's own
-``rpm``, ``tpm``, ``max_parallel_requests``, ``tags`` and, in ``model_info``, ``max_input_tokens``
-and ``supports_vision`` and so on hold, too; what is not set is taken from litellm's catalogue.
+What ``policies`` names, a call asks for as ``auto:cheap``. The ``router:`` of a model takes
+``tags`` (where and under which terms it runs), ``transport``, ``unable`` (a list of capabilities),
+``context_tokens`` and ``hidden_prompt_tokens``. LiteLLM's own ``rpm``, ``tpm``,
+``max_parallel_requests``, ``tags`` and, in ``model_info``, ``max_input_tokens`` and
+``supports_vision`` and so on hold, too; what is not set is taken from litellm's catalogue.
 ``server:`` is for ``optllm serve`` alone; see ``optllm_router.server.Limits``.
 """
 
@@ -26,12 +28,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import logging
 import math
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from optllm_router._environment import from_environment
@@ -53,6 +58,8 @@ _POLICIES: dict[str, tuple[Callable[..., Policy], bool]] = {
     "match_best": (MatchBest, True),
     "willingness_to_pay": (WillingnessToPay, True),
 }
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NONE_NAMED: Mapping[str, Policy] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Settings:
         candidates: the models to choose from, with prices.
         budgets: the caps; all of them hold.
         policy: what the user wants.
+        policies: others by name, for the calls that ask for them, as with ``auto:NAME``.
         store: URL of the database; not in the ``repr``.
         predictor: name of the predictor, see ``optllm_router.predictor.PREDICTORS``, or an object;
             see ``Router``.
@@ -87,6 +95,7 @@ class Settings:
     candidates: tuple[Candidate, ...]
     budgets: tuple[Budget, ...] = ()
     policy: Policy = dataclasses.field(default_factory=MaxSuccess)
+    policies: Mapping[str, Policy] = dataclasses.field(default_factory=dict)
     store: str = dataclasses.field(default="sqlite:///optllm.db", repr=False)  # may hold a password
     predictor: str | Predictor = "auto"
     expected_queries: int | None = None
@@ -143,8 +152,9 @@ def read_settings(
         values["budgets"] = values.pop("budget")
     if "budgets" in values:
         values["budgets"] = read_budgets(values["budgets"])
+    values["policies"] = read_policies(values.get("policies", {}))
     if "policy" in values:
-        values["policy"] = read_policy(values["policy"])
+        values["policy"] = _configured_policy(values["policy"], values["policies"])
     if "cache" in values:
         values["cache"] = CacheSettings.read(values["cache"])
     if "conversation_secret" in values:
@@ -259,14 +269,64 @@ def _told_apart_by(budget: Budget) -> tuple[str, str, bool]:
     return budget.window, budget.timezone, budget.hard
 
 
-def read_policy(value: str | Policy) -> Policy:
+def read_policies(given: Any) -> dict[str, Policy]:
+    """Policies by the names that a user gave them, each written like ``policy``.
+
+    Raises:
+        ConfigurationError: a name or a policy is not understood.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigurationError(
+            f"policies {quoted(given)} must name policies, like {{cheap: 'min_cost:0.8'}}"
+        )
+    for name in given:
+        if name in _POLICIES:
+            raise ConfigurationError(
+                f"policies names {name!r}, which is there already; take another name"
+            )
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise ConfigurationError(
+                f"policies names {quoted(name)}; a name has 1 to 64 letters, digits, '_', '-' "
+                "and '.', like 'cheap'"
+            )
+    return {name: _configured_policy(value) for name, value in given.items()}
+
+
+def _configured_policy(value: Any, named: Mapping[str, Policy] = _NONE_NAMED) -> Policy:
+    """A policy as :func:`read_policy` takes it, or as a mapping of its settings."""
+    if not isinstance(value, Mapping):
+        return read_policy(value, named)
+    kind = value.get("type")
+    if not isinstance(kind, str) or kind not in _POLICIES:
+        raise ConfigurationError(
+            f"policy {dict(value)!r} has no type; give it one of {', '.join(_POLICIES)}"
+        )
+    make = _POLICIES[kind][0]
+    settings = {name: number for name, number in value.items() if name != "type"}
+    known = list(inspect.signature(make).parameters)
+    no_others(settings, known, f"setting of policy {kind!r}")
+    for name, number in settings.items():
+        _at_least(name, number, 0)
+    try:
+        return make(**settings)
+    except TypeError:
+        raise ConfigurationError(
+            f"policy {dict(value)!r} is not whole; it needs {' and '.join(known)}"
+        ) from None
+
+
+def read_policy(value: str | Policy, named: Mapping[str, Policy] = _NONE_NAMED) -> Policy:
     """A policy by name, with its number after a colon: ``match_best``, ``min_cost:0.9``.
+
+    Args:
+        value: the name, or the policy itself.
+        named: policies of the user's own.
 
     Raises:
         ConfigurationError: no such policy, or a number that is missing, wrong or too many.
     """
     if isinstance(value, str):
-        return _policy_named(value)
+        return named[value] if value in named else _policy_named(value, tuple(named))
     if not callable(getattr(value, "look", None)):
         raise ConfigurationError(f"policy {quoted(value)} is neither a name nor a policy")
     if not isinstance(value, Hashable):
@@ -275,15 +335,16 @@ def read_policy(value: str | Policy) -> Policy:
 
 
 @functools.lru_cache(maxsize=64)
-def _policy_named(value: str) -> Policy:
+def _policy_named(value: str, others: tuple[str, ...] = ()) -> Policy:
     """One object for one name: calls with one policy are decided together."""
     name, colon, number = value.partition(":")
     if name not in _POLICIES:
-        near = nearest(name, _POLICIES, most=1)
+        near = nearest(name, [*others, *_POLICIES], most=1)
         hint = f"did you mean {near[0]!r}? There are" if near else "use"
+        own = "".join(f"{other}, " for other in others)
         raise ConfigurationError(
-            f"policy {quoted(value)} is unknown; {hint} max_success, match_best, min_cost:0.9 "
-            "(target success) or willingness_to_pay:0.01 (USD per success)"
+            f"policy {quoted(value)} is unknown; {hint} {own}max_success, match_best, "
+            "min_cost:0.9 (target success) or willingness_to_pay:0.01 (USD per success)"
         )
     make, takes_number = _POLICIES[name]
     if not colon:

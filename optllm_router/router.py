@@ -257,7 +257,9 @@ class Router:
         """
         j = self.index(name)
         if reasons := left_out([self.candidates[j]], query.call):
-            raise InvalidRequestError(f"model {name!r} {reasons[name]}; name another, or 'auto'")
+            raise InvalidRequestError(
+                f"model {name!r} {reasons[name]}; name another, or 'auto'", param="model"
+            )
         forecast = self.forecast([query])
         return Decision(
             id=new_id(),
@@ -495,7 +497,9 @@ def checked_score(score: Any) -> float:
     """
     if isinstance(score, (bool, int, float)) and 0 <= float(score) <= 1:
         return float(score)
-    raise InvalidRequestError(f"score {quoted(score)} must be a number from 0 (wrong) to 1 (right)")
+    raise InvalidRequestError(
+        f"score {quoted(score)} must be a number from 0 (wrong) to 1 (right)", param="score"
+    )
 
 
 def _prior(candidates: Sequence[Candidate]) -> FloatArray:

@@ -34,7 +34,7 @@ FLOORS = (
     ("_turns",),
     ("_flow",),
     ("router", "_options", "_streams", "_routing", "_racing"),
-    ("_performing",),
+    ("_performing", "_decision_log"),
     ("_chat", "_openai_errors", "_runtime"),
     ("plan", "_embeddings", "_chunks"),
     ("_session", "_openai_streams"),

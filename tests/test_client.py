@@ -1158,6 +1158,31 @@ def test_what_all_candidates_do_wrong_decides_the_class(kind, theirs):
     assert isinstance(mixed, openai.InternalServerError)
 
 
+def test_the_causes_are_openai_s_too():
+    first = ProviderTimeoutError("late", candidate="m")
+    last = ProviderRateLimitedError("busy", candidate="m", status=429)
+    ours = last.after([first, last], {"n": "time was over"}, "busy; 2 attempts were made")
+    for error in (ours, AllCandidatesFailedError("no", causes=[first, last])):
+        joined = as_openai_error(error)
+        kinds = [(ProviderTimeoutError, openai.APITimeoutError)]
+        kinds.append((ProviderRateLimitedError, openai.RateLimitError))
+        for cause, (own, theirs) in zip(joined.causes, kinds, strict=True):
+            assert isinstance(cause, own)
+            assert isinstance(cause, theirs)
+    alone = as_openai_error(last)
+    assert alone.causes == (alone,)
+    assert as_openai_error(ours).left_out == {"n": "time was over"}
+
+
+def test_a_pinned_model_that_fails_tells_every_attempt(make, server):
+    client = make(max_retries=1)
+    server.faults = Faults(rates={"rate_limit": 1.0})
+    with pytest.raises(openai.RateLimitError, match="2 attempts were made") as caught:
+        ask(client, model="sim-tiny")
+    assert [type(one) for one in caught.value.causes] == [type(caught.value)] * 2
+    assert {one.candidate for one in caught.value.causes} == {"sim-tiny"}
+
+
 def test_a_client_from_a_litellm_configuration(models, tmp_path, server):
     import yaml
 

@@ -307,8 +307,43 @@ def test_the_only_fault_is_raised_as_it_came():
     broken = fault()
     _, error = play(flow("dear"), [None, broken, None])
     assert error is broken
+    assert (error.causes, error.left_out) == ((broken,), {})
+
+
+TOO_DEAR = "what is left of a budget does not pay for it"
+
+
+def test_a_fault_tells_who_was_not_asked_for_money():
+    broken = fault(ProviderRateLimitedError, status=429, retry_after_seconds=3.0)
     _, error = play(flow(), [None, broken, None, refusal(), refusal()])
-    assert error is broken
+    assert type(error) is ProviderRateLimitedError
+    assert (error.status, error.retry_after_seconds, error.candidate) == (429, 3.0, "dear")
+    assert error.causes == (broken,)
+    assert error.left_out == {"middle": TOO_DEAR, "cheap": TOO_DEAR}
+    assert str(error) == f"dear broke; not asked: 'middle' ({TOO_DEAR}), 'cheap' ({TOO_DEAR})"
+
+
+def test_several_faults_tell_who_was_not_asked_for_money():
+    faults = [fault(), fault(name="middle")]
+    results = [step for one in faults for step in (None, one, None)]
+    _, error = play(flow(), [*results, refusal()])
+    assert isinstance(error, AllCandidatesFailedError)
+    assert error.left_out == {"cheap": TOO_DEAR}
+    assert str(error).endswith(f"dear broke; middle broke; not asked: 'cheap' ({TOO_DEAR})")
+
+
+def test_faults_tell_who_cannot_serve_the_call_and_for_whom_there_was_no_time():
+    clock = Clock()
+    asked = request(clock=clock, call=replace(CALL, timeout_seconds=10.0))
+    asked = replace(asked, decision=replace(asked.decision, left_out={"blind": "takes no images"}))
+    steps = request_flow(asked)
+    assert [type(next(steps)), type(steps.send(None))] == [Reserve, Send]
+    clock.now += 10.0
+    steps.send(fault(ProviderTimeoutError))
+    with pytest.raises(ProviderTimeoutError) as caught:
+        steps.send(None)
+    over = dict.fromkeys(("middle", "cheap"), "time was over")
+    assert caught.value.left_out == {"blind": "takes no images", **over}
 
 
 def test_several_faults_are_raised_together():
@@ -323,7 +358,9 @@ def test_several_faults_are_raised_together():
 def test_a_request_that_all_refuse_is_the_caller_s_mistake():
     faults = [fault(ProviderRejectedError, name) for name in PRICES]
     _, error = play(flow(), [step for one in faults for step in (None, one, None)])
-    assert error is faults[0]
+    assert type(error) is ProviderRejectedError
+    assert (error.candidate, error.causes) == ("dear", tuple(faults))
+    assert str(error) == "dear broke; 3 attempts were made"
 
 
 # Patience
@@ -383,11 +420,15 @@ def test_after_the_last_try_others_are_asked():
     assert answer.candidate.name == "middle"
 
 
-def test_the_last_fault_of_the_only_candidate_is_raised_as_it_came():
-    clock, faults = Clock(), [fault(), fault(ProviderRateLimitedError), fault()]
+def test_the_last_fault_of_the_only_candidate_is_raised_with_those_before_it():
+    clock = Clock()
+    faults = [fault(ProviderRateLimitedError), fault(), fault(ProviderRateLimitedError, status=429)]
     results = [step for one in faults for step in (None, one, None)]
     _, error = play(retried("dear", clock=clock), results, clock)
-    assert error is faults[-1]
+    assert type(error) is ProviderRateLimitedError
+    assert error.status == 429
+    assert error.causes == tuple(faults)
+    assert str(error) == "dear broke; 3 attempts were made"
 
 
 def test_all_that_failed_is_told_with_every_try():
@@ -396,7 +437,9 @@ def test_all_that_failed_is_told_with_every_try():
     _, error = play(retried("dear", "middle", clock=clock, max_retries=1), results, clock)
     assert isinstance(error, AllCandidatesFailedError)
     assert error.causes == tuple(faults)
-    assert str(error) == "all 2 candidates that were tried failed: dear broke; middle broke"
+    assert str(error) == (
+        "all 2 candidates that were tried failed in 4 attempts: dear broke; middle broke"
+    )
 
 
 @pytest.mark.parametrize(
@@ -444,7 +487,7 @@ def test_all_tries_share_the_time_of_the_call():
         retried("dear", call=call, clock=clock), [None, told, None, None, told, None], clock
     )
     assert [s.call.timeout_seconds for s in steps if isinstance(s, Send)] == [2.0, 0.5]
-    assert error is told
+    assert error.causes == (told, told)
     assert clock.now == 1001.5
 
 
@@ -750,6 +793,16 @@ def test_a_fault_after_the_first_token_is_raised_and_settled_at_what_was_deliver
     assert (steps[-1].cost_nano, steps[-1].estimated) == (6_000, True)
     assert steps[-1].attempt.outcome.status == "error"
     assert error is broken
+
+
+def test_a_stream_that_breaks_tells_the_attempts_before_it():
+    clock, faults = Clock(), [fault(), fault(ProviderConnectionError)]
+    results = [None, faults[0], None, None, opened(HI), None, faults[1], None]
+    _, error = play(stream("dear", "middle", clock=clock, max_retries=1), results, clock)
+    assert type(error) is ProviderConnectionError
+    assert error.causes == tuple(faults)
+    assert error.left_out == {}  # once it has begun there is no way back
+    assert str(error) == "dear broke; 2 attempts were made"
 
 
 def test_a_connection_that_breaks_after_the_first_token_is_paid_in_full():

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from optllm_router._decision_log import ASKER, Asker
 from optllm_router._errors import BudgetExceededError, OptLLMError
 from optllm_router._nearest import quoted
 from optllm_router._openai_streams import PAID
-from optllm_router._routing import routing_info
 from optllm_router._scopes import KINDS
 from optllm_router._telemetry import continued
 from optllm_router._wire import LARGE_BYTES
 from optllm_router.server.access import EVERYTHING, Caller
 from optllm_router.server.body import read_json
 from optllm_router.server.errors import Refused, budget_headers
-from optllm_router.server.log import log_event
 from optllm_router.server.openapi import ANSWERING_PATHS, FEEDBACK_FIELDS, document
 from optllm_router.server.options import Limits
 from optllm_router.server.relay import relay
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 _ARGUMENTS = ("timeout", "extra_headers", "extra_query", "extra_body")
 """What clients in other languages take beside the fields of a request; it is not sent."""
 _READY_SECONDS = 2.0
+_LONGEST_NAME = 200
 _SCOPES = ("tenant", "user", "tags", "job")
 """What names whose money is spent: only a caller who sees everything may."""
 
@@ -84,16 +84,16 @@ class Endpoints:
                 raise Refused(400, f"{name} is no field", param=name, code="unknown_field")
         check_scopes(body.get("optllm"), caller)
 
-        def note(response: http.Response, answer: bytes) -> None:
-            self._note(request, response, body if self.log_prompts else None, answer)
-
+        asker: Asker = request.state.asker
+        asker.fields.update(key=caller.key, scope=caller.scope)
+        if self.log_prompts:
+            asker.fields["request"], asker.keeps_answers = body, True
+        ASKER.set(asker)  # each request has a task, and so a context, of its own
         client, path, sent = self._client_of(caller.scope), request.url.path, await request.body()
         request_id = request.state.request_id
         try:
             with continued(request.headers):
-                return await relay(
-                    client, path, sent, body, request_id, note, keep=self.log_prompts
-                )
+                return await relay(client, path, sent, body, request_id, self._count)
         except BudgetExceededError as error:
             if caller.sees_everything or error.scope == caller.scope:
                 raise
@@ -112,7 +112,9 @@ class Endpoints:
             if name not in body:
                 raise Refused(400, f"{name} is missing", param=name, code="missing_field")
         if unknown := body.keys() - FEEDBACK_FIELDS:
-            raise Refused(400, f"field {quoted(min(unknown))} is unknown", code="unknown_field")
+            name = min(unknown)
+            told = f"field {quoted(name)} is unknown"
+            raise Refused(400, told, code="unknown_field", param=name[:_LONGEST_NAME])
         id, score = body["id"], body["score"]
         if not isinstance(id, str):
             raise Refused(400, "id must be text: that of an answer", param="id")
@@ -120,7 +122,7 @@ class Endpoints:
         return JSONResponse({"object": "feedback", "id": id, "score": float(score)})
 
     async def models(self, request: Request) -> Response:
-        """``GET /v1/models``: the candidates, and ``auto``."""
+        """``GET /v1/models``: the candidates, ``auto``, and ``auto:NAME`` for named policies."""
         page = await self.client.models.list()
         return _openai_json(page)
 
@@ -153,7 +155,7 @@ class Endpoints:
 
     async def openapi(self, request: Request) -> Response:
         """``GET /openapi.json``."""
-        return JSONResponse(document(self.limits))
+        return JSONResponse(document(self.limits, self.client.settings.policies))
 
     def _touch_store(self) -> None:
         with self.database.read() as connection:
@@ -188,36 +190,11 @@ class Endpoints:
         options: dict[str, Any] = {"tags" if kind == "tag" else kind: name}
         return self.client.with_options(**options)
 
-    def _note(
-        self,
-        request: Request,
-        response: http.Response,
-        body: Mapping[str, Any] | None,
-        answer: bytes,
-    ) -> None:
-        """Count and log a decision and what it took, which is not known of a stream broken off."""
-        caller = _caller(request)
+    def _count(self, response: http.Response) -> None:
+        """Count an answer and what it took, which is not known of a stream broken off."""
         paid: Paid | None = response.extensions[PAID]()
-        fields: dict[str, Any] = {
-            "decision_id": response.headers["x-optllm-decision-id"],
-            "candidate": response.headers["x-optllm-candidate"],
-            "whole": paid is not None,
-        }
         if paid is not None:
             self.metrics.answer(paid)
-            fields.update(asdict(routing_info(paid)), first_token=paid.first_token_seconds)
-            fields["prompt_tokens"] = paid.usage.prompt_tokens
-            fields["completion_tokens"] = paid.usage.completion_tokens
-        if body is not None:
-            fields.update(request=body, answer=answer.decode(errors="replace"))
-        log_event(
-            "decision",
-            request_id=request.state.request_id,
-            path=request.url.path,
-            key=caller.key,
-            scope=caller.scope,
-            **fields,
-        )
 
 
 def check_scopes(ours: Any, caller: Caller) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from optllm_router._errors import (
     ProviderTimeoutError,
     StoreError,
     UnknownModelError,
+    error_code,
 )
 from optllm_router._openai_errors import error_body, shared_cause, status_of
 
@@ -135,9 +135,7 @@ def budget_headers(error: BudgetExceededError) -> dict[str, str]:
 
 def _faults(error: Exception) -> Sequence[ProviderError]:
     """What providers did wrong."""
-    if isinstance(error, AllCandidatesFailedError):
-        return error.causes
-    return (error,) if isinstance(error, ProviderError) else ()
+    return error.causes if isinstance(error, (AllCandidatesFailedError, ProviderError)) else ()
 
 
 def _concerns_us(error: ProviderError) -> bool:
@@ -147,7 +145,7 @@ def _concerns_us(error: ProviderError) -> bool:
 
 def _told(error: OptLLMError) -> Refused:
     """An error whose message is for the caller, with the status that OpenAI would give it."""
-    body, status = error_body(error), status_of(error)
+    status = status_of(error)
     kind = shared_cause(error) or error
     if isinstance(kind, ProviderTimeoutError):
         status = 504
@@ -156,10 +154,5 @@ def _told(error: OptLLMError) -> Refused:
     elif isinstance(error, ConfigurationError) and status == 500:
         status = 400
     headers = budget_headers(error) if isinstance(error, BudgetExceededError) else {}
-    code = body["code"] or _snake(type(error).__name__)
-    return Refused(status, str(error)[:_MOST_TOLD], code=code, headers=headers)
-
-
-def _snake(name: str) -> str:
-    """``ProviderTimeoutError`` as ``provider_timeout``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Error")).lower()
+    message, param = str(error)[:_MOST_TOLD], error_body(error)["param"]
+    return Refused(status, message, code=error_code(error), param=param, headers=headers)

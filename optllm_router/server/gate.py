@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
+from optllm_router._decision_log import Asker
 from optllm_router.server.body import ClientGone
 from optllm_router.server.errors import Refused, as_refusal, error_response
 from optllm_router.server.log import log_event
@@ -45,7 +46,8 @@ class Gate:
         """Answer one request."""
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
-        scope.setdefault("state", {})["request_id"] = request_id
+        asker = Asker({"request_id": request_id, "path": scope["path"][:_MOST_LOGGED]})
+        scope.setdefault("state", {}).update(request_id=request_id, asker=asker)
         status = 0
         start = time.perf_counter()
 
@@ -94,11 +96,11 @@ class Gate:
     def _note(self, scope: Scope, refused: Refused) -> None:
         code = refused.code or str(refused.status)
         self._metrics.refusal(code)
-        caller = scope["state"].get("caller")
+        caller, asker = scope["state"].get("caller"), scope["state"]["asker"]
         log_event(
             "refused",
-            request_id=scope["state"]["request_id"],
-            path=scope["path"][:_MOST_LOGGED],
+            request_id=asker.fields["request_id"],
+            path=asker.fields["path"],
             key=caller.key if caller else "",
             status=refused.status,
             code=code,
@@ -107,11 +109,13 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None, "requests are tasks"
+        asker: Asker = scope["state"]["asker"]
         late = False
 
         def give_up() -> None:
             nonlocal late
             late = True
+            asker.given_up = "request_timeout"
             task.cancel()
 
         deadline = asyncio.get_running_loop().call_later(self._limits.request_seconds, give_up)

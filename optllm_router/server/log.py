@@ -1,5 +1,7 @@
 """One line of JSON per decision and per refusal, and every other log record as JSON, too.
 
+The client itself tells of decisions; see ``optllm_router._decision_log``.
+
 Prompts, answers and keys are in none of them, unless prompts are asked for.
 """
 
@@ -23,10 +25,8 @@ class JsonLines(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
-            **getattr(record, "fields", {}),
+            **getattr(record, "fields", {"logger": record.name}),
         }
-        if record.name != EVENTS.name:
-            line["logger"] = record.name
         if record.exc_info and record.exc_info[0] is not None:
             # The text of an unexpected error may quote what a person wrote.
             line["error"] = record.exc_info[0].__name__

@@ -6,6 +6,8 @@ could say beforehand what it costs.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from optllm_router import __version__
@@ -129,12 +131,10 @@ _FORMAT = {
 }
 _NAME: Schema = {"type": "string", "pattern": "^[ -~]{1,200}$", "description": "printable text"}
 _NAMES: Schema = {"anyOf": [_NAME, {"type": "array", "items": _NAME, "maxItems": 50}]}
+_POLICIES = r"max_success|match_best|(min_cost|willingness_to_pay):0\.\d{1,6}"
 _ROUTING = _object(
     {
-        "policy": {
-            "type": "string",
-            "pattern": r"^(max_success|match_best|(min_cost|willingness_to_pay):0\.\d{1,6})$",
-        },
+        "policy": {"type": "string", "pattern": f"^({_POLICIES})$"},
         **dict.fromkeys(("tenant", "user", "job", "conversation"), _NAME),
         **dict.fromkeys(("tags", "require_tags", "forbid_tags"), _NAMES),
     },
@@ -155,7 +155,8 @@ _CHAT: dict[str, Schema] = {
     "messages": _list(_ref("Message"), minItems=1, maxItems=10_000),
     "model": {
         "type": "string",
-        "description": "'auto' to choose, or the name of a model to pin it.",
+        "description": "'auto' to choose, 'auto:POLICY' to choose by that policy, or the name of a "
+        "model to pin it.",
         "examples": ["auto"],
     },
     **dict.fromkeys(
@@ -380,8 +381,15 @@ ANSWERING_PATHS = tuple(_ANSWERING)
 """Where answers are made, and money is spent."""
 
 
-def document(limits: Limits) -> dict[str, Any]:
-    """The document of a server with these limits."""
+def _routing(policies: Iterable[str]) -> Schema:
+    """Our own field, where policies of these names are there, too."""
+    pattern = "|".join((*map(re.escape, policies), _POLICIES))
+    policy = {"type": "string", "pattern": f"^({pattern})$"}
+    return {**_ROUTING, "properties": {**_ROUTING["properties"], "policy": policy}}
+
+
+def document(limits: Limits, policies: Iterable[str] = ()) -> dict[str, Any]:
+    """The document of a server with these limits, and policies of these names."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -426,7 +434,7 @@ def document(limits: Limits) -> dict[str, Any]:
             },
         },
         "components": {
-            "schemas": _SCHEMAS,
+            "schemas": {**_SCHEMAS, "Routing": _routing(policies)},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from optllm_router.server.errors import Refused, refusal_body
 from optllm_router.server.options import Limits
 
 
@@ -56,6 +58,20 @@ class BoundedProtocol(H11Protocol):
         super().on_response_complete()
         if self._is_only_drained() and self._until_sent is None:
             self._until_sent = self._abort_in(self._limits.body_seconds)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say as OpenAI's API would what is no HTTP; uvicorn says it in plain text."""
+        told = refusal_body(Refused(400, f"{msg} Send HTTP/1.1", code="invalid_http"))
+        body = json.dumps(told).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def pause_writing(self) -> None:
         """The client does not read: it has a while to go on."""

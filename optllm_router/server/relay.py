@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from optllm_router.client import AsyncOptLLM
 
-Note = Callable[[http.Response, bytes], None]
-"""Called once an answer is over, with the client's response and the bytes."""
+Note = Callable[[http.Response], None]
+"""Called once an answer is over, with the client's response."""
 
 _STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """What keeps proxies from holding chunks back."""
@@ -32,8 +32,6 @@ async def relay(
     parsed: Mapping[str, Any],
     request_id: str,
     note: Note,
-    *,
-    keep: bool,
 ) -> Response:
     """Have a client answer a request of OpenAI's API.
 
@@ -44,7 +42,6 @@ async def relay(
         parsed: what is in it.
         request_id: handed on to the provider.
         note: told when it is over.
-        keep: whether ``note`` gets the bytes of a stream, too.
 
     Raises:
         OptLLMError: there is no answer.
@@ -60,36 +57,30 @@ async def relay(
     response = await client.send(request)
     further = {name: value for name, value in response.headers.items() if name not in _HOP_BY_HOP}
     if response.is_stream_consumed:
-        note(response, response.content)
+        note(response)
         return Response(response.content, headers=further)
-    return _Streamed(response, {**further, **_STREAMED}, note, keep)
+    return _Streamed(response, {**further, **_STREAMED}, note)
 
 
 class _Streamed(Response):
     """A stream, handed on chunk by chunk; it is closed and noted however it ends."""
 
-    def __init__(
-        self, response: http.Response, headers: dict[str, str], note: Note, keep: bool
-    ) -> None:
+    def __init__(self, response: http.Response, headers: dict[str, str], note: Note) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._response = response
         self._note = note
-        self._keep = keep
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        kept: list[bytes] = []
         try:
             await send(start)
             async for part in self._parts():
-                if self._keep:
-                    kept.append(part)
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self._response.aclose()
-            self._note(self._response, b"".join(kept))
+            self._note(self._response)
 
     async def _parts(self) -> AsyncIterable[bytes]:
         stream = self._response.stream

@@ -26,7 +26,8 @@ def all_failed(*causes) -> AllCandidatesFailedError:
 def test_a_key_that_a_provider_refuses_is_not_told():
     theirs = ProviderAuthenticationError("incorrect key sk-...abc", candidate="m", status=401)
     late = ProviderTimeoutError("too late", candidate="n")
-    for error in (theirs, all_failed(late, theirs), all_failed(theirs, theirs)):
+    several = all_failed(late, theirs), all_failed(theirs, theirs)
+    for error in (theirs, *several, late.after([theirs, late], {}, "too late")):
         refused = as_refusal(error)
         assert (refused.status, refused.code) == (502, "provider_authentication")
         assert "sk-" not in refused.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import Counter
@@ -50,6 +51,15 @@ def schema(router):
 
 def test_the_document_names_what_is_served(schema):
     assert sorted(schema) == OPERATIONS
+
+
+def test_policies_of_the_user_s_own_are_documented():
+    routing = document(Limits(), ["cheap", "a.b"])["components"]["schemas"]["Routing"]
+    pattern = routing["properties"]["policy"]["pattern"]
+    taken = ("cheap", "a.b", "match_best", "min_cost:0.5")
+    assert [bool(re.search(pattern, one)) for one in taken] == [True] * 4
+    assert not re.search(pattern, "a-b")
+    assert not re.search(pattern, "cheaper")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import httpx
@@ -114,6 +115,7 @@ def test_only_json_is_taken(http, kind):
         ({"model": "sim-tinny"}, 404, "model_not_found", "did you mean 'sim-tiny'"),
         ({"messages": []}, 400, "invalid_request", "messages has 0 entries"),
         ({"n": 1000}, 400, "invalid_request", "n 1000"),
+        ({"top_k": "five"}, 400, "invalid_request", "top_k"),
         ({"temperatur": 1}, 400, "invalid_request", "temperatur"),
         ({"timeout": 1}, 400, "unknown_field", "timeout"),
         ({"extra_headers": {"authorization": "x"}}, 400, "unknown_field", "extra_headers"),
@@ -129,7 +131,23 @@ def test_arguments_are_checked_before_anything_is_sent(http, provider, fields, s
     assert (response.status_code, error["code"]) == (status, code)
     assert part in error["message"]
     assert error["type"] == "invalid_request_error"
+    assert error["param"] == next(iter(fields)) or error["param"].startswith("optllm.")
     assert sum(provider.requests.values()) == before
+
+
+def test_what_is_no_http_is_told_in_openai_s_form(router):
+    with router.connect() as connection:
+        connection.sendall(b"HELLO\r\n\r\n")
+        head, _, body = connection.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/json" in head
+    assert b"content-length: %d" % len(body) in head
+    assert json.loads(body)["error"] == {
+        "message": "Invalid HTTP request received. Send HTTP/1.1",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_http",
+    }
 
 
 def test_paths_and_methods_that_are_not_there(http):
