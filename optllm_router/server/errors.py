@@ -112,12 +112,17 @@ def refusal_body(refused: Refused) -> dict[str, Any]:
         kind = refused.code
     return {
         "error": {
-            "message": refused.message,
+            "message": _encodable(refused.message),
             "type": kind,
-            "param": refused.param,
+            "param": None if refused.param is None else _encodable(refused.param),
             "code": refused.code,
         }
     }
+
+
+def _encodable(text: str) -> str:
+    """What a caller wrote may hold half of a surrogate pair, which has no form in UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def error_response(refused: Refused) -> JSONResponse:

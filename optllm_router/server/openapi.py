@@ -6,7 +6,6 @@ could say beforehand what it costs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -383,7 +382,8 @@ ANSWERING_PATHS = tuple(_ANSWERING)
 
 def _routing(policies: Iterable[str]) -> Schema:
     """Our own field, where policies of these names are there, too."""
-    pattern = "|".join((*map(re.escape, policies), _POLICIES))
+    names = (name.replace(".", r"\.") for name in policies)  # all that is special in a name
+    pattern = "|".join((*names, _POLICIES))
     policy = {"type": "string", "pattern": f"^({pattern})$"}
     return {**_ROUTING, "properties": {**_ROUTING["properties"], "policy": policy}}
 

@@ -49,6 +49,22 @@ def test_models_are_listed_and_found(http):
     assert missing.json()["error"]["code"] == "model_not_found"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"model": "auto", "messages": QUESTION, "\ud800": 1}),
+        ("/v1/chat/completions", {"model": "auto", "messages": QUESTION, "optllm": {"\ud800": 1}}),
+        ("/v1/responses", {"model": "auto", "input": "Hello", "\ud800": 1}),
+        ("/v1/feedback", {"id": "x", "score": 1, "\ud800": 1}),
+    ],
+)
+def test_a_name_that_no_encoding_can_write_is_refused_as_any_other(http, path, body):
+    headers = {"content-type": "application/json"}
+    response = http.post(path, content=json.dumps(body), headers=headers)
+    assert response.status_code == 400
+    assert "ud800" in response.json()["error"]["param"]
+
+
 def test_feedback_is_kept(http):
     id = ask(http).json()["id"]
     assert http.post("/v1/feedback", json={"id": id, "score": 1}).json() == {
