@@ -268,6 +268,7 @@ class Runtime:
                 end=None if balance.rolling else balance.next_window,
                 seen=balance.calls,
                 paced=balance.pace,
+                rolling=balance.rolling,
                 limit_usd=usd_from_nano(balance.limit_nano),
                 name=balance.budget,
             )

@@ -6,6 +6,9 @@ the point of the recent queries' front that costs as much sets the shadow price.
 done anew for every decision, so that the price follows the true costs and the true traffic
 (re-solving; Agrawal, Wang & Ye, Operations Research 62(4), 2014; Jasin & Kumar 2012).
 
+Over a rolling window money comes back as it goes: a query may cost what the limit divided by the
+queries of a whole window is, and less while almost nothing is left.
+
 Where no end is known, nobody can tell how many queries are to come. The first half of such a budget
 is spent freely. From then on a query may cost the less on average the less is left, geometrically
 from the dearest point of the front to the cheapest, so that a budget too small for the best answers
@@ -31,6 +34,8 @@ _RENEWED = 16
 """The front is computed anew once a sixteenth of the sample is new."""
 _SHARE_INERTIA = 16.0
 """Queries that a budget's earlier share of the traffic counts for in its present window."""
+_HEADROOM = 0.05
+"""Of a rolling window's limit: below that, the less is left, the less a query may cost."""
 _FREE_SHARE = 0.5
 """Of a budget without an end that is spent freely."""
 _MOST_THRIFT = 1e-4
@@ -45,9 +50,10 @@ class Pot:
     Attributes:
         left_usd: what may still be spent.
         start: when its window began, Unix seconds.
-        end: when the next one begins; ``None`` for a window without end.
+        end: when the next one begins; ``None`` for a window without end, and a rolling one.
         seen: calls that it paid for in this window.
         paced: whether the money should last until the window ends.
+        rolling: whether the window ends now, whenever that is.
         limit_usd: its cap, which says how much is gone; ``None`` where that is no matter.
         name: of the budget.
     """
@@ -57,6 +63,7 @@ class Pot:
     end: float | None = None
     seen: int = 0
     paced: bool = True
+    rolling: bool = False
     limit_usd: float | None = None
     name: str = "default"
 
@@ -108,11 +115,7 @@ class Traffic:
         self.arrivals.add(means.now, len(batch))
         self._remember(batch)
         outlook, held = self._outlook(policy), min(self._decided, _SAMPLE)
-        least, most = outlook.costs
-        usd = min(
-            self.allowance(means, len(batch)),
-            self._thrifty_allowance(means, len(batch), least / held, most / held),
-        )
+        usd = min(self.allowance(means, len(batch)), self._thrift(means, len(batch), outlook, held))
         return follow(outlook, batch, usd=usd * held, left_usd=means.left_usd)
 
     def allowance(self, means: Means, queries: int) -> float:
@@ -122,35 +125,44 @@ class Traffic:
             means: what there is to spend.
             queries: how many are to be decided now; they are among those expected.
         """
-        usd = math.inf
-        for pot in means.pots:
-            expected = self._still_expected(pot, means.now, queries)
-            if expected:
-                usd = min(usd, pot.left_usd / expected)
-        return usd
+        return min((self._of_one(pot, means.now, queries) for pot in means.pots), default=math.inf)
 
-    def _thrifty_allowance(self, means: Means, queries: int, least: float, most: float) -> float:
-        """As :meth:`allowance`, by the budgets that have no end to last until.
+    def _of_one(self, pot: Pot, now: float, queries: int) -> float:
+        """As :meth:`allowance`, for one budget."""
+        expected = self._still_expected(pot, now, queries)
+        if not expected:
+            return math.inf
+        if not pot.rolling:
+            return pot.left_usd / expected
+        limit = pot.limit_usd or pot.left_usd
+        return min(limit, pot.left_usd / _HEADROOM) / expected
+
+    def _thrift(self, means: Means, queries: int, outlook: Outlook, held: int) -> float:
+        """As :meth:`allowance`, by the budgets of which nobody knows for how long they must last.
 
         Args:
             means: what there is to spend.
             queries: how many are to be decided now.
-            least: mean USD of a recent query at the cheapest point of their front.
-            most: the same at the dearest point.
+            outlook: on the recent queries.
+            held: how many these are.
         """
-        if self._expected_queries is not None:
+        endless = [pot for pot in means.pots if pot.paced and pot.end is None and not pot.rolling]
+        if not endless or self._expected_queries is not None:
             return math.inf
-        endless = (pot for pot in means.pots if pot.paced and pot.end is None)
+        least, most = outlook.costs
         at_once = queries / means.share
-        return min((_thrifty_usd(pot, at_once, least, most) for pot in endless), default=math.inf)
+        return min(_thrifty_usd(pot, at_once, least / held, most / held) for pot in endless)
 
     def _still_expected(self, pot: Pot, now: float, queries: int) -> float:
-        """How many queries a budget has to pay for yet; 0 where nobody wants it to last."""
+        """How many queries a budget has to pay for yet, one over a rolling window in each; 0 where
+        nobody wants it to last, or knows for how long."""
         if self._expected_queries is not None:
-            return max(self._expected_queries - pot.seen, queries)
-        if pot.end is None or not pot.paced:
+            seen = 0 if pot.rolling else pot.seen
+            return max(self._expected_queries - seen, queries)
+        end = now + (now - pot.start) if pot.rolling else pot.end
+        if end is None or not pot.paced:
             return 0.0
-        return queries + self._share(pot, now) * self.arrivals.expected(now, pot.end)
+        return queries + self._share(pot, now) * self.arrivals.expected(now, end)
 
     def _share(self, pot: Pot, now: float) -> float:
         """Calls that a budget pays for, per query that is expected in all.
@@ -198,7 +210,14 @@ class _Share:
 
 
 def _thrifty_usd(pot: Pot, queries: float, least: float, most: float) -> float:
-    """What each of n queries may cost on average, if each is to be as thrifty as one by one."""
+    """What each of n queries may cost on average, if each is to be as thrifty as one by one.
+
+    Args:
+        pot: a budget that has no end.
+        queries: n, which are decided at once.
+        least: mean USD of a recent query at the cheapest point of their front.
+        most: the same at the dearest point.
+    """
     thrifty = (pot.limit_usd or 0.0) * (1.0 - _FREE_SHARE)
     free = pot.left_usd - thrifty
     least = max(least, _MOST_THRIFT * most)

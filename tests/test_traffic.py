@@ -129,6 +129,32 @@ def test_a_group_is_as_thrifty_as_one_by_one(group: int):
     assert together.count(1) == pytest.approx(alone.count(1), rel=0.1)
 
 
+def roll(usd: float, *, paced: bool = True) -> list[float]:
+    """What each of 250 queries a day costs, under a cap on any 24 hours; 0 for a refused one."""
+    batch, traffic, spent = priced(1250), Traffic(2), []
+    for i in range(len(batch)):
+        now = 100 * DAY + i * DAY / 250
+        recent = spent[max(0, i - 249) :]
+        left = usd - sum(recent)
+        pot = Pot(left, now - DAY, None, len(recent), paced, rolling=True, limit_usd=usd)
+        few = one(batch, i)
+        j = traffic.choose(MaxSuccess(), few, Means((pot,), now)).allocation[0]
+        spent.append(few.cost[0, j] if few.cost[0, j] <= left else 0.0)
+    return spent
+
+
+def test_a_rolling_window_is_used_up_and_always_has_something_left():
+    """What is spent comes back, so nothing need be saved but for the queries of one window."""
+    steady = np.array(roll(125.0))[250:]
+    assert np.count_nonzero(steady == 0.0) == 0
+    assert 0.9 * 125 < 250 * steady.mean() <= 125
+    assert roll(125.0, paced=False).count(0.0) > 300
+
+
+def test_a_rolling_window_that_does_not_bind_holds_nothing_back():
+    assert min(roll(275.0)) == 1.0
+
+
 def test_whoever_expects_so_many_queries_needs_no_thrift():
     traffic, batch = Traffic(2, expected_queries=10), priced(1)
     means = Means((Pot(20.0, seen=9, limit_usd=1000.0),))
