@@ -8,13 +8,14 @@ of this process in its memory, or with one that several processes know also in t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from optllm_router._errors import StoreError
@@ -62,26 +63,21 @@ class Conversations:
             name: what the caller calls the conversation; it is then known by that alone.
             scopes: whose it is: what another tenant or user says or names is another conversation.
         """
-        key, known = self._look(messages, name, scopes)
-        if self._shared is None or key is None or (known is not None and name is None):
-            return known
-        try:
-            return _later(known, self._shared.find(key.hex()))
-        except StoreError as error:
-            return _unread(error, known)
+        known, asked = self._look(messages, name, scopes)
+        if self._shared is not None and asked is not None:
+            with _told_if_unread():
+                return _later(known, self._shared.find(asked))
+        return known
 
     async def apartner(
         self, messages: Messages, name: str | None = None, scopes: Sequence[str] = ()
     ) -> Partner | None:
         """As :meth:`partner`, without blocking the event loop."""
-        key, known = self._look(messages, name, scopes)
-        # What was said has one answer; under a name another process may have answered meanwhile.
-        if self._shared is None or key is None or (known is not None and name is None):
-            return known
-        try:
-            return _later(known, await self._shared.afind(key.hex()))
-        except StoreError as error:
-            return _unread(error, known)
+        known, asked = self._look(messages, name, scopes)
+        if self._shared is not None and asked is not None:
+            with _told_if_unread():
+                return _later(known, await self._shared.afind(asked))
+        return known
 
     def answered(
         self,
@@ -107,8 +103,8 @@ class Conversations:
 
     def _look(
         self, messages: Messages, name: str | None, scopes: Sequence[str]
-    ) -> tuple[bytes | None, Partner | None]:
-        """Under what a conversation is kept, if it has begun; and what is remembered here."""
+    ) -> tuple[Partner | None, str | None]:
+        """Who is remembered here; and what to ask the others' store for, if it can know better."""
         if name is not None:
             key: bytes | None = self._named(name, scopes)
         else:
@@ -118,7 +114,9 @@ class Conversations:
         with self._lock:
             if key in self._partners:
                 self._partners.move_to_end(key)
-            return key, self._partners.get(key)
+            known = self._partners.get(key)
+        # What was said has one answer; under a name another process may have answered meanwhile.
+        return known, key.hex() if known is None or name is not None else None
 
     def _until_last_answer(self, messages: Messages, scopes: Sequence[str]) -> bytes | None:
         for last in range(len(messages) - 1, -1, -1):
@@ -145,10 +143,13 @@ def _later(known: Partner | None, found: Partner | None) -> Partner | None:
     return max(known, found, key=lambda partner: partner.at)
 
 
-def _unread(error: StoreError, known: Partner | None) -> Partner | None:
-    """A call is not lost because it is not known who answered last."""
-    _log.warning("who answered last in a conversation cannot be read now: %s", error)
-    return known
+@contextlib.contextmanager
+def _told_if_unread() -> Iterator[None]:
+    """A call is not lost because it is not known who answered last: the log tells, no error."""
+    try:
+        yield
+    except StoreError as error:
+        _log.warning("who answered last in a conversation cannot be read now: %s", error)
 
 
 class Transcript:

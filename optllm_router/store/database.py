@@ -14,24 +14,23 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import random
 import re
-import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from optllm_router._errors import OptLLMError, StoreError
 from optllm_router.store._point_reads import Found, PointReads
 from optllm_router.store._postgresql import postgresql_engine
-from optllm_router.store.faults import explained
+from optllm_router.store._sqlite import READ_ONLY, sqlite_engine
+from optllm_router.store.faults import closed, explained
 from optllm_router.store.migrations import migrate
 from optllm_router.store.writer import Write, Writer
 
@@ -39,8 +38,6 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 _LOCK_TIMEOUT_SECONDS = 5.0
-_READ_ONLY = "optllm_read_only"
-_BEGIN = "BEGIN IMMEDIATE"
 
 
 class Database:
@@ -104,7 +101,7 @@ class Database:
         done.set_running_or_notify_cancel()
         with self._lock:  # else a write could come after the one that ends the writer
             if self._closed:
-                raise StoreError("the database is closed; create a new client")
+                raise closed()
             self._writer.put(Write(kind, item, done, urgent))
         return done
 
@@ -148,7 +145,7 @@ class Database:
         with explained(self._name), self._engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execution_options(isolation_level="REPEATABLE READ")
-            yield connection.execution_options(**{_READ_ONLY: True})
+            yield connection.execution_options(**{READ_ONLY: True})
 
     def row(self, table: Table, key: str) -> Found:
         """The row of a table with that primary key, as it is committed now.
@@ -156,7 +153,8 @@ class Database:
         It does not wait for the writes that were submitted before.
 
         Raises:
-            StoreError: the database cannot be read, or was opened before this process was forked.
+            StoreError: the database cannot be read, was closed, or was opened before this process
+                was forked.
         """
         self.check_process()
         return self._points.row(table, key)
@@ -242,65 +240,12 @@ def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "postgresql":
             return postgresql_engine(url)
-        patience = _patience(url)
-        engine = create_engine(url, connect_args={"timeout": patience})
-        _create_private(url)
+        return sqlite_engine(url, _patience(url))
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(
             f"store {_without_secrets(url)!r} cannot load its driver ({error}); for PostgreSQL: "
             "pip install 'optllm-router[postgresql]'"
         ) from error
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        # Of processes that switch a new file at once, SQLite turns all but one away unwaited.
-        _patiently(connection, "PRAGMA journal_mode=WAL", patience)
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get(_READ_ONLY):
-            connection.exec_driver_sql("BEGIN")
-        else:
-            raw: Any = connection.connection.dbapi_connection
-            try:
-                _patiently(raw, _BEGIN, patience)
-            except sqlite3.OperationalError as error:  # told as any statement's failure is
-                raise OperationalError(_BEGIN, None, error) from error
-
-    return engine
-
-
-def _patiently(connection: sqlite3.Connection, statement: str, patience: float) -> None:
-    """Execute what needs SQLite's lock, waiting for it as often as everybody else does.
-
-    SQLite itself looks ever more rarely, so that among busy processes the one that has waited
-    longest has the least chance.
-    """
-    end = time.monotonic() + patience
-    connection.execute("PRAGMA busy_timeout=0")
-    try:
-        while True:
-            try:
-                connection.execute(statement)
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() >= end:
-                    raise
-                time.sleep(random.uniform(0.001, 0.01))
-            else:
-                return
-    finally:
-        connection.execute(f"PRAGMA busy_timeout={int(1000 * patience)}")
-
-
-def _create_private(url: URL) -> None:
-    """Create the file for its owner only: it holds what people asked."""
-    path = url.database or ""
-    if path.startswith("file:"):
-        return
-    with contextlib.suppress(OSError):  # there already; or SQLite will say what is wrong
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _each(connection: Connection, works: Sequence[Callable[[Connection], T]]) -> list[T]:

@@ -55,6 +55,11 @@ def _state(error: DBAPIError) -> str:
     return str(getattr(error.orig, "sqlstate", None) or "")
 
 
+def closed() -> StoreError:
+    """What to raise to who uses a database after it was closed."""
+    return StoreError("the database is closed; create a new client")
+
+
 @contextlib.contextmanager
 def explained(name: str) -> Iterator[None]:
     """Turn what the database raises into ``StoreError``; ``name`` says which one it was."""

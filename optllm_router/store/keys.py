@@ -98,13 +98,14 @@ class AccessKeys:
         self._database.submit(work).result()
         return text, key
 
-    def find(self, text: str) -> AccessKey | None:
-        """The key of that text, whether or not it still works; ``None`` when there is none."""
-        match = _KEY.fullmatch(text)
-        return match and _if_equal(self._database.row(access_keys, match["id"]), text)
-
     async def afind(self, text: str) -> AccessKey | None:
-        """As :meth:`find`, without blocking the event loop."""
+        """The key of that text, whether or not it still works; ``None`` when there is none.
+
+        It is what was committed last, by any process, and does not block the event loop.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
         match = _KEY.fullmatch(text)
         return match and _if_equal(await self._database.arow(access_keys, match["id"]), text)
 

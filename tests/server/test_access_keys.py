@@ -26,66 +26,44 @@ def database(store_url):
     opened.close()
 
 
+def find(keys: AccessKeys, text: str) -> AccessKey | None:
+    return asyncio.run(keys.afind(text))
+
+
 def test_a_key_is_found_by_its_text_and_by_nothing_else(database):
     keys = AccessKeys(database)
     text, made = keys.create("tenant:a")
-    assert keys.find(text) == made
+    assert find(keys, text) == made
     other, _ = keys.create("tenant:b")
     assert text != other
     id, secret = text.removeprefix("sk-optllm-").split("-", 1)
     assert id == made.id
     wrong = "A" * 43 if secret != "A" * 43 else "B" * 43
     for guess in ("", "unused", id, secret, f"sk-optllm-{id}-{wrong}", text[:-1], f"{text}A"):
-        assert keys.find(guess) is None, guess
+        assert find(keys, guess) is None, guess
 
 
 def test_what_is_found_is_what_was_committed_last(database, store_url):
     keys = AccessKeys(database)
     text, made = keys.create()
 
-    async def found() -> list[AccessKey | None]:
-        return [await keys.afind(text), keys.find(text)]
-
-    assert asyncio.run(found()) == [made, made]
+    assert find(keys, text) == made
     with contextlib.closing(Database(store_url)) as other:
         revoked = AccessKeys(other).revoke(made.id)
-        assert asyncio.run(found()) == [revoked, revoked]
-    text = text[:-1] + ("A" if text[-1] != "A" else "B")
-    assert asyncio.run(found()) == [None, None]
+        assert find(keys, text) == revoked
+    assert find(keys, text[:-1] + ("A" if text[-1] != "A" else "B")) is None
 
 
 def test_looking_for_keys_holds_on_to_no_old_state_of_the_file(sqlite_url):
     with contextlib.closing(Database(sqlite_url)) as database:
         keys = AccessKeys(database)
         text, _ = keys.create()
-        assert asyncio.run(keys.afind(text)) is not None
+        assert find(keys, text) is not None
         keys.create()
         path = sqlite_url.removeprefix("sqlite:///")
         with contextlib.closing(sqlite3.connect(path)) as connection:
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         assert busy == 0
-
-
-def test_a_file_that_is_locked_is_waited_for_without_blocking_the_loop(sqlite_url):
-    path = sqlite_url.removeprefix("sqlite:///")
-    with contextlib.closing(Database(sqlite_url)) as database:
-        text, made = AccessKeys(database).create()
-    database = Database(f"{sqlite_url}?timeout=20")
-    with contextlib.closing(database):
-        database.row(access_keys, made.id)  # the schema is known; connections are in the pool
-
-        async def find_while_locked() -> tuple[bool, AccessKey | None]:
-            holder = sqlite3.connect(path, isolation_level=None)
-            holder.execute("PRAGMA locking_mode=EXCLUSIVE")
-            database._engine.dispose()  # or it could not be had alone
-            holder.execute("BEGIN EXCLUSIVE")
-            finding = asyncio.create_task(AccessKeys(database).afind(text))
-            await asyncio.sleep(0.3)
-            waited = not finding.done()
-            holder.close()
-            return waited, await finding
-
-        assert asyncio.run(find_while_locked()) == (True, made)
 
 
 def test_the_store_does_not_know_the_secret(database):
@@ -108,7 +86,7 @@ def test_keys_end_by_time_and_by_being_revoked(database):
     now = 1_010.0
     revoked = keys.revoke(made.id)
     assert revoked.revoked_at == 1_010.0
-    assert not keys.find(text).works_at(1_011.0)
+    assert not find(keys, text).works_at(1_011.0)
     now = 1_020.0
     assert keys.revoke(made.id) == revoked  # the first time counts
     assert keys.all() == [revoked]
@@ -152,7 +130,7 @@ def test_the_command_makes_lists_and_revokes(sqlite_url):
     text = made.stdout.strip()
     database = Database(sqlite_url)
     try:
-        key = AccessKeys(database).find(text)
+        key = find(AccessKeys(database), text)
     finally:
         database.close()
     assert key.scope == "tenant:team-a"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
 from click.testing import CliRunner
 from running import RunningServer, until, write_config
 from simulated_entries import model_entries
+from sqlalchemy import func, select
 
 from optllm_router import ConfigurationError
 from optllm_router._types import RateLimits
@@ -26,6 +29,7 @@ from optllm_router.server import ServerOptions
 from optllm_router.server.serving import _settings
 from optllm_router.simulation import SimulationServer
 from optllm_router.store import Database
+from optllm_router.store.schema import conversations
 
 QUESTION = {"model": "sim-small", "messages": [{"role": "user", "content": "What is 17 + 25?"}]}
 
@@ -71,16 +75,27 @@ def test_a_conversation_stays_on_its_model_whichever_worker_is_asked(provider, s
     config = write_config(
         tmp_path, models, store=store_url, budget="1 USD", explore=100.0, seed=None
     )
-    with RunningServer(config, "--workers", "2") as server:
+    with (
+        RunningServer(config, "--workers", "2") as server,
+        contextlib.closing(Database(store_url)) as database,
+    ):
         until(lambda: len(server.events("worker started")) == 2, seconds=60)
         for n in range(6):
             said = [{"role": "user", "content": f"What is {n} + 25?"}]
+            asked_at = time.time()
             first = ask(server, model="auto", messages=said)
             said += [first.json()["choices"][0]["message"], {"role": "user", "content": "Sure?"}]
-            time.sleep(0.3)  # nobody waits for that commit
+            until(partial(was_kept_since, database, asked_at), seconds=60)
             follow_ups = [ask(server, model="auto", messages=said) for _ in range(4)]
             told = {one.headers["x-optllm-candidate"] for one in follow_ups}
             assert told == {first.headers["x-optllm-candidate"]}
+
+
+def was_kept_since(database: Database, moment: float) -> bool:
+    """Whether others can know who answered a turn after that moment: no answer waits for it."""
+    with database.read() as connection:
+        last = connection.scalar(select(func.max(conversations.c.answered_at)))
+    return last is not None and last >= moment
 
 
 def test_each_score_is_learnt_once_by_every_process(store_url):
