@@ -274,11 +274,12 @@ class Turns:
         """Give a candidate another turn after a fault that cost nothing, if there is time for it.
 
         It is the next one, unless the provider wants to be left alone for long: then others are
-        asked first.
+        asked first. What is to be held for more than a minute ends with its error instead, which
+        says when to come again.
         """
         request = self._request
         wait = request.retries.wait(error, turn.tries + 1, request.max_retries)
-        if wait is None or request.clock() + wait >= self._deadline:
+        if wait is None or wait > self._longest_told() or request.clock() + wait >= self._deadline:
             return
         moment = request.clock() + wait
         again = replace(turn, tries=turn.tries + 1, not_before=moment, told_another=False)
