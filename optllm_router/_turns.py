@@ -145,7 +145,7 @@ class Turns:
 
     def failure(self) -> OptLLMError:
         """Why there is no answer: with the cause of each attempt, and who was not asked."""
-        causes, left_out, attempts = self._causes, self._left_out(), len(self._request.asked)
+        causes, left_out, attempts = self._causes, self._left_out(), len(self._request.tried)
         tried = {cause.candidate: cause for cause in causes}
         if not causes:
             if self._refusal is None:
@@ -169,7 +169,7 @@ class Turns:
         """One attempt's error as the request's, whose kind says what to do about it."""
         if len(causes) == 1 and not left_out:
             return error
-        attempts = len(self._request.asked)
+        attempts = len(self._request.tried)
         made = f"; {attempts} attempts were made" if attempts > 1 else ""
         return error.after(causes, left_out, f"{error}{made}{_told(left_out)}")
 
@@ -256,7 +256,7 @@ class Turns:
     def _ask(
         self, turn: _Turn, sending: Sending, ticket: Ticket, answered: Answered[P]
     ) -> Generator[Any, Any, P | None]:
-        self._request.asked.append(turn.candidate.name)
+        self._request.tried.append(turn.candidate.name)
         try:
             result = yield from _ticketed(answered(sending), ticket)
         except ProviderError as error:  # a stream that had begun to answer: this is its end

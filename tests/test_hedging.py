@@ -22,6 +22,7 @@ from optllm_router import (
     ProviderConnectionError,
     ProviderUnavailableError,
 )
+from optllm_router._decision_log import decision_line
 from optllm_router._runtime import Runtime
 from optllm_router._steps import Race
 from optllm_router._types import Completion, Decision, Usage
@@ -267,8 +268,10 @@ def test_who_is_alone_is_not_hedged(make, answer):
 def test_a_plan_is_not_hedged(make):
     runtime = make(Script(), hedge_after_seconds=0)
     decision, budgets = decided("first", "second"), runtime.ledger.glance()
-    assert runtime._request(decision, QUERY, budgets, patient=True).hedge_after_seconds is None
-    assert runtime._request(decision, QUERY, budgets).hedge_after_seconds == 0
+    with decision_line(decision) as line:
+        planned = runtime._request(decision, QUERY, budgets, line, patient=True)
+        assert planned.hedge_after_seconds is None
+        assert runtime._request(decision, QUERY, budgets, line).hedge_after_seconds == 0
 
 
 def test_a_hedge_that_comes_too_late_to_be_sent_costs_nothing(make, monkeypatch):
