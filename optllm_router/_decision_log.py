@@ -21,8 +21,7 @@ from optllm_router._errors import (
     ProviderError,
     error_code,
 )
-from optllm_router._money import usd_from_nano
-from optllm_router._routing import routing_info
+from optllm_router._routing import decided, routing_info
 from optllm_router._steps import Paid
 from optllm_router._types import Decision, Message
 
@@ -33,11 +32,11 @@ _DECISIONS = logging.getLogger("optllm_router.decisions")
 
 
 @dataclass
-class Asker:
-    """On whose behalf decisions are made, as far as the log is concerned.
+class LineContext:
+    """What lines say, and do not know by themselves: on whose behalf decisions are made.
 
     Attributes:
-        fields: what its lines say besides.
+        fields: what the lines say besides.
         keeps_answers: whether they hold the answers.
         given_up: the code of why its call was cancelled, once it is.
     """
@@ -47,7 +46,7 @@ class Asker:
     given_up: str = ""
 
 
-ASKER: ContextVar[Asker | None] = ContextVar("optllm_asker", default=None)
+LINE_CONTEXT: ContextVar[LineContext | None] = ContextVar("optllm_line_context", default=None)
 """Set by who serves calls of others."""
 
 
@@ -55,15 +54,15 @@ class DecisionLine:
     """The line of one decision: written once, at its end or when its block raises.
 
     Attributes:
-        asked: the names of those who were asked so far, one per attempt.
+        tried: the names of those who were asked so far, one per attempt.
     """
 
-    __slots__ = ("_asker", "_decision", "_written", "asked")
+    __slots__ = ("_context", "_decision", "_written", "tried")
 
     def __init__(self, decision: Decision) -> None:
-        self.asked: list[str] = []
+        self.tried: list[str] = []
         self._decision = decision
-        self._asker = ASKER.get() or Asker()
+        self._context = LINE_CONTEXT.get() or LineContext()
         self._written = False
 
     def answered(self, paid: Paid, messages: Sequence[Message]) -> None:
@@ -74,7 +73,7 @@ class DecisionLine:
             "prompt_tokens": paid.usage.prompt_tokens,
             "completion_tokens": paid.usage.completion_tokens,
         }
-        kept = {"answer": messages} if self._asker.keeps_answers else {}
+        kept = {"answer": messages} if self._context.keeps_answers else {}
         self._write({**made, "whole": True, **tokens, **kept})
 
     def failed(self, error: BaseException) -> None:
@@ -86,11 +85,11 @@ class DecisionLine:
         ours = isinstance(error, OptLLMError)
         self._write(
             {
-                **_decided(self._decision),
+                **decided(self._decision),
                 "left_out": dict(left_out),
                 "whole": False,
                 "error": type(error).__name__,
-                "code": error_code(error) if ours else self._asker.given_up or error_code(error),
+                "code": error_code(error) if ours else self._context.given_up or error_code(error),
                 "causes": [type(cause).__name__ for cause in causes],
             }
         )
@@ -98,7 +97,7 @@ class DecisionLine:
     def _write(self, fields: Mapping[str, Any]) -> None:
         if not self._written:
             self._written = True
-            told = {**self._asker.fields, **fields, "tried": list(self.asked)}
+            told = {**self._context.fields, **fields, "tried": list(self.tried)}
             _DECISIONS.info("decision", extra={"fields": told})
 
     def __enter__(self) -> Self:
@@ -120,7 +119,7 @@ class _NoLine:
     __slots__ = ()
 
     @property
-    def asked(self) -> list[str]:
+    def tried(self) -> list[str]:
         return []
 
     def answered(self, paid: Paid, messages: Sequence[Message]) -> None:
@@ -144,16 +143,3 @@ Line: TypeAlias = DecisionLine | _NoLine
 def decision_line(decision: Decision) -> Line:
     """The line of a decision; one that is never written where the logger is off."""
     return DecisionLine(decision) if _DECISIONS.isEnabledFor(logging.INFO) else _NO_LINE
-
-
-def _decided(decision: Decision) -> dict[str, Any]:
-    return {
-        "decision_id": decision.id,
-        "candidate": decision.candidate,
-        "p": decision.p,
-        "std": decision.std,
-        "expected_cost_usd": usd_from_nano(decision.expected_cost_nano),
-        "propensity": decision.propensity,
-        "price": decision.price,
-        "reason": decision.reason,
-    }

@@ -6,6 +6,7 @@ The rules are tenacity's, asked one by one: who waits, and for what else, is the
 from __future__ import annotations
 
 import functools
+import random
 from typing import TYPE_CHECKING
 
 from optllm_router._errors import (
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import tenacity
 
 _LONGEST_WAIT_SECONDS = 8.0
+_SPREAD = 0.1
 
 
 class Retries:
@@ -50,6 +52,14 @@ class Retries:
         if not rules.retry(state) or tenacity.stop_after_attempt(1 + most)(state):
             return None
         return max(rules.wait(state), error.retry_after_seconds or 0.0)
+
+    def spread(self, seconds: float) -> float:
+        """A wait that many may have begun, each with a jitter of its own.
+
+        Up to a tenth longer, or by the jitter of the first repetition if that is more: the longer
+        all wait, the more they are.
+        """
+        return seconds + random.uniform(0.0, max(self._first_wait, _SPREAD * seconds))
 
     @functools.cached_property
     def _rules(self) -> tenacity.Retrying:

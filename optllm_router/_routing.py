@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 from optllm_router._money import usd_from_nano
@@ -55,23 +56,29 @@ class RoutingInfo:
     provider_id: str
 
 
+def decided(decision: Decision) -> dict[str, Any]:
+    """What was known before anybody was asked, by the names of :class:`RoutingInfo`."""
+    return {
+        "decision_id": decision.id,
+        "candidate": decision.candidate,
+        "p": decision.p,
+        "std": decision.std,
+        "expected_cost_usd": usd_from_nano(decision.expected_cost_nano),
+        "propensity": decision.propensity,
+        "price": decision.price,
+        "reason": decision.reason,
+        "left_out": decision.left_out,
+    }
+
+
 def routing_info(paid: Paid, provider_id: str = "") -> RoutingInfo:
     """How an answer was made, from what it took."""
-    decision = paid.decision
     return RoutingInfo(
-        decision_id=decision.id,
-        candidate=paid.candidate.name,
-        p=decision.p,
-        std=decision.std,
-        expected_cost_usd=usd_from_nano(decision.expected_cost_nano),
+        **{**decided(paid.decision), "candidate": paid.candidate.name},
         cost_usd=usd_from_nano(paid.cost_nano),
         cost_nano=paid.cost_nano,
         cost_estimated=paid.usage.estimated,
         cached=paid.usage.is_cached,
-        propensity=decision.propensity,
-        price=decision.price,
-        reason=decision.reason,
-        left_out=decision.left_out,
         latency_seconds=paid.latency_seconds,
         provider_id=provider_id,
     )

@@ -467,7 +467,7 @@ class Runtime:
             likely_nano=self.router.likely_nano(query) if soft else {},
             max_retries=self.settings.max_retries if retries is None else retries,
             hedge_after_seconds=None if patient else self.settings.hedge_after_seconds,
-            asked=line.asked,
+            tried=line.tried,
         )
 
 

@@ -215,7 +215,7 @@ class Request:
         hedge_after_seconds: without an answer, after which the next candidate is asked, too;
             ``None`` for never.
         clock: seconds, from any start, that never go back.
-        asked: the names of those whom its flow has asked so far, one per attempt; the flow adds
+        tried: the names of those whom its flow has asked so far, one per attempt; the flow adds
             to them.
     """
 
@@ -230,4 +230,4 @@ class Request:
     retries: Retries = field(default_factory=Retries)
     hedge_after_seconds: float | None = None
     clock: Callable[[], float] = time.monotonic
-    asked: list[str] = field(default_factory=list)
+    tried: list[str] = field(default_factory=list)

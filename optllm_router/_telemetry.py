@@ -160,10 +160,22 @@ def _answered(body: Mapping[str, Any]) -> Attributes:
     for name in ("model", "id"):
         if isinstance(body.get(name), str):
             told[name] = body[name]
-    reasons = [choice.get("finish_reason") for choice in body.get("choices") or ()]
-    if reasons and all(isinstance(reason, str) for reason in reasons):
+    if reasons := [reason for _, reason in finish_reasons(body)]:
         told["finish_reasons"] = reasons
     return {f"gen_ai.response.{name}": value for name, value in told.items()}
+
+
+def finish_reasons(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Why choices ended, each with its index as text, in the order of an answer or chunk.
+
+    Of any JSON: what is no choice, or does not say why it ended in words, is passed over.
+    """
+    choices = body.get("choices")
+    for choice in choices if isinstance(choices, Sequence) else ():
+        if isinstance(choice, Mapping):
+            reason = choice.get("finish_reason")
+            if isinstance(reason, str) and reason:
+                yield str(choice.get("index") or 0), reason
 
 
 def _counted(usage: Usage) -> Attributes:

@@ -41,6 +41,8 @@ _PATIENCE_SECONDS = 0.25
 _LOOK_AROUND_SECONDS = 0.05
 """How long to wait for room at one candidate before the others are looked at again."""
 _LONG_WAIT_SECONDS = 8.0
+_LONGEST_TOLD_SECONDS = 60.0
+"""How long a call is held by what a provider says, at most: as long as openai's client minds it."""
 _BYTES_PER_TOKEN = 4
 """Of ordinary prompts, to know what a call takes of a limit before it has told."""
 _TOO_DEAR = "what is left of a budget does not pay for it"
@@ -62,12 +64,14 @@ class _Turn:
         not_before: on the request's clock.
         last_resort: all others failed or have no room: wait for it, and ask it even in a cooldown
             (once it wants to be asked, where it said when).
+        told_another: ``not_before`` is what the provider told another call, not this one.
     """
 
     candidate: Candidate
     tries: int = 0
     not_before: float = -math.inf
     last_resort: bool = False
+    told_another: bool = False
 
 
 class Turns:
@@ -101,7 +105,7 @@ class Turns:
             if self._refusal and reservation.amount_nano >= self._refusal[0].amount_nano:
                 self._refused.append(turn.candidate.name)
                 continue
-            ticket = yield from _enter(self._request, turn)
+            ticket = yield from self._enter(turn)
             if isinstance(ticket, float):
                 yield from self._wait_for_room(turn, ticket)
                 continue
@@ -128,7 +132,7 @@ class Turns:
             return None
         turn = self._waiting.popleft()
         sending = self._sending(turn)
-        ticket = yield from _enter(self._request, turn)
+        ticket = yield from self._enter(turn)
         if isinstance(ticket, float):
             self._waiting.appendleft(turn)
             return None
@@ -141,7 +145,7 @@ class Turns:
 
     def failure(self) -> OptLLMError:
         """Why there is no answer: with the cause of each attempt, and who was not asked."""
-        causes, left_out, attempts = self._causes, self._left_out(), len(self._request.asked)
+        causes, left_out, attempts = self._causes, self._left_out(), len(self._request.tried)
         tried = {cause.candidate: cause for cause in causes}
         if not causes:
             if self._refusal is None:
@@ -165,7 +169,7 @@ class Turns:
         """One attempt's error as the request's, whose kind says what to do about it."""
         if len(causes) == 1 and not left_out:
             return error
-        attempts = len(self._request.asked)
+        attempts = len(self._request.tried)
         made = f"; {attempts} attempts were made" if attempts > 1 else ""
         return error.after(causes, left_out, f"{error}{made}{_told(left_out)}")
 
@@ -194,19 +198,50 @@ class Turns:
         self._sends += 1
         return sending
 
+    def _enter(self, turn: _Turn) -> Generator[Step, Any, Ticket | float]:
+        """Get a ticket for a turn, or the seconds after which there may be one."""
+        early = self._early(turn)
+        if early > 0:
+            yield Wait(early)
+        request, call = self._request, self._request.call
+        bound = call.max_output_tokens or turn.candidate.max_output_tokens
+        tokens = call.prompt_bytes // _BYTES_PER_TOKEN + bound * call.choices
+        return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
+
+    def _early(self, turn: _Turn) -> float:
+        """How long to wait before a turn; 0 or less for not at all.
+
+        Many calls may wait for the moment that a provider told another one: each comes a little
+        later than that, by a jitter of its own. A call that would wait for more than a minute asks
+        at once. It may be answered, as what another call was told need not hold any more, nor for
+        this one; and if it is refused, that is free, and its caller learns in a moment when to
+        come again, instead of hanging for minutes that may end in the same.
+        """
+        request = self._request
+        early = turn.not_before - request.clock()
+        if early <= 0 or not turn.told_another:
+            return early
+        if early > self._longest_told():
+            return 0.0
+        late = request.retries.spread(early)
+        return late if request.clock() + late < self._deadline else early
+
+    def _longest_told(self) -> float:
+        """For how many seconds what a provider says may hold the call; a plan's has the time."""
+        return math.inf if self._request.patient else _LONGEST_TOLD_SECONDS
+
     def _wait_for_room(self, turn: _Turn, seconds: float) -> Generator[Step, Any, None]:
         request = self._request
         if not turn.last_resort:
-            not_before = self._polite_moment(turn)
-            self._waiting.append(replace(turn, last_resort=True, not_before=not_before))
+            self._waiting.append(self._politely(replace(turn, last_resort=True)))
         elif request.clock() + seconds >= self._deadline:
             self._causes.append(_no_room(turn.candidate, request.call))
         else:
             yield Wait(min(seconds, _LOOK_AROUND_SECONDS) if self._waiting else seconds)
             self._waiting.append(turn)
 
-    def _polite_moment(self, turn: _Turn) -> float:
-        """When to ask a candidate that rests: once it wants to be, where there is time for that.
+    def _politely(self, turn: _Turn) -> _Turn:
+        """A turn of a candidate that rests: once it wants to be asked, where there is time for it.
 
         A call that tries again waits as long as the provider told it; what the provider told
         another call, it waits for once. Where the time is too short, or the call wants no waiting,
@@ -214,13 +249,14 @@ class Turns:
         """
         request = self._request
         moment = request.clock() + request.gates[turn.candidate.name].wish()
-        waits = request.max_retries > 0 and moment < self._deadline
-        return moment if waits else turn.not_before
+        if request.max_retries == 0 or moment >= self._deadline:
+            return turn
+        return replace(turn, not_before=moment, told_another=True)
 
     def _ask(
         self, turn: _Turn, sending: Sending, ticket: Ticket, answered: Answered[P]
     ) -> Generator[Any, Any, P | None]:
-        self._request.asked.append(turn.candidate.name)
+        self._request.tried.append(turn.candidate.name)
         try:
             result = yield from _ticketed(answered(sending), ticket)
         except ProviderError as error:  # a stream that had begun to answer: this is its end
@@ -238,28 +274,19 @@ class Turns:
         """Give a candidate another turn after a fault that cost nothing, if there is time for it.
 
         It is the next one, unless the provider wants to be left alone for long: then others are
-        asked first.
+        asked first. What is to be held for more than a minute ends with its error instead, which
+        says when to come again.
         """
         request = self._request
         wait = request.retries.wait(error, turn.tries + 1, request.max_retries)
-        if wait is None or request.clock() + wait >= self._deadline:
+        if wait is None or wait > self._longest_told() or request.clock() + wait >= self._deadline:
             return
-        again = replace(turn, tries=turn.tries + 1, not_before=request.clock() + wait)
+        moment = request.clock() + wait
+        again = replace(turn, tries=turn.tries + 1, not_before=moment, told_another=False)
         if wait > _LONG_WAIT_SECONDS:
             self._waiting.append(again)
         else:
             self._waiting.appendleft(again)
-
-
-def _enter(request: Request, turn: _Turn) -> Generator[Step, Any, Ticket | float]:
-    """Get a ticket for a turn, or the seconds after which there may be one."""
-    early = turn.not_before - request.clock()
-    if early > 0:
-        yield Wait(early)
-    call = request.call
-    bound = call.max_output_tokens or turn.candidate.max_output_tokens
-    tokens = call.prompt_bytes // _BYTES_PER_TOKEN + bound * call.choices
-    return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
 
 
 def _ticketed(

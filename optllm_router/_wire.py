@@ -78,7 +78,9 @@ def _asked(session: Session, request: http.Request) -> _Asked:
     if request.method != "POST" or endpoint not in _ENDPOINTS:
         raise _not_served(request)
     if request.url.query:
-        raise InvalidRequestError(f"argument 'extra_query' is not taken: {QUERY_ELSEWHERE}")
+        raise InvalidRequestError(
+            f"argument 'extra_query' is not taken: {QUERY_ELSEWHERE}", param="extra_query"
+        )
     given = request.extensions.get(PARSED)
     if given is None:
         given = json.loads(request.content)

@@ -240,6 +240,12 @@ def test_errors_over_openai_s_client_are_the_same(client, server, arguments, sho
     assert server.requests == {}
 
 
+def test_the_refusal_of_an_argument_names_it_over_openai_s_client(client):
+    with pytest.raises(InvalidRequestError) as caught:
+        client.openai.chat.completions.create(messages=HELLO, model="auto", extra_query={"a": "1"})
+    assert caught.value.param == "extra_query"
+
+
 def test_arguments_arrive_over_openai_s_client(client, server):
     client.openai.chat.completions.create(
         messages=HELLO,

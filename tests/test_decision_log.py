@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import timeit
+from dataclasses import fields
 
 import litellm_clients
 import pytest
 
-from optllm_router import AsyncOptLLM, BudgetExceededError, Decision, OptLLM, OptLLMError
-from optllm_router._decision_log import decision_line
+from optllm_router import (
+    AsyncOptLLM,
+    BudgetExceededError,
+    Decision,
+    OptLLM,
+    OptLLMError,
+    StoreError,
+)
+from optllm_router._decision_log import _NO_LINE, DecisionLine, decision_line
+from optllm_router._routing import RoutingInfo
 from optllm_router.simulation import Faults
 
 MESSAGES = [{"role": "user", "content": "my-private-words: what is 12 + 30?"}]
@@ -131,10 +139,17 @@ def test_a_call_that_is_cancelled_is_one_line(models, sqlite_url, server, lines)
     assert (line["code"], line["tried"]) == ("cancelled", ["sim-tiny"])
 
 
-def test_where_nobody_listens_it_costs_nothing():
-    def decide() -> None:
-        with decision_line(DECISION) as line:
-            line.answered(None, ())
-
+def test_where_nobody_listens_nothing_is_gathered(caplog):
     assert not logging.getLogger("optllm_router.decisions").isEnabledFor(logging.INFO)
-    assert min(timeit.repeat(decide, number=1000, repeat=50)) / 1000 < 1e-6
+    assert decision_line(DECISION) is _NO_LINE
+    caplog.set_level(logging.INFO, "optllm_router.decisions")
+    assert isinstance(decision_line(DECISION), DecisionLine)
+
+
+def test_a_failure_tells_all_of_its_decision_that_an_answer_tells(lines):
+    with pytest.raises(OptLLMError), decision_line(DECISION):
+        raise StoreError("full")
+    (line,) = lines()
+    of_an_answer = {field.name for field in fields(RoutingInfo)}
+    took = {"cost_usd", "cost_nano", "cost_estimated", "cached", "latency_seconds", "provider_id"}
+    assert of_an_answer - line.keys() == took

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import closing
 from decimal import Decimal
+from urllib.parse import quote, quote_plus, urlsplit
 
 import httpx
 import pytest
@@ -144,6 +145,38 @@ def test_what_an_entry_adds_to_the_url_is_in_no_message(server):
             transport.check([to])
     assert "sesame-open" not in str(caught.value)
     assert first_line("no: sesame-open", to) == "no: [key]"
+
+
+SECRET = "ab+cd/efgh 12=="
+
+
+@pytest.mark.parametrize(
+    "sent", [SECRET, quote(SECRET), quote(SECRET, safe=""), quote_plus(SECRET)]
+)
+@pytest.mark.parametrize("where", ["extra_query", "api_base", "base_url", "environment"])
+def test_what_the_url_holds_is_masked_as_it_is_sent(monkeypatch, where, sent):
+    url, parameters = f"http://localhost/v1?a=b&code={quote_plus(SECRET)}#top", {}
+    if where == "environment":
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+    else:
+        parameters = {where: {"code": SECRET} if where == "extra_query" else url}
+    to = candidate(None, parameters=parameters)
+    assert first_line(f"no /v1?code={sent}", to) == "no /v1?code=[key]"
+
+
+def test_what_is_sent_is_masked():
+    to = candidate(
+        "http://localhost/v1?sig=QUJD+/REVG==", parameters={"extra_query": {"c": SECRET}}
+    )
+    query = urlsplit(endpoint(to)).query
+    assert first_line(f"no such page: ?{query}", to) == "no such page: ?sig=[key]&c=[key]"
+
+
+def test_an_api_s_version_and_short_values_are_told():
+    query = {"api-version": "2025-01-01-preview", "mode": "fast"}
+    to = candidate("http://localhost/v1?apiVersion=2024-10-21", parameters={"extra_query": query})
+    told = "no version 2025-01-01-preview or 2024-10-21 in mode fast"
+    assert first_line(told, to) == told
 
 
 def test_openai_is_where_models_of_openai_are(monkeypatch):

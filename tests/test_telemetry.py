@@ -23,6 +23,7 @@ from optllm_router import (
     Call,
     Candidate,
     Chunk,
+    Completion,
     OptLLM,
     Price,
     ProviderConnectionError,
@@ -34,8 +35,10 @@ from optllm_router._telemetry import attempt_span, continued, end_attempt
 from optllm_router.candidates import read_candidates
 from optllm_router.simulation import Faults
 from optllm_router.transports._endpoints import server_of
+from optllm_router.transports.traced import TracedTransport
 
 MESSAGES = [{"role": "user", "content": "my-private-words"}]
+MODEL = Candidate("m", "x/m", Price(Decimal(1), Decimal(1), "test"), 10)
 
 
 @pytest.fixture
@@ -221,6 +224,57 @@ def test_a_request_for_a_stream_lasts_until_it_is_settled(spans, small, sqlite_u
         assert request.attributes[tokens] == attempt.attributes[tokens] > 0
     assert request.end_time >= attempt.end_time
     assert request.status.is_unset
+
+
+ANY_INDEX = (1, "0", 2, None, [3], {"a": 4}, -1.5, "1")
+ANY_CHUNKS = (
+    *({"choices": [{"index": one, "finish_reason": f"because of {one}"}]} for one in ANY_INDEX),
+    *({"choices": one} for one in (None, 7, "stop", {"index": 0}, ["stop", None, [], 7])),
+    *({"choices": [{"finish_reason": one}]} for one in (7, ["stop"], {"a": 1}, True)),
+    {"id": ["x"], "model": {"a": 1}},
+    {"id": "first", "model": "one"},
+    {"id": "second", "model": 7},
+)
+
+
+class Sends:
+    """In this process: a provider that sends any JSON."""
+
+    def __init__(self, bodies) -> None:
+        self._bodies = bodies
+
+    def send(self, candidate, call) -> Completion:
+        return Completion(self._bodies[0], None)
+
+    def stream(self, candidate, call) -> Iterator[Chunk]:
+        yield from map(Chunk, self._bodies)
+
+    async def astream(self, candidate, call) -> AsyncIterator[Chunk]:
+        for body in self._bodies:
+            yield Chunk(body)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_whatever_json_a_stream_is_of_its_reader_has_all_of_it(spans, asynchronous):
+    transport = TracedTransport(Sends(ANY_CHUNKS))
+
+    async def read() -> list[Chunk]:
+        return [chunk async for chunk in transport.astream(MODEL, Call([]))]
+
+    chunks = asyncio.run(read()) if asynchronous else list(transport.stream(MODEL, Call([])))
+    assert [chunk.body for chunk in chunks] == list(ANY_CHUNKS)
+    (span,) = spans()
+    told = span.attributes
+    assert (told["gen_ai.response.id"], told["gen_ai.response.model"]) == ("first", "one")
+    # In the order of arrival; 1 and "1" are the same choice, and so are 0 and none.
+    reasons = ["1", "None", "2", "[3]", "{'a': 4}", "-1.5"]
+    assert told["gen_ai.response.finish_reasons"] == tuple(f"because of {one}" for one in reasons)
+
+
+@pytest.mark.parametrize("body", ANY_CHUNKS)
+def test_whatever_json_an_answer_is_its_caller_has_it(spans, body):
+    assert TracedTransport(Sends([body])).send(MODEL, Call([])).body == body
+    assert len(spans()) == 1
 
 
 @pytest.mark.parametrize("end", ["close", "let go", "close the client"])

@@ -47,7 +47,7 @@ class Body:
                 pass
             gone.set()
             if not answered:
-                scope["state"]["asker"].given_up = "client_gone"
+                scope["state"]["line_context"].given_up = "client_gone"
                 task.cancel()
 
         watcher = asyncio.create_task(watch(_this_task()))

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from optllm_router._decision_log import ASKER, Asker
+from optllm_router._decision_log import LINE_CONTEXT, LineContext
 from optllm_router._errors import BudgetExceededError, OptLLMError
 from optllm_router._nearest import quoted
 from optllm_router._openai_streams import PAID
@@ -84,11 +84,11 @@ class Endpoints:
                 raise Refused(400, f"{name} is no field", param=name, code="unknown_field")
         check_scopes(body.get("optllm"), caller)
 
-        asker: Asker = request.state.asker
-        asker.fields.update(key=caller.key, scope=caller.scope)
+        context: LineContext = request.state.line_context
+        context.fields.update(key=caller.key, scope=caller.scope)
         if self.log_prompts:
-            asker.fields["request"], asker.keeps_answers = body, True
-        ASKER.set(asker)  # each request has a task, and so a context, of its own
+            context.fields["request"], context.keeps_answers = body, True
+        LINE_CONTEXT.set(context)  # each request has a task, and so contextvars, of its own
         client, path, sent = self._client_of(caller.scope), request.url.path, await request.body()
         request_id = request.state.request_id
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from optllm_router._decision_log import Asker
+from optllm_router._decision_log import LineContext
 from optllm_router.server.body import ClientGone
 from optllm_router.server.errors import Refused, as_refusal, error_response
 from optllm_router.server.log import log_event
@@ -46,8 +46,8 @@ class Gate:
         """Answer one request."""
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
-        asker = Asker({"request_id": request_id, "path": scope["path"][:_MOST_LOGGED]})
-        scope.setdefault("state", {}).update(request_id=request_id, asker=asker)
+        context = LineContext({"request_id": request_id, "path": scope["path"][:_MOST_LOGGED]})
+        scope.setdefault("state", {}).update(request_id=request_id, line_context=context)
         status = 0
         start = time.perf_counter()
 
@@ -96,11 +96,11 @@ class Gate:
     def _note(self, scope: Scope, refused: Refused) -> None:
         code = refused.code or str(refused.status)
         self._metrics.refusal(code)
-        caller, asker = scope["state"].get("caller"), scope["state"]["asker"]
+        caller, context = scope["state"].get("caller"), scope["state"]["line_context"]
         log_event(
             "refused",
-            request_id=asker.fields["request_id"],
-            path=asker.fields["path"],
+            request_id=context.fields["request_id"],
+            path=context.fields["path"],
             key=caller.key if caller else "",
             status=refused.status,
             code=code,
@@ -109,13 +109,13 @@ class Gate:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None, "requests are tasks"
-        asker: Asker = scope["state"]["asker"]
+        context: LineContext = scope["state"]["line_context"]
         late = False
 
         def give_up() -> None:
             nonlocal late
             late = True
-            asker.given_up = "request_timeout"
+            context.given_up = "request_timeout"
             task.cancel()
 
         deadline = asyncio.get_running_loop().call_later(self._limits.request_seconds, give_up)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
-from optllm_router._telemetry import attempt_span, end_attempt
+from optllm_router._telemetry import attempt_span, end_attempt, finish_reasons
 from optllm_router._types import Call, Candidate, Chunk, Completion, Transport, Usage
 from optllm_router.transports._endpoints import server_of
 
@@ -98,21 +98,22 @@ class _Heard:
 
     def __init__(self) -> None:
         self._told: dict[str, str] = {}
-        self._finish_reasons: dict[int, str] = {}
+        self._finish_reasons: dict[str, str] = {}
         self._usage: Usage | None = None
 
     def record(self, chunk: Chunk) -> None:
+        """Take what is of use; a provider may send any JSON, and its reader is to have that."""
         for name in ("id", "model"):
-            if name not in self._told and chunk.body.get(name):
-                self._told[name] = chunk.body[name]
-        for choice in chunk.body.get("choices") or ():
-            if choice.get("finish_reason"):
-                self._finish_reasons[choice.get("index") or 0] = choice["finish_reason"]
+            value = chunk.body.get(name)
+            if isinstance(value, str):
+                self._told.setdefault(name, value)
+        for choice, reason in finish_reasons(chunk.body):
+            self._finish_reasons[choice] = reason
         self._usage = chunk.usage or self._usage
 
     def end(self, span: Span, error: BaseException | None = None) -> None:
         """End a stream's span; a reader who leaves early is no error."""
-        reasons = [{"finish_reason": one} for _, one in sorted(self._finish_reasons.items())]
+        reasons = [{"finish_reason": one} for one in self._finish_reasons.values()]
         left = isinstance(error, GeneratorExit)
         body = {**self._told, "choices": reasons}
         end_attempt(span, body, self._usage, None if left else error)

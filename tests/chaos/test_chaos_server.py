@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import signal
 import sys
@@ -35,6 +36,11 @@ TIMEOUT_SECONDS = 8
 MOST_LATE = 0.05
 """Of the others, the part that may be given up: litellm takes seconds for each stream of 10 MB, in
 which the server does nothing else."""
+MOST_THREADS = {
+    "asyncio": min(32, (os.cpu_count() or 1) + 4),
+    "AnyIO worker thread": 40,
+}
+"""Of the pools that grow with use and keep what they have: as many as each may ever have."""
 SERVER = str(Path(__file__).with_name("chaos_server.py"))
 
 _log = logging.getLogger(__name__)
@@ -86,17 +92,40 @@ def held(server: RunningServer) -> dict:
 
 
 def left_over(now: dict, before: dict) -> list[str]:
-    """What was not given back: tasks, threads (those of a pool are bounded by it), sockets."""
+    """What was not given back: tasks, threads (of a pool those beyond its bound), sockets."""
     found = list((Counter(now["tasks"]) - Counter(before["tasks"])).elements())
-    found += _kinds(now["threads"]) - _kinds(before["threads"])
+    most = _kinds(before["threads"]) | Counter(MOST_THREADS)
+    for kind, count in (_kinds(now["threads"]) - most).items():
+        found.append(f"{count} more threads {kind!r} than {most[kind]}")
     if now["sockets"] > before["sockets"]:
         found.append(f"{now['sockets']} sockets instead of {before['sockets']}")
     return found
 
 
-def _kinds(threads: Sequence[str]) -> set[str]:
-    """Names without numbers; anyio keeps a few threads for what blocks, and ends idle ones late."""
-    return {re.sub(r"[_\s-]?\d+", "", one) for one in threads} - {"AnyIO worker thread"}
+def _kinds(threads: Sequence[str]) -> Counter[str]:
+    """How many there are of each name without its numbers."""
+    return Counter(re.sub(r"[_\s-]?\d+", "", one) for one in threads)
+
+
+HELD = {"threads": ["MainThread 1", "asyncio_0 2", "optllm-store 3"], "sockets": 1, "tasks": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "told"),
+    [
+        ("optllm-store", 1000, ["1000 more threads 'optllm-store' than 1"]),
+        ("optllm-hedge", 1, ["1 more threads 'optllm-hedge' than 0"]),
+        ("asyncio", MOST_THREADS["asyncio"] - 1, []),
+        ("asyncio", MOST_THREADS["asyncio"] + 2, ["3 more threads 'asyncio' than"]),
+        ("AnyIO worker thread", 40, []),
+        ("AnyIO worker thread", 41, ["1 more threads 'AnyIO worker thread' than 40"]),
+    ],
+)
+def test_threads_that_are_left_over_are_counted(kind, more, told):
+    threads = [*HELD["threads"], *(f"{kind}_{n} {1000 + n}" for n in range(1, more + 1))]
+    found = left_over({**HELD, "threads": threads}, HELD)
+    assert len(found) == len(told)
+    assert all(one.startswith(start) for one, start in zip(found, told, strict=True))
 
 
 def metrics(server: RunningServer) -> str:
