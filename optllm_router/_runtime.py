@@ -11,7 +11,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -51,6 +51,7 @@ from optllm_router.transports import (
     TracedTransport,
     all_transports,
     keys_in_sight,
+    refused_arguments,
 )
 
 if TYPE_CHECKING:
@@ -89,8 +90,6 @@ class Runtime:
         self._gates = {name: Gate(one.limits) for name, one in self.candidates.items()}
         self._checked = False
         self._check_lock = threading.Lock()
-        if transport is None and not keys_in_sight(settings.candidates):
-            self.check()  # before the store is opened: a missing key leaves nothing behind
         self.router = Router(
             [candidate for candidate in settings.candidates if candidate.operation == "chat"],
             settings.policy,
@@ -99,6 +98,8 @@ class Runtime:
             explore=settings.explore,
             seed=settings.seed,
         )
+        if transport is None and not keys_in_sight(settings.candidates):
+            self.check()  # before the store is opened: a missing key leaves nothing behind
         self._database = Database(settings.store)
         self.ledger = LeasingLedger(self._database, on_threshold=settings.on_threshold)
         self._records = Records(self._database)
@@ -200,7 +201,16 @@ class Runtime:
         with self._check_lock:
             if not self._checked:
                 self._transport.check(self.settings.candidates)
+                if self._owns_transport:  # another's takes what it takes
+                    self._know_refusals(refused_arguments(self.settings.candidates))
                 self._checked = True
+
+    def _know_refusals(self, refused: Mapping[str, frozenset[str]]) -> None:
+        self.router.know_refusals(refused)
+        self.candidates = {
+            name: replace(one, refuses=refused.get(name, one.refuses))
+            for name, one in self.candidates.items()
+        }
 
     async def acheck(self) -> None:
         """As :meth:`check`; the first time it loads the transport in a thread."""

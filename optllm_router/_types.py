@@ -128,6 +128,7 @@ class Candidate:
         limits: what it may be asked for.
         transport: how to reach it, ``litellm`` or ``httpx``.
         provider: who runs it, by litellm's name; empty where ``model`` says so.
+        refuses: names of arguments of a call that it is known not to take.
     """
 
     name: str
@@ -145,6 +146,7 @@ class Candidate:
     limits: RateLimits = RateLimits()
     transport: str = "litellm"
     provider: str = ""
+    refuses: frozenset[str] = frozenset()
 
     @property
     def owner(self) -> str:

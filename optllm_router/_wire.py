@@ -8,9 +8,11 @@ types, the helpers and the signatures are then openai's by construction. Importe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +52,12 @@ _OWN_HEADERS = frozenset(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a request asks for, and what its answer becomes."""
+    """What a request asks for, and what its answer becomes; around both, how errors say it."""
 
     prepared: Prepared
     body: Callable[[Answer], Mapping[str, Any]] = completion_body
     encode: Encode = chat_events
+    in_its_words: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
 def _listed(session: Session, request: http.Request) -> http.Response:
@@ -93,13 +96,20 @@ def _asked(session: Session, request: http.Request) -> _Asked:
         encoding = given.get("encoding_format") or ENCODINGS[0]
         encode = functools.partial(embedding_body, encoding=encoding)
         return _Asked(session.prepare_embedding(arguments), encode)
-    asked = chat_arguments(arguments)
+    with _in_words_of_responses():
+        prepared = _prepared(session, chat_arguments(arguments))
+    body, events = functools.partial(_response, given), ResponseEvents(given)
+    return _Asked(prepared, body, events, _in_words_of_responses)
+
+
+@contextlib.contextmanager
+def _in_words_of_responses() -> Iterator[None]:
+    """Errors name an argument of a response as its caller does."""
     try:
-        prepared = _prepared(session, asked)
+        yield
     except InvalidRequestError as error:
         error.param = response_param(error.param)
         raise
-    return _Asked(prepared, functools.partial(_response, given), ResponseEvents(given))
 
 
 def _prepared(session: Session, arguments: dict[str, Any]) -> Prepared:
@@ -141,11 +151,12 @@ class Wire(http.BaseTransport):
         if request.method == "GET":
             return _listed(self._session, request)
         asked = _asked(self._session, request)
-        if asked.prepared.stream:
-            stream = self._session.stream(asked.prepared)
-            chunks = ChatChunks(stream, asked.prepared.include_usage)
-            return event_response(chunks, request, asked.encode)
-        return _whole(asked, self._session.complete(asked.prepared), request)
+        with asked.in_its_words():
+            if asked.prepared.stream:
+                stream = self._session.stream(asked.prepared)
+                chunks = ChatChunks(stream, asked.prepared.include_usage)
+                return event_response(chunks, request, asked.encode)
+            return _whole(asked, self._session.complete(asked.prepared), request)
 
 
 class AsyncWire(http.AsyncBaseTransport):
@@ -169,11 +180,12 @@ class AsyncWire(http.AsyncBaseTransport):
             asked = await asyncio.to_thread(_asked, self._session, request)
         else:
             asked = _asked(self._session, request)
-        if asked.prepared.stream:
-            stream = await self._session.astream(asked.prepared)
-            chunks = AsyncChatChunks(stream, asked.prepared.include_usage)
-            return event_response(chunks, request, asked.encode)
-        return _whole(asked, await self._session.acomplete(asked.prepared), request)
+        with asked.in_its_words():
+            if asked.prepared.stream:
+                stream = await self._session.astream(asked.prepared)
+                chunks = AsyncChatChunks(stream, asked.prepared.include_usage)
+                return event_response(chunks, request, asked.encode)
+            return _whole(asked, await self._session.acomplete(asked.prepared), request)
 
 
 def _whole(asked: _Asked, answer: Answer, request: http.Request) -> http.Response:

@@ -284,6 +284,13 @@ def mode_of_entry(entry: Any) -> Any:
     return _mode(info, PriceCatalogue.bundled().facts(known_as))
 
 
+def dropping(entry: Any, drop: Any) -> Any:
+    """A model of a ``model_list`` with ``drop_params``, whatever its own says, as in LiteLLM."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("litellm_params"), Mapping):
+        return entry
+    return {**entry, "litellm_params": {**entry["litellm_params"], "drop_params": drop}}
+
+
 def _check_service(name: str, parameters: Mapping[str, Any]) -> None:
     """Raise for another service than the standard one, whose price was taken."""
     tier = parameters.get("service_tier")

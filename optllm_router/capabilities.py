@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from optllm_router._dispensable import is_dispensable
 from optllm_router._types import Call, Candidate, Messages
 
 if TYPE_CHECKING:
@@ -70,6 +72,26 @@ def left_out(candidates: Sequence[Candidate], call: Call) -> dict[str, str]:
     return {name: reason for name, reason in reasons if reason}
 
 
+def blamed_argument(candidates: Sequence[Candidate], call: Call) -> str | None:
+    """An argument without which one of the candidates that are left out could serve a call."""
+    for candidate in candidates:
+        names = _refused(candidate, call)
+        if names and not _reason(replace(candidate, refuses=frozenset()), call):
+            return names[0]
+    return None
+
+
+def _refused(candidate: Candidate, call: Call) -> list[str]:
+    """The arguments of a call that a candidate does not take, and that ask for something."""
+    if candidate.refuses.isdisjoint(call.parameters):
+        return []
+    return [
+        name
+        for name, value in call.parameters.items()
+        if name in candidate.refuses and not is_dispensable(name, value)
+    ]
+
+
 def _reason(candidate: Candidate, call: Call) -> str:
     if candidate.operation != call.operation:
         return f"is for {candidate.operation}, not for {call.operation}"
@@ -79,6 +101,8 @@ def _reason(candidate: Candidate, call: Call) -> str:
         return f"is not tagged {' or '.join(map(repr, sorted(missing)))}"
     if unwanted := call.forbidden_tags & candidate.tags:
         return f"is tagged {' and '.join(map(repr, sorted(unwanted)))}"
+    if refused := _refused(candidate, call):
+        return f"does not support {' and '.join(map(repr, refused))}"
     if candidate.context_tokens is None:
         return ""
     prompt, answer = call.prompt_bytes // _BYTES_PER_TOKEN, call.max_output_tokens or 0

@@ -288,6 +288,8 @@ class _Client:
         if budget_usd is not None:
             left = min(left, usd_from_nano(nano_from_usd(budget_usd, what="budget_usd")))
             cap = plan_budget(budget_usd)
+        if any(one.query.call.parameters for one in prepared):
+            self._runtime.check()  # who takes them is known once the transports are loaded
         decisions, quote, front = self._runtime.router.plan(
             [one.query for one in prepared],
             left if math.isfinite(left) else math.inf,

@@ -19,7 +19,8 @@ What ``policies`` names, a call asks for as ``auto:cheap``. The ``router:`` of a
 ``tags`` (where and under which terms it runs), ``transport``, ``unable`` (a list of capabilities),
 ``context_tokens`` and ``hidden_prompt_tokens``. LiteLLM's own ``rpm``, ``tpm``,
 ``max_parallel_requests``, ``tags`` and, in ``model_info``, ``max_input_tokens`` and
-``supports_vision`` and so on hold, too; what is not set is taken from litellm's catalogue.
+``supports_vision`` and so on hold, too, and so does ``drop_params``, also where
+``litellm_settings:`` has it; what is not set is taken from litellm's catalogue.
 ``server:`` is for ``optllm serve`` alone; see ``optllm_router.server.Limits``.
 """
 
@@ -44,7 +45,7 @@ from optllm_router._errors import ConfigurationError, StoreError
 from optllm_router._money import Budget
 from optllm_router._nearest import nearest, quoted
 from optllm_router._types import Candidate, Predictor
-from optllm_router.candidates import CHAT_MODES, mode_of_entry, no_others, read_candidates
+from optllm_router.candidates import CHAT_MODES, dropping, mode_of_entry, no_others, read_candidates
 from optllm_router.ledger import Crossing
 from optllm_router.policy import MatchBest, MaxSuccess, MinCost, Policy, WillingnessToPay
 from optllm_router.transports import CacheSettings
@@ -185,6 +186,7 @@ def load_settings(path: str | Path, **overrides: Any) -> Settings:
             f"config {str(path)!r} has no model_list; write one as for LiteLLM: "
             "model_list: [{model_name: ..., litellm_params: {model: ...}}]"
         )
+    models = _as_set_for_all(models, document.get("litellm_settings"))
     router = _section(document, "router", path)
     _check_router(router)
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -193,6 +195,12 @@ def load_settings(path: str | Path, **overrides: Any) -> Settings:
         raise ConfigurationError(f"config {str(path)!r} has no chat model in its model_list")
     embeds = [entry for entry in models if mode_of_entry(entry) == "embedding"]
     return read_settings([*chat, *_usable(embeds)], **{**router, **given})
+
+
+def _as_set_for_all(models: list[Any], settings: Any) -> list[Any]:
+    """The entries, each with LiteLLM's ``drop_params`` where it is switched on for all."""
+    drop = settings.get("drop_params") if isinstance(settings, Mapping) else None
+    return [dropping(entry, drop) for entry in models] if drop else models
 
 
 def _usable(entries: Sequence[Any]) -> list[Candidate]:

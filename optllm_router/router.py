@@ -21,7 +21,7 @@ from optllm_router._nearest import quoted
 from optllm_router._types import Call, Candidate, Decision, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
-from optllm_router.capabilities import left_out, needs
+from optllm_router.capabilities import blamed_argument, left_out, needs
 from optllm_router.config import read_policy
 from optllm_router.features import Texts, query_text
 from optllm_router.learning import Learner, LengthLearner
@@ -219,6 +219,15 @@ class Router:
             raise unknown_model(name, self.names)
         return self.names.index(name)
 
+    def know_refusals(self, refused: Mapping[str, frozenset[str]]) -> None:
+        """Take note of the arguments that candidates, by name, do not take; others are as before.
+
+        A call with one of them, other than to ask for nothing, is not theirs to answer.
+        """
+        self.candidates = tuple(
+            replace(one, refuses=refused.get(one.name, one.refuses)) for one in self.candidates
+        )
+
     def decide(
         self, queries: Sequence[Query], means: Means | None = None, policy: Policy | None = None
     ) -> list[Decision]:
@@ -257,8 +266,10 @@ class Router:
         """
         j = self.index(name)
         if reasons := left_out([self.candidates[j]], query.call):
+            blamed = blamed_argument([self.candidates[j]], query.call)
             raise InvalidRequestError(
-                f"model {name!r} {reasons[name]}; name another, or 'auto'", param="model"
+                f"model {name!r} {reasons[name]}; name another, or 'auto'{_or_dropped(blamed)}",
+                param=blamed or "model",
             )
         forecast = self.forecast([query])
         return Decision(
@@ -300,7 +311,10 @@ class Router:
         reasons = left_out(self.candidates, query.call)
         if len(reasons) == len(self.names):
             each = "; ".join(f"{name!r} {reason}" for name, reason in reasons.items())
-            raise InvalidRequestError(f"no model can serve this call: {each}")
+            blamed = blamed_argument(self.candidates, query.call)
+            raise InvalidRequestError(
+                f"no model can serve this call: {each}{_or_dropped(blamed)}", param=blamed
+            )
         return reasons
 
     def forecast(self, queries: Sequence[Query]) -> Forecast:
@@ -500,6 +514,13 @@ def checked_score(score: Any) -> float:
     raise InvalidRequestError(
         f"score {quoted(score)} must be a number from 0 (wrong) to 1 (right)", param="score"
     )
+
+
+def _or_dropped(blamed: str | None) -> str:
+    """What else can be done where an argument is not taken."""
+    if blamed is None:
+        return ""
+    return f"; leave {blamed} out, or set drop_params: true in the litellm_params of a model"
 
 
 def _prior(candidates: Sequence[Candidate]) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from optllm_router.transports._answer_stores import CacheSettings, LocalStore
 from optllm_router.transports._counting import count_usage
+from optllm_router.transports._refusals import refused_arguments
 from optllm_router.transports.caching import CachingTransport
 from optllm_router.transports.dispatching import DispatchingTransport, all_transports
 from optllm_router.transports.httpx import HttpxTransport
@@ -19,4 +20,5 @@ __all__ = [
     "all_transports",
     "count_usage",
     "keys_in_sight",
+    "refused_arguments",
 ]

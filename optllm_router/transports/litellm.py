@@ -19,6 +19,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequen
 from dataclasses import replace
 from typing import Any
 
+from optllm_router._dispensable import is_dispensable
 from optllm_router._errors import ConfigurationError, ProviderError
 from optllm_router._types import Call, Candidate, Chunk, Completion, Usage
 from optllm_router.transports._bodies import says_something
@@ -163,6 +164,9 @@ def _arguments(candidate: Candidate, call: Call, *, streamed: bool = False) -> d
         "num_retries": 0,
         "max_retries": 0,
     }
+    for name in candidate.refuses.intersection(call.parameters):
+        if is_dispensable(name, call.parameters[name]):
+            del arguments[name]
     if call.operation == "embedding":
         arguments["input"] = [message["content"] for message in call.messages]
     else:
