@@ -324,7 +324,11 @@ class OptLLM(_Client):
 
     @property
     def responses(self) -> Responses:
-        """``client.responses.create(...)``: openai's own, answered as chat completions."""
+        """``client.responses.create(...)``: openai's own, answered as chat completions.
+
+        Answers have ``optllm``; so have streams, where it is ``None`` until the last event was
+        read, and that event's ``response``.
+        """
         return self.openai.responses
 
     @property
