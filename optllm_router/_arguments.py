@@ -137,6 +137,7 @@ def check_values(given: Mapping[str, Any]) -> None:
     if isinstance(given.get("tools"), (list, tuple)):
         for position, tool in enumerate(given["tools"]):
             refuse_unbounded(f"tools[{position}]", tool[tool["type"]])
+    _check_allowed(given.get("tool_choice"), given.get("tools"))
 
 
 def take_bound(given: dict[str, Any]) -> int | None:
@@ -386,11 +387,39 @@ def is_tool_call(value: Any) -> bool:
 
 
 def _is_choice_of_tool(value: Any) -> bool:
+    if isinstance(value, Mapping) and value.get("type") == "allowed_tools":
+        return set(value) == {"type", "allowed_tools"} and _are_allowed(value["allowed_tools"])
     return _is_text(value) or (
         isinstance(value, Mapping)
         and value.get("type") in ("function", "custom")
         and _is_named(value.get(value["type"]))
     )
+
+
+def _are_allowed(value: Any) -> bool:
+    """Whether these are tools by their names alone: what more is said of one is not measured."""
+    return (
+        isinstance(value, Mapping)
+        and set(value) == {"mode", "tools"}
+        and value["mode"] in ("auto", "required")
+        and _are_tools(value["tools"])
+        and all(set(tool[tool["type"]]) == {"name"} for tool in value["tools"])
+    )
+
+
+def _check_allowed(choice: Any, tools: Any) -> None:
+    """Raise where a tool is allowed that is not among those given."""
+    if not isinstance(choice, Mapping) or choice["type"] != "allowed_tools":
+        return
+    known = {(tool["type"], tool[tool["type"]]["name"]) for tool in tools or ()}
+    for tool in choice["allowed_tools"]["tools"]:
+        kind = tool["type"]
+        if (kind, tool[kind]["name"]) not in known:
+            raise InvalidRequestError(
+                f"tool_choice allows the {kind} tool {quoted(tool[kind]['name'])}, which is not "
+                "among the tools given",
+                param="tool_choice",
+            )
 
 
 def _is_choice_of_function(value: Any) -> bool:
@@ -412,6 +441,10 @@ _Argument = tuple[str, Callable[[Any], bool]]
 _TOOL_FORM = (
     f"a list of at most {_MOST_TOOLS} {{'type': 'function', 'function': {{'name': ...}}}}; others "
     "are billed apart"
+)
+_CHOICE_FORM = (
+    "text, {'type': 'function', 'function': {'name': ...}} or {'type': 'allowed_tools', "
+    "'allowed_tools': {'mode': 'auto' or 'required', 'tools': [...]}} with such tools"
 )
 _FORMAT_FORM = (
     "{'type': 'text'}, {'type': 'json_object'} or {'type': 'json_schema', 'json_schema': {'name': "
@@ -447,7 +480,7 @@ ARGUMENTS: Mapping[str, _Argument] = {
         _is_metadata,
     ),
     "tools": (_TOOL_FORM, _are_tools),
-    "tool_choice": ("text or {'type': 'function', 'function': {'name': ...}}", _is_choice_of_tool),
+    "tool_choice": (_CHOICE_FORM, _is_choice_of_tool),
     "functions": (f"a list of at most {_MOST_TOOLS} {{'name': ...}}", _are_functions),
     "function_call": ("text or {'name': ...}", _is_choice_of_function),
     "response_format": (_FORMAT_FORM, _is_format),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from optllm_router._chat import Prepared, chat_completion
 from optllm_router._openai_errors import openai_errors
-from optllm_router._routing import RoutingInfo
 from optllm_router._session import Session
 from optllm_router._types import Messages
 
@@ -156,17 +155,21 @@ class Completions:
         """As :meth:`create`, with answers parsed into the class given as ``response_format``.
 
         Returns:
-            ``openai.types.chat.ParsedChatCompletion``.
+            ``openai.types.chat.ParsedChatCompletion``, with ``optllm`` as there.
         """
         answer: ParsedChatCompletion[Any] = _helpers(self._over_wire()).parse(
             messages=messages, model=model, **arguments
         )
-        return _told(answer)
+        return answer
 
     def stream(
         self, *, messages: Messages, model: str = "auto", **arguments: Any
     ) -> ChatCompletionStreamManager[Any]:
-        """openai's helper around a stream: events, and the whole answer at the end."""
+        """openai's helper around a stream: events, and the whole answer at the end.
+
+        Both the helper and ``get_final_completion()`` have ``optllm``; the helper's is ``None``
+        until the last event was read.
+        """
         helper: ChatCompletionStreamManager[Any] = _helpers(self._over_wire()).stream(
             messages=messages, model=model, **arguments
         )
@@ -234,7 +237,7 @@ class AsyncCompletions:
         answer: ParsedChatCompletion[Any] = await _helpers(self._over_wire()).parse(
             messages=messages, model=model, **arguments
         )
-        return _told(answer)
+        return answer
 
     def stream(
         self, *, messages: Messages, model: str = "auto", **arguments: Any
@@ -274,12 +277,6 @@ async def _astream(session: Session, prepared: Prepared) -> AsyncChatStream:
 
     answer = await session.astream(prepared)
     return AsyncChatStream(AsyncChatChunks(answer, prepared.include_usage))
-
-
-def _told(answer: ParsedChatCompletion[Any]) -> ParsedChatCompletion[Any]:
-    """openai's parser makes plain values of what it does not know."""
-    answer.optllm = RoutingInfo(**answer.optllm)  # type: ignore[attr-defined]
-    return answer
 
 
 def _helpers(completions: Any) -> Any:

@@ -149,7 +149,7 @@ def _streamed_answer(
                 sending.first_token_seconds = sending.seconds
             if tape.answers or not resumed:
                 sending.handed = True
-                yield Hand(sending.candidate, item)
+                yield Hand(sending.candidate, item, sending.decision)
             asked = sending.seconds
             item = yield Receive(opened.rest)
             if tape.answers:

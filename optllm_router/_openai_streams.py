@@ -17,6 +17,7 @@ from optllm_router._chunks import AsyncChatChunks, ChatChunks
 from optllm_router._openai_http import http
 from optllm_router._routing import RoutingInfo, routing_headers, routing_info
 from optllm_router._steps import Paid
+from optllm_router._telling import MADE
 
 PAID = "optllm_paid"
 """A response's extension: a function that tells what the answer took, once it is whole."""
@@ -103,7 +104,11 @@ def event_response(
         stream = EventBytes(chunks, encode)
     else:
         stream = AsyncEventBytes(chunks, encode)
-    extensions = {PAID: lambda: answer.paid, FAULT: encode.fault}
+    extensions = {
+        MADE: lambda: _made(answer.paid),
+        PAID: lambda: answer.paid,
+        FAULT: encode.fault,
+    }
     return http.Response(
         200, headers=headers, stream=stream, request=request, extensions=extensions
     )

@@ -56,6 +56,7 @@ TOOLS: Mapping[str, frozenset[str]] = {
     "function": frozenset(("type", "name", "description", "parameters", "strict")),
     "custom": frozenset(("type", "name", "description", "format")),
 }
+ALLOWED = frozenset(("type", "mode", "tools"))
 """What is taken of the objects within a request, by their type."""
 _CALLED = {
     **dict.fromkeys(("max_tokens", "max_completion_tokens"), "max_output_tokens"),
@@ -359,9 +360,19 @@ def _is_closed(schema: Mapping[str, Any]) -> bool:
 
 
 def _tool_choice(choice: Any) -> Any:
-    if isinstance(choice, Mapping) and choice.get("type") in ("function", "custom"):
-        return {"type": choice["type"], choice["type"]: {"name": choice.get("name")}}
-    return choice
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        given = _object("tool_choice", choice, ALLOWED)
+        tools = enumerate(_list("tool_choice.tools", given.get("tools")))
+        named = [_named(_mapping(f"tool_choice.tools[{i}]", tool)) for i, tool in tools]
+        return {"type": given["type"], given["type"]: {"mode": given.get("mode"), "tools": named}}
+    return _named(choice)
+
+
+def _named(tool: Any) -> Any:
+    """A tool of the caller's by its name, as the chat API writes it; others as they are."""
+    if isinstance(tool, Mapping) and tool.get("type") in ("function", "custom"):
+        return {"type": tool["type"], tool["type"]: {"name": tool.get("name")}}
+    return tool
 
 
 def _wants_logprobs(given: Mapping[str, Any]) -> bool:

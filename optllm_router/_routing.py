@@ -23,17 +23,21 @@ class RoutingInfo:
     Attributes:
         decision_id: what ``feedback.create`` takes; also the answer's ``id``.
         candidate: who answered.
+        tried: the names of those who were asked, in order, one per attempt; with hedging, also of
+            those who were asked beside and answered later.
         p: predicted probability that this candidate's answer is right, 0..1.
         std: uncertainty of ``p``.
-        expected_cost_usd: what the call was expected to cost.
+        expected_cost_usd: what the call to this candidate was expected to cost.
         cost_usd: what it cost.
         cost_nano: the same, exact, in nano-dollars.
         cost_estimated: True when the provider did not count tokens; the cost is then the most
             that the call can have cost.
         cached: True when the answer is from the cache, and nobody was asked.
-        propensity: probability with which the policy chose the candidate.
+        propensity: probability with which the policy made its choice, which is another candidate
+            where that one failed.
         price: shadow price in successes per USD.
-        reason: why this candidate, in one sentence.
+        reason: why this candidate, in one sentence; of a fallback, what became of those who were
+            to be asked before.
         left_out: names of the candidates that cannot serve the call, each with the reason.
         latency_seconds: from sending to the whole answer.
         provider_id: the provider's own id of the answer, where it is known.
@@ -41,6 +45,7 @@ class RoutingInfo:
 
     decision_id: str
     candidate: str
+    tried: tuple[str, ...]
     p: float
     std: float
     expected_cost_usd: float
@@ -75,6 +80,7 @@ def routing_info(paid: Paid, provider_id: str = "") -> RoutingInfo:
     """How an answer was made, from what it took."""
     return RoutingInfo(
         **{**decided(paid.decision), "candidate": paid.candidate.name},
+        tried=paid.tried,
         cost_usd=usd_from_nano(paid.cost_nano),
         cost_nano=paid.cost_nano,
         cost_estimated=paid.usage.estimated,
@@ -88,7 +94,7 @@ def routing_headers(decision: Decision, candidate: str, paid: Paid | None = None
     """How an answer was made, as HTTP headers in printable ASCII.
 
     Args:
-        decision: who was to answer.
+        decision: as who answers carries it out.
         candidate: who does.
         paid: what it took; ``None`` while a stream is under way.
     """
@@ -99,7 +105,7 @@ def routing_headers(decision: Decision, candidate: str, paid: Paid | None = None
         "std": f"{decision.std:.6g}",
         "propensity": f"{decision.propensity:.6g}",
         "expected-cost-nano": decision.expected_cost_nano,
-        "reason": decision.reason,
+        "reason": decision.reason[:_LONGEST_HEADER],
     }
     if decision.left_out:
         each = (f"{name} ({reason})" for name, reason in decision.left_out.items())

@@ -32,6 +32,7 @@ class Sending:
         number: of sends before this one.
 
     Attributes:
+        decision: the request's, as this candidate carries it out.
         first_token_seconds: from sending to the first token, once a stream has come to it.
         handed: whether a chunk of it was handed on.
     """
@@ -44,6 +45,7 @@ class Sending:
         self.reservation = _reservation(request, candidate, number)
         self.first_token_seconds: float | None = None
         self.handed = False
+        self._tried = request.tried
         self._clock = request.clock
         self._sent_at = 0.0
 
@@ -99,7 +101,13 @@ class Sending:
         if most and usage.completion_tokens >= most and not usage.estimated:
             usage = replace(usage, cut=True)
         return Paid(
-            self.decision, self.candidate, usage, cost, self.seconds, self.first_token_seconds
+            decision=self.decision,
+            candidate=self.candidate,
+            tried=tuple(self._tried),
+            usage=usage,
+            cost_nano=cost,
+            latency_seconds=self.seconds,
+            first_token_seconds=self.first_token_seconds,
         )
 
     def settled(self, paid: Paid, error: BaseException | None = None) -> Close:

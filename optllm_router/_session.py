@@ -10,7 +10,7 @@ from typing import Any
 
 from optllm_router._chat import Prepared, prepare
 from optllm_router._embeddings import prepare_embedding
-from optllm_router._errors import InvalidRequestError
+from optllm_router._errors import ConfigurationError, InvalidRequestError
 from optllm_router._options import Options
 from optllm_router._runtime import Runtime
 from optllm_router._steps import Answer
@@ -18,8 +18,11 @@ from optllm_router._streams import AnswerStream, AsyncAnswerStream, Life
 from optllm_router._telemetry import end_request, request_span, tell_cost, tell_decision
 from optllm_router._types import Decision, Operation
 from optllm_router.candidates import unknown_model
-from optllm_router.config import Settings
+from optllm_router.config import PLAIN_POLICIES, Settings, read_policy
 from optllm_router.router import new_id
+
+_US = "optllm_router"
+"""Who owns what is no model of a provider's."""
 
 
 @dataclass(frozen=True)
@@ -103,27 +106,34 @@ class Session:
             return await self.runtime.astream(decision, prepared.query, partial(_ended, span))
 
     def models(self) -> list[dict[str, Any]]:
-        """What ``model`` may be, as OpenAI's API lists it."""
-        ours = ["auto", *(f"auto:{name}" for name in self.settings.policies)]
-        owners = dict.fromkeys(ours, "optllm_router")
+        """What ``model`` may be, as OpenAI's API lists it.
+
+        Policies that need a number are not listed; :meth:`model` knows them with one.
+        """
+        policies = (*self.settings.policies, *PLAIN_POLICIES)
+        ours = ["auto", *(f"auto:{name}" for name in policies)]
+        owners = dict.fromkeys(ours, _US)
         for candidate in self.settings.candidates:
             owners[candidate.name] = candidate.owner or "unknown"
-        # Nobody says when a model was made, and OpenAI's type wants a number.
-        return [
-            {"id": name, "created": 0, "object": "model", "owned_by": owner}
-            for name, owner in owners.items()
-        ]
+        return [_model(name, owner) for name, owner in owners.items()]
 
     def model(self, name: str) -> dict[str, Any]:
-        """One of them.
+        """One of them, or ``auto`` with any other policy that a call may name.
 
         Raises:
             UnknownModelError: there is none of that name.
         """
         models = {model["id"]: model for model in self.models()}
-        if name not in models:
-            raise unknown_model(name, [known for known in models if known != "auto"])
-        return models[name]
+        if name in models:
+            return models[name]
+        auto, _, policy = name.partition(":")
+        try:
+            if auto == "auto" and policy:
+                read_policy(policy, self.settings.policies)
+                return _model(name, _US)
+        except ConfigurationError:
+            pass  # no such policy: the name is unknown
+        raise unknown_model(name, [known for known in models if known != "auto"])
 
     def _check_operation(self, model: Any, operation: Operation) -> None:
         for one in self.settings.candidates:
@@ -143,6 +153,11 @@ class Session:
         if prepared.query.call.operation == "embedding":
             return _named(prepared.model)
         return await self.runtime.adecide(prepared.query, prepared.model, prepared.options.policy)
+
+
+def _model(name: str, owner: str) -> dict[str, Any]:
+    """A model of OpenAI's API, whose type wants to know when it was made; nobody says."""
+    return {"id": name, "created": 0, "object": "model", "owned_by": owner}
 
 
 def _span(prepared: Prepared, *, stays: bool = False) -> AbstractContextManager[Any]:

@@ -154,10 +154,12 @@ class Hand:
     Attributes:
         candidate: who answers.
         chunk: the next piece of the answer.
+        decision: the request's, as this candidate carries it out.
     """
 
     candidate: Candidate
     chunk: Chunk
+    decision: Decision
 
 
 class AbandonedError(Exception):
@@ -173,8 +175,9 @@ class Paid:
     """What an answer took.
 
     Attributes:
-        decision: who was to answer.
-        candidate: who did.
+        decision: the request's, as who answered carried it out: see ``Decision.turned_to``.
+        candidate: who answered.
+        tried: the names of those who were asked until then, one per attempt.
         usage: tokens, of the provider's counting or estimated.
         cost_nano: what was settled, in nano-dollars.
         latency_seconds: from sending to the whole answer.
@@ -183,6 +186,7 @@ class Paid:
 
     decision: Decision
     candidate: Candidate
+    tried: tuple[str, ...]
     usage: Usage
     cost_nano: int
     latency_seconds: float

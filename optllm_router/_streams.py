@@ -42,6 +42,7 @@ class Life:
         ended: called once, when the flow is over, with what it failed with.
 
     Attributes:
+        decision: who is to answer; from the first chunk on, as who answers carries it out.
         turn: who holds it may advance the flow.
         over: whether the flow has ended.
         candidate: who answers.
@@ -145,7 +146,7 @@ class Life:
 
     def _read(self, step: Hand | Paid) -> Chunk | None:
         if isinstance(step, Hand):
-            self.candidate = step.candidate
+            self.candidate, self.decision = step.candidate, step.decision
             self.transcript.record(step.chunk.body)
             return step.chunk
         self.paid = step
@@ -194,17 +195,17 @@ def _stop(left: queue.SimpleQueue[Life | None], thread: threading.Thread) -> Non
 
 
 class _Reader:
-    """What both kinds of stream are.
-
-    Attributes:
-        decision: who was to answer.
-    """
+    """What both kinds of stream are."""
 
     def __init__(self, life: Life, sweeper: Sweeper) -> None:
-        self.decision = life.decision
         self._life = life
         self._first: Chunk | None = None
         self._unwatch = sweeper.watch(self, life)
+
+    @property
+    def decision(self) -> Decision:
+        """Who is to answer, and why; final from the first token on."""
+        return self._life.decision
 
     @property
     def candidate(self) -> Candidate | None:

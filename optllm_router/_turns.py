@@ -256,7 +256,10 @@ class Turns:
     def _ask(
         self, turn: _Turn, sending: Sending, ticket: Ticket, answered: Answered[P]
     ) -> Generator[Any, Any, P | None]:
-        self._request.tried.append(turn.candidate.name)
+        name = turn.candidate.name
+        self._request.tried.append(name)
+        if name != sending.decision.candidate:
+            sending.decision = sending.decision.turned_to(name, self._detour(name))
         try:
             result = yield from _ticketed(answered(sending), ticket)
         except ProviderError as error:  # a stream that had begun to answer: this is its end
@@ -269,6 +272,19 @@ class Turns:
         self._causes.append(result)
         self._schedule_retry(turn, result)
         return None
+
+    def _detour(self, name: str) -> str:
+        """What became of those who were to be asked before a candidate."""
+        decision = self._request.decision
+        names = (decision.candidate, *decision.fallbacks)
+        before = names[: names.index(name)]
+        return ", ".join(f"{one!r} {self._fate(one)}" for one in before)
+
+    def _fate(self, name: str) -> str:
+        if name not in self._request.tried:
+            return "is too dear for a budget" if name in self._refused else "had no room"
+        failed = any(cause.candidate == name for cause in self._causes)
+        return "failed" if failed else "was slow"
 
     def _schedule_retry(self, turn: _Turn, error: ProviderError) -> None:
         """Give a candidate another turn after a fault that cost nothing, if there is time for it.

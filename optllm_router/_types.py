@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -264,6 +264,20 @@ class Chunk:
     usage: Usage | None = None
 
 
+class Figures(NamedTuple):
+    """What is predicted of one candidate for one query.
+
+    Attributes:
+        p: success probability, 0..1.
+        std: uncertainty of ``p``.
+        expected_cost_nano: cost in nano-dollars.
+    """
+
+    p: float
+    std: float
+    expected_cost_nano: int
+
+
 @dataclass(frozen=True)
 class Decision:
     """Which candidate was chosen for a query, and why.
@@ -279,6 +293,8 @@ class Decision:
         price: the shadow price used, in expected successes per USD; 0 when money is no object.
         reason: one sentence for people.
         left_out: names of the candidates that cannot serve the call, each with the reason.
+        foreseen: tells the figures of a fallback by its name; ``None`` where nothing was foreseen
+            of them.
     """
 
     id: str
@@ -291,6 +307,17 @@ class Decision:
     price: float
     reason: str
     left_out: Mapping[str, str] = field(default_factory=dict)
+    foreseen: Callable[[str], Figures] | None = field(default=None, repr=False, compare=False)
+
+    def turned_to(self, fallback: str, why: str) -> Decision:
+        """This decision as a fallback carries it out: with its figures, and why it was its turn.
+
+        ``propensity`` and ``price`` stay those of the policy's choice.
+        """
+        own = Figures(self.p, self.std, self.expected_cost_nano)
+        figures = self.foreseen(fallback) if self.foreseen else own
+        reason = f"{why}; next best: {self.reason}"
+        return replace(self, candidate=fallback, reason=reason, **figures._asdict())
 
 
 OutcomeStatus: TypeAlias = Literal["ok", "error"]

@@ -31,11 +31,11 @@ from optllm_router._responses import chat_arguments, response_body, response_par
 from optllm_router._routing import routing_headers, routing_info
 from optllm_router._session import Session
 from optllm_router._steps import Answer
+from optllm_router._telling import MADE, Telling
 
 _BASE_URL = "https://optllm.invalid/v1"
 _KEY = "unused"
 _ERROR = "optllm_error"
-_MADE = "optllm_made"
 _ENDPOINTS = ("chat/completions", "embeddings", "responses")
 PARSED = "optllm_parsed"
 """A request's extension: its body as JSON values, where it was read before."""
@@ -196,7 +196,7 @@ def _whole(asked: _Asked, answer: Answer, request: http.Request) -> http.Respons
         headers={"content-type": "application/json", **headers},
         content=json.dumps(asked.body(answer)),  # in ASCII, for half a surrogate pair to pass
         request=request,
-        extensions={_MADE: made, PAID: lambda: answer},
+        extensions={MADE: lambda: made, PAID: lambda: answer},
     )
 
 
@@ -209,15 +209,8 @@ def _failed(error: OptLLMError, request: http.Request) -> http.Response:
     return http.Response(status, json=body, request=request, extensions={_ERROR: joined})
 
 
-class _Faithful:
+class _Faithful(Telling):
     """Raises the error that a response carries, and tells of an answer how it was made."""
-
-    def _process_response_data(self, *, data: object, cast_to: Any, response: http.Response) -> Any:
-        make: Any = super()
-        answer = make._process_response_data(data=data, cast_to=cast_to, response=response)
-        if _MADE in response.extensions:
-            answer.optllm = response.extensions[_MADE]
-        return answer
 
     def _make_status_error(self, err_msg: str, *, body: object, response: http.Response) -> Any:
         carried = response.extensions.get(_ERROR)
@@ -233,23 +226,23 @@ class AsyncInProcessOpenAI(_Faithful, openai.AsyncOpenAI):
     """An ``openai.AsyncOpenAI`` that routes within budget."""
 
 
-def openai_over(session: Session) -> InProcessOpenAI:
+def openai_over(session: Session) -> openai.OpenAI:
     """openai's client over a session, made once, and again where somebody closed it."""
     if "sync" not in session.over_wire or session.over_wire["sync"].is_closed():
         client = http.Client(transport=Wire(session))
         session.over_wire["sync"] = InProcessOpenAI(
             api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=client
         )
-    made: InProcessOpenAI = session.over_wire["sync"]
+    made: openai.OpenAI = session.over_wire["sync"]
     return made
 
 
-def async_openai_over(session: Session) -> AsyncInProcessOpenAI:
+def async_openai_over(session: Session) -> openai.AsyncOpenAI:
     """openai's asynchronous client over a session, as :func:`openai_over`."""
     if "async" not in session.over_wire or session.over_wire["async"].is_closed():
         client = http.AsyncClient(transport=AsyncWire(session))
         session.over_wire["async"] = AsyncInProcessOpenAI(
             api_key=_KEY, base_url=_BASE_URL, timeout=None, max_retries=0, http_client=client
         )
-    made: AsyncInProcessOpenAI = session.over_wire["async"]
+    made: openai.AsyncOpenAI = session.over_wire["async"]
     return made

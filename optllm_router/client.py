@@ -235,6 +235,17 @@ class _Client:
         return self._runtime.is_closing
 
     @property
+    def timeout(self) -> float:
+        """Seconds for a whole answer of a call that sets none: this copy's, or the client's."""
+        return self._session.options.timeout_seconds or self.settings.timeout_seconds
+
+    @property
+    def max_retries(self) -> int:
+        """Repetitions of a call that a provider could not serve: this copy's, or the client's."""
+        own = self._session.options.max_retries
+        return self.settings.max_retries if own is None else own
+
+    @property
     def balance(self) -> Balance | None:
         """The first budget in its current window; ``None`` without a budget."""
         budgets = self.settings.budgets
@@ -326,7 +337,11 @@ class OptLLM(_Client):
 
     @property
     def responses(self) -> Responses:
-        """``client.responses.create(...)``: openai's own, answered as chat completions."""
+        """``client.responses.create(...)``: openai's own, answered as chat completions.
+
+        Answers have ``optllm``; so have streams, where it is ``None`` until the last event was
+        read, and that event's ``response``.
+        """
         return self.openai.responses
 
     @property

@@ -59,6 +59,8 @@ _POLICIES: dict[str, tuple[Callable[..., Policy], bool]] = {
     "match_best": (MatchBest, True),
     "willingness_to_pay": (WillingnessToPay, True),
 }
+PLAIN_POLICIES = ("max_success", "match_best")
+"""Those that need no number."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NONE_NAMED: Mapping[str, Policy] = MappingProxyType({})
 
@@ -356,7 +358,7 @@ def _policy_named(value: str, others: tuple[str, ...] = ()) -> Policy:
         )
     make, takes_number = _POLICIES[name]
     if not colon:
-        if name in ("min_cost", "willingness_to_pay"):
+        if name not in PLAIN_POLICIES:
             raise ConfigurationError(f"policy {name!r} needs a number, like {name}:0.9")
         return make()
     try:

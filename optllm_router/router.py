@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from optllm_router._errors import InvalidRequestError
 from optllm_router._money import NANO_PER_USD, usd_from_nano
 from optllm_router._nearest import quoted
-from optllm_router._types import Call, Candidate, Decision, Messages, Usage
+from optllm_router._types import Call, Candidate, Decision, Figures, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
 from optllm_router.capabilities import blamed_argument, left_out, needs
@@ -498,9 +499,15 @@ class Router:
                 price=choice.price,
                 reason="chosen at random to learn how good it is" if explored else choice.reason,
                 left_out=unable[i],
+                foreseen=partial(self._figures, forecast, i),
             )
             decisions.append(decision)
         return decisions
+
+    def _figures(self, forecast: Forecast, i: int, name: str) -> Figures:
+        """What was foreseen of a candidate for the i-th query."""
+        at = i, self.index(name)
+        return Figures(float(forecast.p[at]), float(forecast.std[at]), _nano(forecast.cost[at]))
 
 
 def checked_score(score: Any) -> float:

@@ -36,7 +36,7 @@ FLOORS = (
     ("router", "_options", "_streams", "_routing", "_racing"),
     ("_performing", "_decision_log"),
     ("_chat", "_openai_errors", "_runtime"),
-    ("plan", "_embeddings", "_chunks"),
+    ("plan", "_embeddings", "_chunks", "_telling"),
     ("_session", "_openai_streams"),
     ("_wire", "_feedback"),
     ("_completions", "_models"),

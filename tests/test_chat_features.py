@@ -101,6 +101,29 @@ def test_a_streamed_answer_is_remembered_by_what_it_said(client, tools):
     assert client._runtime._conversations.partner([*WEATHER, {**said, "content": "No"}]) is None
 
 
+def test_of_the_tools_given_those_that_are_allowed_are_called(client):
+    functions = [{"name": name, "parameters": {"type": "object"}} for name in ("weather", "tides")]
+    asked = {"model": "sim-tiny", "messages": WEATHER}
+    only = {"mode": "required", "tools": [{"type": "function", "function": {"name": "tides"}}]}
+    answer = client.chat.completions.create(
+        **asked,
+        tools=[{"type": "function", "function": function} for function in functions],
+        tool_choice={"type": "allowed_tools", "allowed_tools": only},
+    )
+    assert [call.function.name for call in answer.choices[0].message.tool_calls] == ["tides"]
+    response = client.responses.create(
+        model="sim-tiny",
+        input=WEATHER[0]["content"],
+        tools=[{"type": "function", **function} for function in functions],
+        tool_choice={
+            "type": "allowed_tools",
+            "mode": "required",
+            "tools": [{"type": "function", "name": "tides"}],
+        },
+    )
+    assert [item.name for item in response.output] == ["tides"]
+
+
 def test_several_choices_are_paid_for(client):
     one = client.chat.completions.create(messages=WEATHER, model="sim-tiny")
     two = client.chat.completions.create(messages=WEATHER, model="sim-tiny", n=2)

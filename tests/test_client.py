@@ -51,11 +51,18 @@ from optllm_router.pricing import charge_nano
 from optllm_router.simulation import SIMULATED_MODELS, Faults, grade, make_tasks
 
 HELLO = [{"role": "user", "content": "What is 12 + 30?"}]
+AUTO = ["auto", "auto:max_success", "auto:match_best"]
 TINY = SIMULATED_MODELS[-1]
 TASKS = make_tasks(40, np.random.default_rng(0))
 TEXT = {"type": "text", "text": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 CACHED = {"cache_control": {"type": "ephemeral"}}
+
+
+def allowed(name: str, mode: str = "auto", **beside) -> dict:
+    """The choice of one tool, among others."""
+    tool = {"type": "function", "function": {"name": name, **beside}}
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tool]}}
 
 
 def image(url: str, **beside) -> dict:
@@ -196,7 +203,7 @@ def test_a_copy_with_options_shares_everything(make, server):
 
 def test_the_models_are_auto_and_the_configured(make):
     client = make()
-    names = ["auto", *(model.name for model in SIMULATED_MODELS)]
+    names = [*AUTO, *(model.name for model in SIMULATED_MODELS)]
     assert [model.id for model in client.models.list()] == names
     assert [model.id for model in client.models.list().data] == names
     assert client.models.retrieve("sim-tiny").owned_by == "openai"
@@ -462,6 +469,10 @@ def test_a_plan_goes_on_where_one_query_fails(make, server):
         ({"tools": [{"type": "web_search"}]}, "tools list.*billed apart"),
         ({"tools": [TOOL | {"googleSearch": {}}]}, "tools list"),
         ({"tool_choice": {"type": "allowed_tools"}}, r"tool_choice \['type'\] must"),
+        ({"tools": [TOOL], "tool_choice": allowed("g")}, "allows the function tool 'g'.*not among"),
+        ({"tool_choice": allowed("f")}, "allows the function tool 'f'.*not among"),
+        ({"tools": [TOOL], "tool_choice": allowed("f", mode="none")}, "tool_choice .* must be"),
+        ({"tools": [TOOL], "tool_choice": allowed("f", description="x")}, "tool_choice .* must be"),
         ({"temprature": 0.5}, "'temprature'.* did you mean temperature"),
         (
             {"extra_headers": {"Authorization": "theirs"}},
@@ -512,6 +523,7 @@ def test_what_is_nested_without_end_is_refused(make, server):
         {"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": False},
         {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
         {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tools": [TOOL], "tool_choice": allowed("f")},
         {"functions": [{"name": "f"}], "function_call": {"name": "f"}},
         {"response_format": {"type": "json_object"}, "user": "me", "metadata": {"a": "b"}},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}},
@@ -1058,7 +1070,7 @@ def test_the_async_client_does_the_same(models, sqlite_url):
             plan = await client.plan(["What is 1 + 1?", "What is 2 + 2?"])
             results = await plan.apply()
             assert all(isinstance(result, ChatCompletion) for result in results)
-            names = ["auto", *client._runtime.candidates]
+            names = [*AUTO, *client._runtime.candidates]
             assert [model.id async for model in client.models.list()] == names
             assert [model.id for model in (await client.models.list()).data] == names
             assert (await client.models.retrieve("auto")).id == "auto"

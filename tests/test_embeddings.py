@@ -194,7 +194,7 @@ def test_embeddings_without_blocking(provider, sqlite_url):
 
 
 def test_models_for_embeddings_are_listed_and_not_asked_to_chat(client):
-    assert [model.id for model in client.models.list()] == ["auto", "chat", "vectors"]
+    assert [model.id for model in client.models.list()][-2:] == ["chat", "vectors"]
     with pytest.raises(InvalidRequestError, match="is for embedding, not for chat"):
         client.chat.completions.create(
             messages=[{"role": "user", "content": "Hi"}], model="vectors"

@@ -250,6 +250,16 @@ def test_what_does_not_fit_goes_to_a_cheaper_candidate():
     assert answer.candidate.name == "cheap"
 
 
+def test_who_was_refused_the_money_was_not_tried():
+    _, answer = play(
+        flow(), [refusal(), None, fault(name="middle"), None, None, completion(), None]
+    )
+    assert answer.tried == ("middle", "cheap")
+    why = "'dear' is too dear for a budget, 'middle' failed"
+    assert answer.decision.reason == f"{why}; next best: a test"
+    assert answer.decision.candidate == "cheap"
+
+
 def test_what_costs_as_much_as_what_was_refused_is_not_tried():
     steps, answer = play(flow("middle", "dear", "cheap"), [refusal(), None, completion(), None])
     assert summary(steps) == ["reserve middle", "reserve cheap", "send cheap", "settle"]

@@ -96,3 +96,20 @@ def test_named_policies_are_models(client):
     assert client.models.retrieve("auto:cheap").owned_by == "optllm_router"
     with pytest.raises(openai.NotFoundError, match="did you mean 'auto:cheap'"):
         client.models.retrieve("auto:chaep")
+
+
+def test_the_policies_that_calls_take_are_models(client):
+    names = [model.id for model in client.models.list()]
+    assert {"auto:max_success", "auto:match_best"} < set(names)
+    assert not {"auto:min_cost", "auto:willingness_to_pay"} & set(names)
+    for name in ("auto:match_best", "auto:match_best:0.9", "auto:min_cost:0.8"):
+        for models in (client.models, client.openai.models):
+            found = models.retrieve(name)
+            assert (found.id, found.owned_by) == (name, "optllm_router")
+        assert client.chat.completions.create(model=name, messages=HELLO).id
+
+
+@pytest.mark.parametrize("name", ["auto:", "auto:min_cost", "auto:min_cost:3", "auto:match_bets"])
+def test_what_calls_do_not_take_is_no_model(client, name):
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve(name)

@@ -24,6 +24,21 @@ def completion(message: dict, finish_reason: str = "stop", **further) -> dict:
 # Requests
 
 
+def test_allowed_tools_are_nested_in_the_chat_api():
+    tools = [{"type": "function", "name": "f"}, {"type": "custom", "name": "g"}]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": tools}
+    nested = [
+        {"type": "function", "function": {"name": "f"}},
+        {"type": "custom", "custom": {"name": "g"}},
+    ]
+    assert chat_arguments({"input": "Hi", "tool_choice": choice})["tool_choice"] == {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "required", "tools": nested},
+    }
+    with pytest.raises(InvalidRequestError, match=r"tool_choice\.names is not taken"):
+        chat_arguments({"input": "Hi", "tool_choice": {**choice, "names": ["f"]}})
+
+
 def test_text_becomes_a_message():
     assert chat_arguments({"input": "Hi", "model": "auto"}) == {
         "model": "auto",

@@ -124,6 +124,14 @@ SETTINGS = dict.fromkeys(
     NOT_ONE_PROVIDER,
 )
 OPTIONS = {**SETTINGS, "api_key": "another key is another client's"}
+ATTRIBUTES = {
+    **dict.fromkeys(("organization", "project", "websocket_base_url"), NOT_ONE_PROVIDER),
+    **dict.fromkeys(
+        ("admin_api_key", "webhook_secret", "workload_identity", "provider"), NOT_ONE_PROVIDER
+    ),
+    "api_key": "keys are the models', and are not handed out",
+}
+"""Of an object, beside what its class has."""
 MODEL = {"model": (inspect.Parameter.empty, "auto")}
 """Who names no model is routed."""
 RETRIES = {"max_retries": (openai.DEFAULT_MAX_RETRIES, None)}
@@ -255,6 +263,7 @@ def test_embeddings_take_what_openai_s_take():
             {},
         ),
         (responses.FunctionToolParam, _responses.TOOLS["function"], TOOL),
+        (responses.ToolChoiceAllowedParam, _responses.ALLOWED, {}),
         (shared_params.ResponseFormatText, _responses.FORMATS["text"], {}),
         (shared_params.ResponseFormatJSONObject, _responses.FORMATS["json_object"], {}),
     ],
@@ -279,6 +288,29 @@ def test_responses_and_embeddings_are_openai_s_own(client):
 def test_the_client_has_what_openai_s_has():
     assert public(openai.OpenAI) - public(OptLLM) - set(CLIENT) == set()
     assert set(CLIENT) & public(OptLLM) == set()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [(openai.OpenAI, OptLLM), (openai.AsyncOpenAI, AsyncOptLLM)],
+    ids=["sync", "async"],
+)
+def test_a_client_has_the_attributes_of_openai_s(theirs, ours):
+    """Those that its class does not have: it is set up with them."""
+    has = {name for name in vars(theirs(api_key="unused")) if not name.startswith("_")}
+    assert {"timeout", "max_retries"} <= has
+    assert has - public(ours) - set(ATTRIBUTES) - set(CLIENT) == set()
+    assert set(ATTRIBUTES) & public(ours) == set()
+
+
+def test_the_attributes_are_what_calls_use(client):
+    assert (client.timeout, client.max_retries) == (600.0, 2)
+    copy = client.with_options(timeout=30, max_retries=0)
+    assert (copy.timeout, copy.max_retries) == (30.0, 0)
+    assert (client.timeout, client.max_retries) == (600.0, 2)
+    for name in ("timeout", "max_retries"):
+        with pytest.raises(AttributeError):
+            setattr(client, name, 5)
 
 
 def test_the_client_is_set_up_with_what_openai_s_is():

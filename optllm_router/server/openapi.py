@@ -57,6 +57,12 @@ def _tagged(kind: str, value: Schema, **more: Any) -> Schema:
     return _object(properties, ("type", kind), **more)
 
 
+def _allowed(tool: Schema, **more: Schema) -> Schema:
+    """The tools that may be called, of those given."""
+    properties = {**more, "mode": {"enum": ["auto", "required"]}, "tools": _list(tool)}
+    return _object(properties, tuple(properties), additionalProperties=False)
+
+
 _IMAGE = _object(
     {
         "url": {
@@ -177,7 +183,13 @@ _CHAT: dict[str, Schema] = {
     "metadata": _or_null(_mapping({"type": "string", "maxLength": 512}, most=16, longest_name=64)),
     "tools": _or_null(_list(_ref("Tool"), maxItems=1000)),
     "tool_choice": {
-        "anyOf": [_TEXT, _tagged("function", _NAMED), _tagged("custom", _NAMED), {"type": "null"}]
+        "anyOf": [
+            _TEXT,
+            _tagged("function", _NAMED),
+            _tagged("custom", _NAMED),
+            _tagged("allowed_tools", _allowed(_ref("Tool"))),
+            {"type": "null"},
+        ]
     },
     "functions": _or_null(_list(_NAMED, maxItems=1000)),
     "function_call": {"anyOf": [_TEXT, _NAMED, {"type": "null"}]},
@@ -237,7 +249,14 @@ _RESPONSE: dict[str, Schema] = {
     ),
     "reasoning": _or_null(_object({"effort": _or_null(_SHORT)}, additionalProperties=False)),
     "tools": _or_null(_list(_RESPONSE_TOOL, maxItems=1000)),
-    "tool_choice": {"anyOf": [_TEXT, _RESPONSE_TOOL, {"type": "null"}]},
+    "tool_choice": {
+        "anyOf": [
+            _TEXT,
+            _RESPONSE_TOOL,
+            _allowed(_RESPONSE_TOOL, type={"const": "allowed_tools"}),
+            {"type": "null"},
+        ]
+    },
     "include": _or_null(
         _list({"enum": ["message.output_text.logprobs", "reasoning.encrypted_content"]})
     ),

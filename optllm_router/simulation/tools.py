@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +58,23 @@ def read_tools(given: Any, choice: Any) -> Tools | None:
         offered.append(Tool(name, function))
     if choice in (None, "auto", "none", "required"):
         return Tools(tuple(offered), choice or "auto")
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        return _allowed(offered, choice.get("allowed_tools"))
     wanted = choice.get("function") if isinstance(choice, dict) else None
     name = wanted.get("name") if isinstance(wanted, dict) else None
     named = next((tool for tool in offered if tool.name == name), None)
     return None if named is None else Tools(tuple(offered), named)
+
+
+def _allowed(offered: Sequence[Tool], given: Any) -> Tools | None:
+    """Those of the tools on offer that may be called; None when they are not what they must be."""
+    tools = given.get("tools") if isinstance(given, dict) else None
+    if not isinstance(tools, list) or not tools or given.get("mode") not in ("auto", "required"):
+        return None
+    named = [tool.get("function") for tool in tools if isinstance(tool, dict)]
+    names = [function.get("name") for function in named if isinstance(function, dict)]
+    allowed = tuple(tool for tool in offered if tool.name in names)
+    return Tools(allowed, given["mode"]) if len(allowed) == len(tools) else None
 
 
 def called(tools: Tools, prompt: str, *, is_asked: bool, parallel: bool) -> tuple[Tool, ...]:

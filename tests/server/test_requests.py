@@ -44,6 +44,9 @@ def test_models_are_listed_and_found(http):
     assert names[0] == "auto"
     assert "sim-tiny" in names
     assert http.get("/v1/models/sim-tiny").json() == listed[names.index("sim-tiny")]
+    assert "auto:match_best" in names
+    for name in ("auto:match_best", "auto:min_cost:0.8"):
+        assert http.get(f"/v1/models/{name}").json()["id"] == name
     missing = http.get("/v1/models/gpt-9")
     assert missing.status_code == 404
     assert missing.json()["error"]["code"] == "model_not_found"
