@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from optllm_router._steps import Attempt, Close, NotCarriedOutError, Paid, Reque
 from optllm_router._types import Call, Candidate, Chunk, Outcome, Usage
 from optllm_router.ledger import Reservation
 from optllm_router.pricing import charge_nano, worst_usage
+from optllm_router.transports import reasoning_in, texts_in
 
 _log = logging.getLogger("optllm_router")
 
@@ -46,6 +46,7 @@ class Sending:
         self.handed = False
         self._clock = request.clock
         self._sent_at = 0.0
+        self._own_limit: float | None = None
 
     def begin(self, deadline: float, *, bounded: bool) -> None:
         """Start the watch.
@@ -55,17 +56,28 @@ class Sending:
             bounded: whether the answer must have a bound.
         """
         self._sent_at = self._clock()
+        left = max(deadline - self._sent_at, _INSTANT)
+        streamed, to = "streaming" in self.call.needs, self.candidate
+        own = to.first_token_seconds if streamed else to.timeout_seconds
+        self._own_limit = own
         bound = self.candidate.max_output_tokens if bounded else None
         self.call = replace(
             self.call,
             max_output_tokens=self.call.max_output_tokens or bound,
-            timeout_seconds=max(deadline - self._sent_at, _INSTANT),
+            timeout_seconds=left if own is None or streamed else min(left, own),
+            first_token_seconds=own if streamed else None,
         )
 
     @property
     def seconds(self) -> float:
         """Since sending."""
         return self._clock() - self._sent_at
+
+    @property
+    def met_own_limit(self) -> bool:
+        """Whether it has taken as long as its candidate may, whatever time the call has."""
+        own, began = self._own_limit, self.first_token_seconds is not None
+        return own is not None and not began and self.seconds >= own
 
     def delivered_share(self, tape: Tape) -> float:
         """The part of what was made that its reader, who leaves now, was handed: 0..1.
@@ -176,30 +188,15 @@ class Tape:
         self.usage = chunk.usage or self.usage
         for choice in chunk.body.get("choices") or ():
             delta = choice.get("delta") or {}
-            pieces = list(_generated(delta))
+            pieces = list(texts_in(delta))
             self._pieces += pieces
-            self.thinks_aloud = self.thinks_aloud or bool(_reasoning(delta))
+            self.thinks_aloud = self.thinks_aloud or bool(reasoning_in(delta))
             if pieces:
                 self.usage = chunk.usage
             if choice.get("finish_reason"):
                 self._finished.add(choice.get("index", 0))
             if pieces or choice.get("finish_reason"):
                 self.answers = True
-
-
-def _generated(delta: Mapping[str, Any]) -> Iterator[str]:
-    """The texts in a delta that a model made, which are what it is paid for."""
-    calls = [*(delta.get("tool_calls") or ()), {"function": delta.get("function_call")}]
-    made = [call.get("function") or call.get("custom") or {} for call in calls]
-    texts = [delta.get("content"), delta.get("refusal")]
-    texts.append(_reasoning(delta))
-    texts += [call.get(part) for call in made for part in ("name", "arguments", "input")]
-    return (text for text in texts if text)
-
-
-def _reasoning(delta: Mapping[str, Any]) -> Any:
-    """Two names of the same text, which OpenRouter and vLLM send; some send both."""
-    return delta.get("reasoning_content") or delta.get("reasoning")
 
 
 def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:

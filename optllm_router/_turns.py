@@ -222,7 +222,7 @@ class Turns:
     ) -> Generator[Any, Any, P | None]:
         self._request.asked.append(turn.candidate.name)
         try:
-            result = yield from _ticketed(answered(sending), ticket)
+            result = yield from _ticketed(answered(sending), sending, ticket)
         except ProviderError as error:  # a stream that had begun to answer: this is its end
             if not self._causes:
                 raise
@@ -263,7 +263,7 @@ def _enter(request: Request, turn: _Turn) -> Generator[Step, Any, Ticket | float
 
 
 def _ticketed(
-    answer: Generator[Any, Any, P | ProviderError], ticket: Ticket
+    answer: Generator[Any, Any, P | ProviderError], sending: Sending, ticket: Ticket
 ) -> Generator[Any, Any, P | ProviderError]:
     try:
         result = yield from answer
@@ -274,7 +274,7 @@ def _ticketed(
         ticket.leave(error)
         raise
     if isinstance(result, ProviderError):
-        ticket.leave(result)
+        ticket.leave(result, own_limit=sending.met_own_limit)
     else:
         ticket.leave(None, result.usage.prompt_tokens + result.usage.completion_tokens)
     return result

@@ -128,6 +128,10 @@ class Candidate:
         limits: what it may be asked for.
         transport: how to reach it, ``litellm`` or ``httpx``.
         provider: who runs it, by litellm's name; empty where ``model`` says so.
+        timeout_seconds: how long one attempt may take for a whole answer; ``None`` for as long as
+            the call has time.
+        first_token_seconds: how long one attempt may take for a stream's first token; ``None`` as
+            above.
     """
 
     name: str
@@ -145,6 +149,8 @@ class Candidate:
     limits: RateLimits = RateLimits()
     transport: str = "litellm"
     provider: str = ""
+    timeout_seconds: float | None = None
+    first_token_seconds: float | None = None
 
     @property
     def owner(self) -> str:
@@ -218,6 +224,8 @@ class Call:
         max_retries: how often a candidate is asked again after a fault that cost nothing;
             ``None`` for the client's setting.
         scopes: what it belongs to, and so who may see its answer.
+        first_token_seconds: of a stream, how long its first token may take; ``None`` for as long
+            as the whole.
     """
 
     messages: Messages
@@ -234,6 +242,7 @@ class Call:
     forbidden_tags: frozenset[str] = frozenset()
     max_retries: int | None = None
     scopes: tuple[str, ...] = ()
+    first_token_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ _LIMITS = {
 }
 _NOT_SENT = (
     *("api_key", "max_completion_tokens", "max_tokens", "tags", "tiered_pricing"),
+    *("timeout", "stream_timeout"),
     *_LIMITS,
 )
 """Parameters that are not among those of a call, or that have a place of their own."""
@@ -144,6 +147,7 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         operation="embedding" if embeds else "chat",
         limits=_limits(name, entry, info),
         provider=_provider(model, parameters, facts),
+        **_time_limits(name, parameters),
         **_abilities(name, _own_settings(name, entry), info, facts),
     )
 
@@ -176,6 +180,29 @@ def _output_bound(name: str, parameters: Mapping[str, Any], facts: ModelFacts) -
     if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
         raise ConfigurationError(f"max_tokens {bound!r} of model {name!r} must be 1 or more")
     return bound
+
+
+def _time_limits(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """LiteLLM's ``timeout`` and ``stream_timeout``: each bounds one attempt."""
+    whole = _seconds(name, "timeout", parameters)
+    first = _seconds(name, "stream_timeout", parameters)
+    return {"timeout_seconds": whole, "first_token_seconds": whole if first is None else first}
+
+
+def _seconds(name: str, what: str, given: Mapping[str, Any]) -> float | None:
+    """A number, or one in text, as the environment has it."""
+    value = given.get(what)
+    if value is None:
+        return None
+    seconds = math.nan
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            seconds = float(value)
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(
+            f"{what} {quoted(value)} of model {name!r} must be a number of seconds over 0, like 30"
+        )
+    return seconds
 
 
 def _abilities(

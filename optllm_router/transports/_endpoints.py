@@ -36,8 +36,8 @@ _PLACE = frozenset(
 """What says where to send a call, and what else with it."""
 _IGNORED = frozenset(
     (
-        *("custom_llm_provider", "drop_params", "max_retries", "num_retries", "timeout"),
-        *("stream_timeout", "rpm", "tpm", "max_parallel_requests", "weight", "base_model", "mode"),
+        *("custom_llm_provider", "drop_params", "max_retries", "num_retries"),
+        *("rpm", "tpm", "max_parallel_requests", "weight", "base_model", "mode"),
     )
 )
 """litellm's own, which mean nothing here."""
