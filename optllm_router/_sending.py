@@ -10,6 +10,7 @@ from optllm_router._errors import ProviderError
 from optllm_router._money import MAX_NANO
 from optllm_router._steps import Attempt, Close, NotCarriedOutError, Paid, Request
 from optllm_router._types import Call, Candidate, Chunk, Outcome, Usage
+from optllm_router.capabilities import bound_on_answer
 from optllm_router.ledger import Reservation
 from optllm_router.pricing import charge_nano, worst_usage
 from optllm_router.transports import reasoning_in, texts_in
@@ -60,10 +61,10 @@ class Sending:
         streamed, to = "streaming" in self.call.needs, self.candidate
         own = to.first_token_seconds if streamed else to.timeout_seconds
         self._own_limit = own
-        bound = self.candidate.max_output_tokens if bounded else None
+        bound = bound_on_answer(to, self.call) if bounded else self.call.max_output_tokens
         self.call = replace(
             self.call,
-            max_output_tokens=self.call.max_output_tokens or bound,
+            max_output_tokens=bound,
             timeout_seconds=left if own is None or streamed else min(left, own),
             first_token_seconds=own if streamed else None,
         )
@@ -95,7 +96,7 @@ class Sending:
     @property
     def most(self) -> Usage:
         """The most that it can consume."""
-        return _most(self.candidate, self.call)
+        return _most(self.candidate, self.call, self.call.max_output_tokens)
 
     def paid(self, usage: Usage) -> Paid:
         """What it took, now that its usage is known.
@@ -201,7 +202,7 @@ class Tape:
 
 def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:
     call = request.call
-    most = charge_nano(candidate.price, _most(candidate, call))
+    most = charge_nano(candidate.price, _most(candidate, call, bound_on_answer(candidate, call)))
     likely = request.likely_nano.get(candidate.name)
     return Reservation(
         id=f"{request.decision.id}-{attempt}",
@@ -215,11 +216,11 @@ def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reserv
     )
 
 
-def _most(candidate: Candidate, call: Call) -> Usage:
+def _most(candidate: Candidate, call: Call, bound: int | None) -> Usage:
     return worst_usage(
         candidate,
         call.most_prompt_tokens,
-        call.max_output_tokens,
+        bound,
         call.choices,
         audio_tokens=call.most_audio_tokens,
     )

@@ -35,6 +35,7 @@ from optllm_router._steps import (
     Wait,
 )
 from optllm_router._types import Call, Candidate
+from optllm_router.capabilities import bound_on_answer
 from optllm_router.ledger import Refusal, Reservation, Soft
 
 _PATIENCE_SECONDS = 0.25
@@ -257,7 +258,7 @@ def _enter(request: Request, turn: _Turn) -> Generator[Step, Any, Ticket | float
     if early > 0:
         yield Wait(early)
     call = request.call
-    bound = call.max_output_tokens or turn.candidate.max_output_tokens
+    bound = bound_on_answer(turn.candidate, call)
     tokens = call.prompt_bytes // _BYTES_PER_TOKEN + bound * call.choices
     return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
 

@@ -132,6 +132,9 @@ class Candidate:
             the call has time.
         first_token_seconds: how long one attempt may take for a stream's first token; ``None`` as
             above.
+        longest_answer_tokens: the longest answer that may be asked for; ``None`` when unknown.
+        group: the name that others of the list have, too, where it was taken before; a call that
+            names it is for any of them.
     """
 
     name: str
@@ -151,6 +154,8 @@ class Candidate:
     provider: str = ""
     timeout_seconds: float | None = None
     first_token_seconds: float | None = None
+    longest_answer_tokens: int | None = None
+    group: str = ""
 
     @property
     def owner(self) -> str:
