@@ -35,7 +35,7 @@ _LONGEST_COOLDOWN_SECONDS = 60.0
 _MINUTE = 60.0
 _NO_LIMITS = RateLimits()
 _SHORT_SECONDS = 5.0
-"""A time limit under this is the caller's impatience, not a provider's fault."""
+"""A caller's time limit under this is impatience, not a provider's fault."""
 _UNTIL_ONE_ENDS_SECONDS = 0.05
 """How soon to ask again where only the end of another call makes room."""
 
@@ -189,15 +189,18 @@ class Ticket:
         self._entry = entry
         self._probe = probe
 
-    def leave(self, error: BaseException | None, tokens: int | None = None) -> None:
+    def leave(
+        self, error: BaseException | None, tokens: int | None = None, *, own_limit: bool = False
+    ) -> None:
         """Tell what the call came to.
 
         Args:
             error: what was raised, if anything. What is no ``ProviderError``, as a cancellation,
                 says nothing about the candidate, and neither does a time limit that was short.
             tokens: what it consumed, if that is known.
+            own_limit: whether its time limit was the candidate's own, which is never too short.
         """
-        self._gate.leave(self._entry, error, tokens, probe=self._probe)
+        self._gate.leave(self._entry, error, tokens, probe=self._probe, own_limit=own_limit)
 
     def withdraw(self) -> None:
         """Tell that nothing was sent."""
@@ -246,13 +249,20 @@ class Gate:
             return self._breaker.wish(self._clock())
 
     def leave(
-        self, entry: Entry, error: BaseException | None, tokens: int | None, *, probe: bool
+        self,
+        entry: Entry,
+        error: BaseException | None,
+        tokens: int | None,
+        *,
+        probe: bool,
+        own_limit: bool,
     ) -> None:
         """End a call, see :meth:`Ticket.leave`."""
         with self._lock:
             now = self._clock()
             self._limiter.leave(entry, tokens)
-            if isinstance(error, ProviderTimeoutError) and now - entry.at < _SHORT_SECONDS:
+            was_short = not own_limit and now - entry.at < _SHORT_SECONDS
+            if isinstance(error, ProviderTimeoutError) and was_short:
                 error = TimeoutError()
             self._breaker.leave(error, now, probe=probe)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,8 +10,10 @@ from optllm_router._errors import ProviderError
 from optllm_router._money import MAX_NANO
 from optllm_router._steps import Attempt, Close, NotCarriedOutError, Paid, Request
 from optllm_router._types import Call, Candidate, Chunk, Outcome, Usage
+from optllm_router.capabilities import bound_on_answer
 from optllm_router.ledger import Reservation
 from optllm_router.pricing import charge_nano, worst_usage
+from optllm_router.transports import reasoning_in, texts_in
 
 _log = logging.getLogger("optllm_router")
 
@@ -48,6 +49,7 @@ class Sending:
         self._tried = request.tried
         self._clock = request.clock
         self._sent_at = 0.0
+        self._own_limit: float | None = None
 
     def begin(self, deadline: float, *, bounded: bool) -> None:
         """Start the watch.
@@ -57,17 +59,28 @@ class Sending:
             bounded: whether the answer must have a bound.
         """
         self._sent_at = self._clock()
-        bound = self.candidate.max_output_tokens if bounded else None
+        left = max(deadline - self._sent_at, _INSTANT)
+        streamed, to = "streaming" in self.call.needs, self.candidate
+        own = to.first_token_seconds if streamed else to.timeout_seconds
+        self._own_limit = own
+        bound = bound_on_answer(to, self.call) if bounded else self.call.max_output_tokens
         self.call = replace(
             self.call,
-            max_output_tokens=self.call.max_output_tokens or bound,
-            timeout_seconds=max(deadline - self._sent_at, _INSTANT),
+            max_output_tokens=bound,
+            timeout_seconds=left if own is None or streamed else min(left, own),
+            first_token_seconds=own if streamed else None,
         )
 
     @property
     def seconds(self) -> float:
         """Since sending."""
         return self._clock() - self._sent_at
+
+    @property
+    def met_own_limit(self) -> bool:
+        """Whether it has taken as long as its candidate may, whatever time the call has."""
+        own, began = self._own_limit, self.first_token_seconds is not None
+        return own is not None and not began and self.seconds >= own
 
     def delivered_share(self, tape: Tape) -> float:
         """The part of what was made that its reader, who leaves now, was handed: 0..1.
@@ -85,7 +98,7 @@ class Sending:
     @property
     def most(self) -> Usage:
         """The most that it can consume."""
-        return _most(self.candidate, self.call)
+        return _most(self.candidate, self.call, self.call.max_output_tokens)
 
     def paid(self, usage: Usage) -> Paid:
         """What it took, now that its usage is known.
@@ -184,9 +197,9 @@ class Tape:
         self.usage = chunk.usage or self.usage
         for choice in chunk.body.get("choices") or ():
             delta = choice.get("delta") or {}
-            pieces = list(_generated(delta))
+            pieces = list(texts_in(delta))
             self._pieces += pieces
-            self.thinks_aloud = self.thinks_aloud or bool(_reasoning(delta))
+            self.thinks_aloud = self.thinks_aloud or bool(reasoning_in(delta))
             if pieces:
                 self.usage = chunk.usage
             if choice.get("finish_reason"):
@@ -195,24 +208,9 @@ class Tape:
                 self.answers = True
 
 
-def _generated(delta: Mapping[str, Any]) -> Iterator[str]:
-    """The texts in a delta that a model made, which are what it is paid for."""
-    calls = [*(delta.get("tool_calls") or ()), {"function": delta.get("function_call")}]
-    made = [call.get("function") or call.get("custom") or {} for call in calls]
-    texts = [delta.get("content"), delta.get("refusal")]
-    texts.append(_reasoning(delta))
-    texts += [call.get(part) for call in made for part in ("name", "arguments", "input")]
-    return (text for text in texts if text)
-
-
-def _reasoning(delta: Mapping[str, Any]) -> Any:
-    """Two names of the same text, which OpenRouter and vLLM send; some send both."""
-    return delta.get("reasoning_content") or delta.get("reasoning")
-
-
 def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reservation:
     call = request.call
-    most = charge_nano(candidate.price, _most(candidate, call))
+    most = charge_nano(candidate.price, _most(candidate, call, bound_on_answer(candidate, call)))
     likely = request.likely_nano.get(candidate.name)
     return Reservation(
         id=f"{request.decision.id}-{attempt}",
@@ -226,11 +224,11 @@ def _reservation(request: Request, candidate: Candidate, attempt: int) -> Reserv
     )
 
 
-def _most(candidate: Candidate, call: Call) -> Usage:
+def _most(candidate: Candidate, call: Call, bound: int | None) -> Usage:
     return worst_usage(
         candidate,
         call.most_prompt_tokens,
-        call.max_output_tokens,
+        bound,
         call.choices,
         audio_tokens=call.most_audio_tokens,
     )

@@ -35,6 +35,7 @@ from optllm_router._steps import (
     Wait,
 )
 from optllm_router._types import Call, Candidate
+from optllm_router.capabilities import bound_on_answer
 from optllm_router.ledger import Refusal, Reservation, Soft
 
 _PATIENCE_SECONDS = 0.25
@@ -204,7 +205,7 @@ class Turns:
         if early > 0:
             yield Wait(early)
         request, call = self._request, self._request.call
-        bound = call.max_output_tokens or turn.candidate.max_output_tokens
+        bound = bound_on_answer(turn.candidate, call)
         tokens = call.prompt_bytes // _BYTES_PER_TOKEN + bound * call.choices
         return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
 
@@ -261,7 +262,7 @@ class Turns:
         if name != sending.decision.candidate:
             sending.decision = sending.decision.turned_to(name, self._detour(name))
         try:
-            result = yield from _ticketed(answered(sending), ticket)
+            result = yield from _ticketed(answered(sending), sending, ticket)
         except ProviderError as error:  # a stream that had begun to answer: this is its end
             if not self._causes:
                 raise
@@ -306,7 +307,7 @@ class Turns:
 
 
 def _ticketed(
-    answer: Generator[Any, Any, P | ProviderError], ticket: Ticket
+    answer: Generator[Any, Any, P | ProviderError], sending: Sending, ticket: Ticket
 ) -> Generator[Any, Any, P | ProviderError]:
     try:
         result = yield from answer
@@ -317,7 +318,7 @@ def _ticketed(
         ticket.leave(error)
         raise
     if isinstance(result, ProviderError):
-        ticket.leave(result)
+        ticket.leave(result, own_limit=sending.met_own_limit)
     else:
         ticket.leave(None, result.usage.prompt_tokens + result.usage.completion_tokens)
     return result

@@ -129,6 +129,13 @@ class Candidate:
         transport: how to reach it, ``litellm`` or ``httpx``.
         provider: who runs it, by litellm's name; empty where ``model`` says so.
         refuses: names of arguments of a call that it is known not to take.
+        timeout_seconds: how long one attempt may take for a whole answer; ``None`` for as long as
+            the call has time.
+        first_token_seconds: how long one attempt may take for a stream's first token; ``None`` as
+            above.
+        longest_answer_tokens: the longest answer that may be asked for; ``None`` when unknown.
+        group: the name that others of the list have, too, where it was taken before; a call that
+            names it is for any of them.
     """
 
     name: str
@@ -147,6 +154,10 @@ class Candidate:
     transport: str = "litellm"
     provider: str = ""
     refuses: frozenset[str] = frozenset()
+    timeout_seconds: float | None = None
+    first_token_seconds: float | None = None
+    longest_answer_tokens: int | None = None
+    group: str = ""
 
     @property
     def owner(self) -> str:
@@ -220,6 +231,8 @@ class Call:
         max_retries: how often a candidate is asked again after a fault that cost nothing;
             ``None`` for the client's setting.
         scopes: what it belongs to, and so who may see its answer.
+        first_token_seconds: of a stream, how long its first token may take; ``None`` for as long
+            as the whole.
     """
 
     messages: Messages
@@ -236,6 +249,7 @@ class Call:
     forbidden_tags: frozenset[str] = frozenset()
     max_retries: int | None = None
     scopes: tuple[str, ...] = ()
+    first_token_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +26,7 @@ _LIMITS = {
 }
 _NOT_SENT = (
     *("api_key", "max_completion_tokens", "max_tokens", "tags", "tiered_pricing"),
+    *("timeout", "stream_timeout"),
     *_LIMITS,
 )
 """Parameters that are not among those of a call, or that have a place of their own."""
@@ -37,11 +40,14 @@ _CAPABILITIES: tuple[Capability, ...] = (*ABILITIES, "streaming")
 _TRANSPORTS = ("litellm", "httpx")
 _MODEL_SETTINGS = ("tags", "transport", "unable", "context_tokens", "hidden_prompt_tokens")
 
+_ONLY_OURS = tuple(setting for setting in _MODEL_SETTINGS if setting != "tags")
+"""Those that mean nothing to LiteLLM."""
+
 
 def read_candidates(
     models: Sequence[str | Mapping[str, Any] | Candidate] | None,
 ) -> tuple[Candidate, ...]:
-    """Priced candidates with unique names.
+    """Priced candidates with unique names: of those that share one, the others get a number.
 
     Raises:
         ConfigurationError: an entry is not a model, or there is none.
@@ -62,7 +68,7 @@ def read_candidates(
         name, copies = candidate.name, 1
         while candidate.name in found:
             copies += 1
-            candidate = dataclasses.replace(candidate, name=f"{name}#{copies}")
+            candidate = dataclasses.replace(candidate, name=f"{name}#{copies}", group=name)
         found[candidate.name] = candidate
     return tuple(found.values())
 
@@ -130,6 +136,7 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
     if "n" in parameters:
         raise ConfigurationError(f"model {name!r} sets n; set it per call, where it is budgeted")
     _check_parameters(name, parameters)
+    longest = _whole(name, "max_output_tokens", info) or facts.max_output_tokens
     price = _own_price(name, info, embeds)
     if price is None:
         price = catalogue.require_price(known_as)
@@ -138,12 +145,14 @@ def _candidate(entry: str | Mapping[str, Any], catalogue: PriceCatalogue) -> Can
         name=name,
         model=model,
         price=price,
-        max_output_tokens=0 if embeds else _output_bound(name, parameters, facts),
+        max_output_tokens=0 if embeds else _output_bound(name, parameters, longest),
         parameters={key: value for key, value in parameters.items() if not _is_ours(key)},
         api_key=parameters.get("api_key"),
         operation="embedding" if embeds else "chat",
         limits=_limits(name, entry, info),
         provider=_provider(model, parameters, facts),
+        longest_answer_tokens=longest,
+        **_time_limits(name, parameters),
         **_abilities(name, _own_settings(name, entry), info, facts),
     )
 
@@ -169,13 +178,36 @@ def _is_ours(parameter: str) -> bool:
     return parameter in _NOT_SENT or "cost_per_" in parameter or "_token_cost" in parameter
 
 
-def _output_bound(name: str, parameters: Mapping[str, Any], facts: ModelFacts) -> int:
+def _output_bound(name: str, parameters: Mapping[str, Any], longest: int | None) -> int:
     given = (parameters.get(key) for key in ("max_completion_tokens", "max_tokens"))
-    longest = min(facts.max_output_tokens or DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
-    bound = next((bound for bound in given if bound is not None), longest)
+    usual = min(longest or DEFAULT_OUTPUT_TOKENS, DEFAULT_OUTPUT_TOKENS)
+    bound = next((bound for bound in given if bound is not None), usual)
     if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
         raise ConfigurationError(f"max_tokens {bound!r} of model {name!r} must be 1 or more")
     return bound
+
+
+def _time_limits(name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """LiteLLM's ``timeout`` and ``stream_timeout``: each bounds one attempt."""
+    whole = _seconds(name, "timeout", parameters)
+    first = _seconds(name, "stream_timeout", parameters)
+    return {"timeout_seconds": whole, "first_token_seconds": whole if first is None else first}
+
+
+def _seconds(name: str, what: str, given: Mapping[str, Any]) -> float | None:
+    """A number, or one in text, as the environment has it."""
+    value = given.get(what)
+    if value is None:
+        return None
+    seconds = math.nan
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            seconds = float(value)
+    if not 0 < seconds < math.inf:
+        raise ConfigurationError(
+            f"{what} {quoted(value)} of model {name!r} must be a number of seconds over 0, like 30"
+        )
+    return seconds
 
 
 def _abilities(
@@ -200,6 +232,12 @@ def _own_settings(name: str, entry: Any) -> dict[str, Any]:
     if not isinstance(ours, Mapping):
         raise ConfigurationError(f"router of model {name!r} must hold settings, not {ours!r}")
     no_others(ours, _MODEL_SETTINGS, f"router setting of model {name!r},")
+    for setting in _ONLY_OURS:
+        if setting in entry or setting in _section(entry, "litellm_params"):
+            raise ConfigurationError(
+                f"{setting} of model {name!r} is for the router, and stands in a section beside "
+                f"litellm_params: router: {{{setting}: ...}}"
+            )
     return dict(ours)
 
 

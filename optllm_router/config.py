@@ -21,6 +21,13 @@ What ``policies`` names, a call asks for as ``auto:cheap``. The ``router:`` of a
 ``max_parallel_requests``, ``tags`` and, in ``model_info``, ``max_input_tokens`` and
 ``supports_vision`` and so on hold, too, and so does ``drop_params``, also where
 ``litellm_settings:`` has it; what is not set is taken from litellm's catalogue.
+So do ``timeout`` (of one attempt at a whole answer, in seconds) and ``stream_timeout`` (of one at a
+stream's first token; ``timeout`` where it is not set): the next candidate is asked after it.
+
+Entries of one ``model_name`` are a group, as for LiteLLM: who names it asks the cheapest of them
+(any one of those that cost the same), then the others. In what is recorded the first is ``gpt``,
+the second ``gpt#2``; a call that names ``gpt#2`` is for that one alone. Groups are for chat.
+
 ``server:`` is for ``optllm serve`` alone; see ``optllm_router.server.Limits``.
 """
 

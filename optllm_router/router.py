@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from optllm_router._nearest import quoted
 from optllm_router._types import Call, Candidate, Decision, Figures, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
-from optllm_router.capabilities import blamed_argument, left_out, needs
+from optllm_router.capabilities import blamed_argument, bound_on_answer, left_out, needs
 from optllm_router.config import read_policy
 from optllm_router.features import Texts, query_text
 from optllm_router.learning import Learner, LengthLearner
@@ -261,29 +262,47 @@ class Router:
     def pin(self, query: Query, name: str) -> Decision:
         """The decision that a caller made by naming the model.
 
+        Of several that share the name the cheapest is asked first, and of those that cost the same
+        any one; the others are its fallbacks.
+
         Raises:
             UnknownModelError: no candidate has that name.
             InvalidRequestError: it cannot serve the query.
         """
-        j = self.index(name)
-        if reasons := left_out([self.candidates[j]], query.call):
-            blamed = blamed_argument([self.candidates[j]], query.call)
+        self.index(name)
+        named = [candidate for candidate in self.candidates if name in _names(candidate)]
+        reasons = left_out(named, query.call)
+        able = [candidate for candidate in named if candidate.name not in reasons]
+        if not able:
+            blamed = blamed_argument(named, query.call)
             raise InvalidRequestError(
                 f"model {name!r} {reasons[name]}; name another, or 'auto'{_or_dropped(blamed)}",
                 param=blamed or "model",
             )
+        first, *others = self._spread(able)
+        j, alike = self.index(first.name), sum(_rate(one) == _rate(first) for one in able)
         forecast = self.forecast([query])
         return Decision(
             id=new_id(),
-            candidate=name,
-            fallbacks=(),
+            candidate=first.name,
+            fallbacks=tuple(other.name for other in others),
             p=float(forecast.p[0, j]),
             std=float(forecast.std[0, j]),
             expected_cost_nano=_nano(forecast.cost[0, j]),
-            propensity=1.0,
+            propensity=1 / alike,
             price=0.0,
             reason="the caller named the model",
+            left_out=reasons,
+            foreseen=partial(self._figures, forecast, 0),
         )
+
+    def _spread(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The cheapest first; those of one price in any order, so that they share the load."""
+        if len(candidates) == 1:
+            return list(candidates)
+        with self._lock:
+            chance = self._rng.permutation(len(candidates))
+        return sorted((candidates[i] for i in chance.tolist()), key=_rate)
 
     def plan(
         self, queries: Sequence[Query], usd: float, policy: Policy | None = None
@@ -412,7 +431,7 @@ class Router:
             worst_case_nano(
                 self.candidates[j],
                 query.call.most_prompt_tokens,
-                query.call.max_output_tokens,
+                bound_on_answer(self.candidates[j], query.call),
                 query.call.choices,
                 audio_tokens=query.call.most_audio_tokens,
             )
@@ -532,10 +551,20 @@ def _or_dropped(blamed: str | None) -> str:
 
 def _prior(candidates: Sequence[Candidate]) -> FloatArray:
     """Success rates before any label: dearer models are taken to be somewhat better."""
-    prices = np.array([float(c.price.prompt + c.price.completion) for c in candidates])
+    prices = np.array([float(_rate(candidate)) for candidate in candidates])
     rank = np.searchsorted(np.unique(prices), prices)
     low, high = _PRIOR_SUCCESS
     return np.asarray(low + (high - low) * rank / max(int(rank.max()), 1), dtype=np.float64)
+
+
+def _rate(candidate: Candidate) -> Decimal:
+    """How dear it is, to compare: by its tokens of either kind."""
+    return candidate.price.prompt + candidate.price.completion
+
+
+def _names(candidate: Candidate) -> tuple[str, str]:
+    """What a call may name to have it asked."""
+    return candidate.name, candidate.group
 
 
 def _sum(values: FloatArray, allocation: IntArray) -> float:

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 
 from optllm_router._types import Call, Candidate, Capability, Price
-from optllm_router.capabilities import left_out
+from optllm_router.candidates import read_candidates
+from optllm_router.capabilities import bound_on_answer, left_out
 
 PRICE = Price(Decimal(1), Decimal(1), "test")
 PLAIN = Candidate("plain", "x/plain", PRICE, max_output_tokens=100)
@@ -46,8 +47,8 @@ def test_who_has_a_tag_that_the_call_forbids_is_left_out():
 
 def test_only_what_is_surely_too_long_is_left_out():
     small = replace(PLAIN, context_tokens=1000)
-    assert reason(small, prompt_bytes=4003, most_prompt_tokens=5000) == ""
-    assert "about 1001" in reason(small, prompt_bytes=4004)
+    assert reason(small, prompt_bytes=3939, most_prompt_tokens=5000) == ""
+    assert "about 985" in reason(small, prompt_bytes=3940)
     assert reason(PLAIN, prompt_bytes=10**9) == ""
 
 
@@ -55,6 +56,38 @@ def test_the_answer_needs_room_where_the_caller_said_how_much():
     small = replace(PLAIN, context_tokens=1000)
     assert reason(small, prompt_bytes=2000, max_output_tokens=500) == ""
     assert "501 for the answer" in reason(small, prompt_bytes=2000, max_output_tokens=501)
+
+
+def test_who_gives_no_answer_that_long_is_left_out():
+    short = replace(PLAIN, longest_answer_tokens=4096)
+    assert reason(short, max_output_tokens=4096) == reason(short) == ""
+    said = reason(short, max_output_tokens=12_000)
+    assert said == "answers with 4096 tokens at most, and max_tokens is 12000"
+
+
+def test_the_catalogue_knows_the_longest_answer_and_the_configuration_wins():
+    known = {"litellm_params": {"model": "openai/gpt-3.5-turbo"}}
+    stated = {**known, "model_info": {"max_output_tokens": 900}}
+    longest = [one.longest_answer_tokens for one in read_candidates([known, stated])]
+    assert longest == [4096, 900]
+    assert read_candidates([stated])[0].max_output_tokens == 900
+
+
+@pytest.mark.parametrize("prompt_bytes", [0, 999, 12_000, 20_000, 24_000, 30_000, 32_000])
+def test_a_bound_of_ours_is_within_the_context(prompt_bytes):
+    small = replace(PLAIN, max_output_tokens=4096, context_tokens=8192)
+    call = Call([], prompt_bytes=prompt_bytes)
+    bound = bound_on_answer(small, call)
+    assert not left_out([small], call)
+    assert 16 <= bound <= min(4096, 8192 - prompt_bytes // 4)
+    assert bound == 4096 or bound >= 8192 - prompt_bytes / 3 - 1
+    assert bound_on_answer(small, replace(call, max_output_tokens=7000)) == 7000
+    assert bound_on_answer(replace(small, context_tokens=None), call) == 4096
+
+
+def test_what_the_provider_adds_takes_room():
+    added = replace(PLAIN, max_output_tokens=4096, context_tokens=8192, hidden_prompt_tokens=1000)
+    assert bound_on_answer(added, Call([], prompt_bytes=12_000)) == 8192 - 4000 - 1000
 
 
 def test_an_embedding_is_not_asked_of_a_chat_model():

@@ -547,6 +547,9 @@ def test_limits_stand_where_litellm_takes_them(place):
         ({"router": {"transport": "pigeon"}}, "transport 'pigeon'.*litellm or httpx"),
         ({"router": {"context_tokens": 0}}, "context_tokens 0"),
         ({"router": {"hidden_prompt_tokens": -1}}, "hidden_prompt_tokens -1"),
+        ({"transport": "httpx"}, r"transport of model 'mine' .* router: {transport: \.\.\.}"),
+        (entry(transport="httpx"), r"beside litellm_params: router: {transport: \.\.\.}"),
+        (entry(unable=["vision"]), "unable of model 'mine' is for the router"),
     ],
 )
 def test_a_setting_of_a_model_that_is_wrong_is_named(settings, shown):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from decimal import Decimal
 
 import httpcore
@@ -59,21 +60,21 @@ class Dribbler:
                 connection.sendall(self._again)
 
 
-def ask(kind: str, how: str, base_url: str, *, streamed: bool) -> None:
+def ask(kind: str, how: str, base_url: str, *, streamed: bool, call: Call = CALL) -> None:
     price = Price(Decimal(0), Decimal(0), "test")
     to = Candidate("mine", "openai/m", price, 9, parameters={"api_base": base_url}, api_key="k")
     transport = {"litellm": LiteLLMTransport, "httpx": HttpxTransport}[kind]()
     if how == "sync":
         with closing(transport):
-            _ = list(transport.stream(to, CALL)) if streamed else transport.send(to, CALL)
+            _ = list(transport.stream(to, call)) if streamed else transport.send(to, call)
         return
 
     async def wait() -> None:
         try:
             if streamed:
-                _ = [chunk async for chunk in transport.astream(to, CALL)]
+                _ = [chunk async for chunk in transport.astream(to, call)]
             else:
-                await transport.asend(to, CALL)
+                await transport.asend(to, call)
         finally:
             await asyncio.to_thread(transport.close)
 
@@ -91,6 +92,17 @@ def test_a_provider_that_dribbles_is_left_at_the_deadline(kind, how, streamed, w
     ):
         ask(kind, how, provider.base_url, streamed=streamed)
     assert caught.value.maybe_billed
+
+
+@pytest.mark.parametrize("kind", ["litellm", "httpx"])
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_role_is_no_first_token(kind, how):
+    """vLLM sends one at once, whenever it comes to the prompt."""
+    role = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
+    beginning = BEGINNING % b"text/event-stream" + b"\r\n" + role
+    call = replace(CALL, timeout_seconds=600.0, first_token_seconds=0.4)
+    with Dribbler(beginning, b": wait\n\n") as provider, pytest.raises(ProviderTimeoutError):
+        ask(kind, how, provider.base_url, streamed=True, call=call)
 
 
 def test_a_thread_is_cut_off_at_its_own_socket_only():

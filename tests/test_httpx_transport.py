@@ -91,6 +91,20 @@ def test_the_url(base, url):
     assert endpoint(candidate(base)) == url
 
 
+@pytest.mark.parametrize(
+    ("model", "base", "url"),
+    [
+        ("ollama_chat/llama3.1", "http://h:11434", "http://h:11434/v1/chat/completions"),
+        ("ollama/llama3.1", "http://h:11434/", "http://h:11434/v1/chat/completions"),
+        ("ollama/llama3.1", "http://h:11434/v1", "http://h:11434/v1/chat/completions"),
+        ("ollama/llama3.1", "http://h/behind/v1", "http://h/behind/v1/chat/completions"),
+        ("openai/llama3.1", "http://h:11434", "http://h:11434/chat/completions"),
+    ],
+)
+def test_ollama_is_found_where_litellm_finds_it(model, base, url):
+    assert endpoint(candidate(base, model)) == url
+
+
 def test_what_a_model_s_entry_adds_to_the_url():
     further = {"extra_query": {"api-version": "2025-01-01", "b": "x & y"}}
     to = candidate("https://h/v1", parameters=further)

@@ -1,6 +1,7 @@
 """Ways to reach providers; each maps its library's errors to ours in one place."""
 
 from optllm_router.transports._answer_stores import CacheSettings, LocalStore
+from optllm_router.transports._bodies import reasoning_in, texts_in
 from optllm_router.transports._counting import count_usage
 from optllm_router.transports._refusals import refused_arguments
 from optllm_router.transports.caching import CachingTransport
@@ -20,5 +21,7 @@ __all__ = [
     "all_transports",
     "count_usage",
     "keys_in_sight",
+    "reasoning_in",
     "refused_arguments",
+    "texts_in",
 ]

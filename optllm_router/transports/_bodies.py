@@ -43,6 +43,29 @@ def says_something(messages: Iterable[Mapping[str, Any]]) -> bool:
     return any(message.get("content") or message.get("tool_calls") for message in messages)
 
 
+def texts_in(delta: Mapping[str, Any]) -> Iterator[str]:
+    """The texts in a delta that a model made, which are what it is paid for."""
+    calls = [*(delta.get("tool_calls") or ()), {"function": delta.get("function_call")}]
+    made = [call.get("function") or call.get("custom") or {} for call in calls]
+    texts = [delta.get("content"), delta.get("refusal")]
+    texts.append(reasoning_in(delta))
+    texts += [call.get(part) for call in made for part in ("name", "arguments", "input")]
+    return (text for text in texts if text)
+
+
+def reasoning_in(delta: Mapping[str, Any]) -> Any:
+    """Two names of the same text, which OpenRouter and vLLM send; some send both."""
+    return delta.get("reasoning_content") or delta.get("reasoning")
+
+
+def is_answer(chunk: Chunk) -> bool:
+    """Whether there is a token in it, or the end of an answer that has none."""
+    return any(
+        choice.get("finish_reason") or any(texts_in(choice.get("delta") or {}))
+        for choice in chunk.body.get("choices") or ()
+    )
+
+
 class ChunkReader:
     """Turns the bytes of a stream into chunks.
 

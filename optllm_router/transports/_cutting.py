@@ -23,6 +23,9 @@ import time
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from optllm_router._types import Call, Chunk
+from optllm_router.transports._bodies import is_answer
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -39,9 +42,13 @@ class Deadline:
 
     Args:
         seconds: from now.
+
+    Attributes:
+        seconds: the same.
     """
 
     def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self.at = time.monotonic() + seconds
         self.thread = 0
         self.has_cut = False
@@ -65,6 +72,25 @@ class Deadline:
         _watch.end(self)
         if self.has_cut and (error is None or isinstance(error, Exception)):
             raise TimeoutError
+
+
+class StreamDeadline(Deadline):
+    """When a stream's first token must be there, and, once it is, when all of it must be.
+
+    Args:
+        call: what is asked for, from now on.
+    """
+
+    def __init__(self, call: Call) -> None:
+        whole, first = call.timeout_seconds, call.first_token_seconds
+        super().__init__(whole if first is None else min(first, whole))
+        self._whole = whole
+
+    def saw(self, chunk: Chunk) -> None:
+        """A chunk has come; outside of the ``with`` blocks."""
+        if self.seconds < self._whole and is_answer(chunk):
+            self.at += self._whole - self.seconds
+            self.seconds = self._whole
 
 
 class _Watch:

@@ -18,6 +18,7 @@ _PREFIXES = frozenset(
     )
 )
 """litellm's providers that speak OpenAI's protocol; their name is no part of the model's."""
+_OLLAMA = ("ollama", "ollama_chat")
 _PATHS = {"chat": "/chat/completions", "embedding": "/embeddings"}
 _PORTS = {"http": 80, "https": 443}
 _BODY = frozenset(
@@ -36,8 +37,8 @@ _PLACE = frozenset(
 """What says where to send a call, and what else with it."""
 _IGNORED = frozenset(
     (
-        *("custom_llm_provider", "drop_params", "max_retries", "num_retries", "timeout"),
-        *("stream_timeout", "rpm", "tpm", "max_parallel_requests", "weight", "base_model", "mode"),
+        *("custom_llm_provider", "drop_params", "max_retries", "num_retries"),
+        *("rpm", "tpm", "max_parallel_requests", "weight", "base_model", "mode"),
     )
 )
 """litellm's own, which mean nothing here."""
@@ -152,13 +153,21 @@ def body(candidate: Candidate, call: Call, *, streamed: bool = False) -> dict[st
 def _base(candidate: Candidate) -> str:
     given = candidate.parameters.get("api_base") or candidate.parameters.get("base_url")
     if given:
-        return str(given)
+        return _with_path(str(given), candidate)
     if candidate.model.partition("/")[0] != "openai":
         raise ConfigurationError(
             f"model {candidate.name!r} has no api_base, which transport httpx needs; "
             "write it like http://localhost:8000/v1"
         )
     return os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_BASE") or _OPENAI
+
+
+def _with_path(base: str, candidate: Candidate) -> str:
+    """Ollama's address, as LiteLLM takes it, is without the path of OpenAI's protocol."""
+    parts = urlsplit(base)
+    if candidate.model.partition("/")[0] not in _OLLAMA or parts.path.strip("/"):
+        return base
+    return parts._replace(path="/v1").geturl()
 
 
 def _key(candidate: Candidate) -> str | None:

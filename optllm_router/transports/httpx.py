@@ -26,7 +26,7 @@ from optllm_router._errors import ProviderError
 from optllm_router._types import Call, Candidate, Chunk, Completion
 from optllm_router.transports import _endpoints
 from optllm_router.transports._bodies import ChunkReader, read_completion
-from optllm_router.transports._cutting import Deadline
+from optllm_router.transports._cutting import StreamDeadline
 from optllm_router.transports._faults import (
     BROKEN_OFF,
     NO_ANSWER,
@@ -141,7 +141,9 @@ class HttpxTransport:
                     piece = next(pieces, None)
                 if piece is None:
                     break
-                yield from reader.feed(piece)
+                for chunk in reader.feed(piece):
+                    exchange.deadline.saw(chunk)
+                    yield chunk
             reader.finish()
 
     async def astream(self, candidate: Candidate, call: Call) -> AsyncGenerator[Chunk, None]:
@@ -163,6 +165,7 @@ class HttpxTransport:
                     if piece is None:
                         break
                     for chunk in reader.feed(exchange.received(piece)):
+                        exchange.deadline.saw(chunk)
                         yield chunk
                 reader.finish()
 
@@ -227,13 +230,13 @@ class _Exchange:
     """One call on its way: its size, and what its faults mean.
 
     Attributes:
-        deadline: when the answer must be whole.
+        deadline: when a stream's first token must be there, then when the answer must be whole.
     """
 
     def __init__(self, candidate: Candidate, call: Call, most_bytes: int) -> None:
         self._candidate = candidate
         self._call = call
-        self.deadline = Deadline(call.timeout_seconds)
+        self.deadline = StreamDeadline(call)
         self._most_bytes = most_bytes
         self._size = 0
         self._reader: ChunkReader | None = None
@@ -242,8 +245,8 @@ class _Exchange:
         """What to send."""
         import httpx
 
-        seconds = self.deadline.seconds_left
-        timeout = httpx.Timeout(seconds, connect=min(seconds, _MOST_CONNECT_SECONDS))
+        connect = min(self.deadline.seconds_left, _MOST_CONNECT_SECONDS)
+        timeout = httpx.Timeout(self._call.timeout_seconds, connect=connect)
         return httpx.Request(
             "POST",
             _endpoints.endpoint(self._candidate),
@@ -323,7 +326,7 @@ class _Exchange:
         return self._reader is not None and self._reader.ended
 
     def _limit(self) -> str:
-        return f"within {self._call.timeout_seconds:g} seconds"
+        return f"within {self.deadline.seconds:g} seconds"
 
 
 def _fault(httpx: Any, error: Exception) -> Fault | None:

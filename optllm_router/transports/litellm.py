@@ -23,7 +23,7 @@ from optllm_router._dispensable import is_dispensable
 from optllm_router._errors import ConfigurationError, ProviderError
 from optllm_router._types import Call, Candidate, Chunk, Completion, Usage
 from optllm_router.transports._bodies import says_something
-from optllm_router.transports._cutting import Deadline
+from optllm_router.transports._cutting import Deadline, StreamDeadline
 from optllm_router.transports._faults import (
     BROKEN_OFF,
     NO_ANSWER,
@@ -246,7 +246,7 @@ class _Reading:
     """What both twins make of litellm's stream, piece by piece.
 
     Attributes:
-        deadline: when the answer must be whole.
+        deadline: when the first token must be there, then when the answer must be whole.
         begun: whether a chunk was handed on; what follows it was billed.
     """
 
@@ -254,8 +254,7 @@ class _Reading:
         self.begun = False
         self._answered = False
         self._candidate = candidate
-        self._seconds = call.timeout_seconds
-        self.deadline = Deadline(call.timeout_seconds)
+        self.deadline = StreamDeadline(call)
 
     def chunk(self, stream: Any, piece: Any) -> Chunk | None:
         """One chunk; ``None`` for what litellm made up.
@@ -264,7 +263,7 @@ class _Reading:
             ProviderError: the answer takes too long, or ended without its end.
         """
         if self.deadline.seconds_left <= 0:
-            raise TIMED_OUT.of(self._candidate, f"within {self._seconds:g} seconds")
+            raise TIMED_OUT.of(self._candidate, f"within {self.deadline.seconds:g} seconds")
         body = piece.model_dump(exclude_none=True)
         choices = [choice for choice in body.get("choices", ()) if not _is_empty(choice)]
         if any("finish_reason" in choice for choice in choices) and not _was_finished(stream):
@@ -283,7 +282,9 @@ class _Reading:
             choice.setdefault("finish_reason", None)
             self._answered = self._answered or says_something([choice["delta"]])
         self.begun = True
-        return Chunk({**body, "choices": choices}, usage)
+        chunk = Chunk({**body, "choices": choices}, usage)
+        self.deadline.saw(chunk)
+        return chunk
 
     def unfinished(self) -> ProviderError:
         """What it is when a stream is over without its end."""
@@ -326,8 +327,13 @@ def _mapped(litellm: Any, candidate: Candidate, reading: _Reading | None = None)
 
 
 def _is_over(error: BaseException) -> bool:
-    """Whether litellm complains that the provider's stream was over before its end."""
-    return any(isinstance(one, (StopIteration, StopAsyncIteration)) for one in _chain(error))
+    """Whether litellm complains that the provider's stream was over before its end.
+
+    One that was cut at its deadline is over, too, but in time's name.
+    """
+    return not isinstance(error, TimeoutError) and any(
+        isinstance(one, (StopIteration, StopAsyncIteration)) for one in _chain(error)
+    )
 
 
 def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> ProviderError:
