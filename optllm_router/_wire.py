@@ -8,9 +8,10 @@ types, the helpers and the signatures are then openai's by construction. Importe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from optllm_router._arguments import QUERY_ELSEWHERE, arguments_of_body
 from optllm_router._chat import Prepared, completion_body
 from optllm_router._chunks import AsyncChatChunks, ChatChunks
 from optllm_router._embeddings import ENCODINGS, embedding_body
-from optllm_router._errors import InvalidRequestError, OptLLMError
+from optllm_router._errors import InvalidRequestError, OptLLMError, ProviderError
 from optllm_router._openai_errors import as_openai_error, error_body, status_of
 from optllm_router._openai_http import http
 from optllm_router._openai_streams import PAID, Encode, chat_events, event_response
@@ -91,13 +92,19 @@ def _asked(session: Session, request: http.Request) -> _Asked:
         encoding = given.get("encoding_format") or ENCODINGS[0]
         encode = functools.partial(embedding_body, encoding=encoding)
         return _Asked(session.prepare_embedding(arguments), encode)
-    asked = chat_arguments(arguments)
-    try:
-        prepared = _prepared(session, asked)
-    except InvalidRequestError as error:
-        error.param = response_param(error.param)
-        raise
+    prepared = _prepared(session, chat_arguments(arguments))
     return _Asked(prepared, functools.partial(_response, given), ResponseEvents(given))
+
+
+@contextlib.contextmanager
+def _named_as_asked(request: http.Request) -> Iterator[None]:
+    """Call an argument that is wrong what it is called in the request."""
+    try:
+        yield
+    except (InvalidRequestError, ProviderError) as error:
+        if request.url.path == "/v1/responses":
+            error.param = response_param(error.param)
+        raise
 
 
 def _prepared(session: Session, arguments: dict[str, Any]) -> Prepared:
@@ -136,6 +143,10 @@ class Wire(http.BaseTransport):
 
     def answer(self, request: http.Request) -> http.Response:
         """Answer one; raises what goes wrong before the first chunk."""
+        with _named_as_asked(request):
+            return self._answer(request)
+
+    def _answer(self, request: http.Request) -> http.Response:
         if request.method == "GET":
             return _listed(self._session, request)
         asked = _asked(self._session, request)
@@ -161,6 +172,10 @@ class AsyncWire(http.AsyncBaseTransport):
 
     async def answer(self, request: http.Request) -> http.Response:
         """As :meth:`Wire.answer`."""
+        with _named_as_asked(request):
+            return await self._answer(request)
+
+    async def _answer(self, request: http.Request) -> http.Response:
         if request.method == "GET":
             return _listed(self._session, request)
         if len(request.content) > LARGE_BYTES:

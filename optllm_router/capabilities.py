@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from optllm_router._errors import InvalidRequestError
 from optllm_router._types import Call, Candidate, Messages
 
 if TYPE_CHECKING:
@@ -68,6 +70,19 @@ def left_out(candidates: Sequence[Candidate], call: Call) -> dict[str, str]:
     """
     reasons = ((candidate.name, _reason(candidate, call)) for candidate in candidates)
     return {name: reason for name, reason in reasons if reason}
+
+
+def cannot_serve(
+    message: str, candidates: Sequence[Candidate], call: Call, param: str | None = None
+) -> InvalidRequestError:
+    """The error for a call that none of these candidates can serve.
+
+    Where one of them could if only the prompt were shorter, it has OpenAI's code for that:
+    programs then shorten the conversation.
+    """
+    if len(left_out(candidates, replace(call, prompt_bytes=0))) < len(candidates):
+        return InvalidRequestError(message, param="messages", code="context_length_exceeded")
+    return InvalidRequestError(message, param=param)
 
 
 def _reason(candidate: Candidate, call: Call) -> str:

@@ -21,7 +21,7 @@ from optllm_router._nearest import quoted
 from optllm_router._types import Call, Candidate, Decision, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
-from optllm_router.capabilities import left_out, needs
+from optllm_router.capabilities import cannot_serve, left_out, needs
 from optllm_router.config import read_policy
 from optllm_router.features import Texts, query_text
 from optllm_router.learning import Learner, LengthLearner
@@ -256,10 +256,10 @@ class Router:
             InvalidRequestError: it cannot serve the query.
         """
         j = self.index(name)
-        if reasons := left_out([self.candidates[j]], query.call):
-            raise InvalidRequestError(
-                f"model {name!r} {reasons[name]}; name another, or 'auto'", param="model"
-            )
+        alone = [self.candidates[j]]
+        if reasons := left_out(alone, query.call):
+            told = f"model {name!r} {reasons[name]}; name another, or 'auto'"
+            raise cannot_serve(told, alone, query.call, param="model")
         forecast = self.forecast([query])
         return Decision(
             id=new_id(),
@@ -300,7 +300,8 @@ class Router:
         reasons = left_out(self.candidates, query.call)
         if len(reasons) == len(self.names):
             each = "; ".join(f"{name!r} {reason}" for name, reason in reasons.items())
-            raise InvalidRequestError(f"no model can serve this call: {each}")
+            told = f"no model can serve this call: {each}"
+            raise cannot_serve(told, self.candidates, query.call)
         return reasons
 
     def forecast(self, queries: Sequence[Query]) -> Forecast:
