@@ -60,11 +60,13 @@ class InvalidRequestError(OptLLMError):
     Attributes:
         param: which of them, as OpenAI names it, like ``messages[0].content``; ours are called
             ``optllm.policy`` and so on. ``None`` where it is no single one.
+        code: OpenAI's word for what is wrong, where it has one: ``context_length_exceeded``.
     """
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
 
 
 class UnknownAnswerError(InvalidRequestError):
@@ -140,6 +142,11 @@ class ProviderError(OptLLMError):
         maybe_billed: True when the provider may have done (and charged for) the work,
             as after a timeout; the reservation is then settled at its full amount.
         retry_after_seconds: how long the provider wants to be left alone, where it said so.
+        code: the provider's word for why it refuses the request itself, as OpenAI's API has it
+            under ``error.code``, like ``context_length_exceeded`` or ``content_filter``;
+            ``provider_quota_exceeded`` where the account with the provider is used up.
+        param: the argument that it refuses, where it named one.
+        type: its word for the kind of error, where it refuses the request itself.
         left_out: names of the request's candidates that were not asked, each with the reason.
     """
 
@@ -155,10 +162,16 @@ class ProviderError(OptLLMError):
         status: int | None = None,
         maybe_billed: bool | None = None,
         retry_after_seconds: float | None = None,
+        code: str | None = None,
+        param: str | None = None,
+        type: str | None = None,
     ) -> None:
         super().__init__(message)
         self.candidate = candidate
         self.status = status
+        self.code = code
+        self.param = param
+        self.type = type
         self.retry_after_seconds = retry_after_seconds
         self.maybe_billed = self._maybe_billed if maybe_billed is None else maybe_billed
 
@@ -219,7 +232,7 @@ class ProviderResponseError(ProviderError):
 
 
 class AllCandidatesFailedError(OptLLMError):
-    """Every candidate that was tried failed.
+    """Every candidate that was tried failed; where all in one way, with the code of that.
 
     Attributes:
         left_out: names of the other candidates, that were not asked, each with the reason.
@@ -251,15 +264,21 @@ _CODES: dict[type[OptLLMError], str] = {
 """OpenAI's words, where it has some."""
 
 
-def openai_code(error: OptLLMError) -> str | None:
-    """What OpenAI's API has under ``error.code``; ``None`` where it has nothing."""
-    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
+PROVIDER_QUOTA_CODE = "provider_quota_exceeded"
+"""The router's account with a provider is used up: never ``insufficient_quota``, which says that a
+budget of the router's is, and that whoever set it can raise it."""
 
 
 def error_code(error: BaseException) -> str:
-    """An error for programs: OpenAI's word, or its class: ``ProviderTimeoutError`` as
-    ``provider_timeout``.
+    """An error for programs: the provider's word for a request that it refuses, else OpenAI's
+    word, else its class: ``ProviderTimeoutError`` as ``provider_timeout``.
     """
-    known = openai_code(error) if isinstance(error, OptLLMError) else None
+    if isinstance(error, (InvalidRequestError, ProviderError)) and error.code is not None:
+        return error.code
+    if isinstance(error, AllCandidatesFailedError):
+        codes = {error_code(cause) for cause in error.causes}
+        if len(codes) == 1:
+            return codes.pop()
     name = type(error).__name__.removesuffix("Error")
-    return known or re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    by_name = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    return next((code for kind, code in _CODES.items() if isinstance(error, kind)), by_name)

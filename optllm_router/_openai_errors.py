@@ -27,7 +27,7 @@ from optllm_router._errors import (
     ProviderTimeoutError,
     ProviderUnavailableError,
     UnknownModelError,
-    openai_code,
+    error_code,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ _STATUS: dict[type[OptLLMError], int] = {
 }
 """The first that fits counts."""
 
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
+"""``error.type`` by status; otherwise that of the caller's mistakes, or of others'."""
 _LONGEST_PARAM = 200
 
 _joined_classes: dict[tuple[type, type], type] = {}
@@ -71,8 +77,8 @@ def as_openai_error(error: OptLLMError) -> OptLLMError:
         return error
     joined = _joined(type(error), _theirs(error))
     twin: Any = joined.__new__(joined)
-    _fill(twin, error)
     twin.__dict__.update(error.__dict__)
+    _fill(twin, error)
     twin.args = error.args
     if isinstance(error, (ProviderError, AllCandidatesFailedError)):
         twin._causes = tuple(map(as_openai_error, error._causes))
@@ -85,18 +91,19 @@ def _fill(twin: Any, error: OptLLMError) -> None:
 
     from optllm_router._openai_http import http
 
-    message = str(error)
+    message, body = str(error), error_body(error)
     request = http.Request("POST", "https://optllm.invalid/v1/chat/completions")
     if isinstance(twin, openai.APITimeoutError):
         openai.APITimeoutError.__init__(twin, request)
     elif isinstance(twin, openai.APIConnectionError):
         openai.APIConnectionError.__init__(twin, message=message, request=request)
     elif isinstance(twin, openai.APIStatusError):
-        body = error_body(error)
         response = http.Response(
             status_of(error), headers=_headers(error), request=request, json={"error": body}
         )
         openai.APIStatusError.__init__(twin, message, response=response, body=body)
+    if isinstance(twin, openai.APIError):  # also of those that come without a response
+        twin.code, twin.param, twin.type = body["code"], body["param"], body["type"]
 
 
 def _headers(error: OptLLMError) -> dict[str, str]:
@@ -109,17 +116,30 @@ def error_body(error: OptLLMError) -> dict[str, str | None]:
     """What OpenAI's API would say under ``error``."""
     return {
         "message": str(error),
-        "type": type(error).__name__,
+        "type": _own_type(error) or error_type(status_of(error), error_code(error)),
         "param": _param(error),
-        "code": openai_code(error),
+        "code": error_code(error),
     }
+
+
+def error_type(status: int, code: str | None) -> str:
+    """OpenAI's word for the kind of an error."""
+    if code == "insufficient_quota":
+        return code
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+
+
+def _own_type(error: OptLLMError) -> str | None:
+    """The provider's word, where it refuses the request itself."""
+    error = shared_cause(error) or error
+    return error.type if isinstance(error, ProviderError) else None
 
 
 def _param(error: OptLLMError) -> str | None:
     """The argument that was wrong, cut short: it may be of the caller's naming."""
     if isinstance(error, UnknownModelError):
         return "model"
-    param = error.param if isinstance(error, InvalidRequestError) else None
+    param = error.param if isinstance(error, (InvalidRequestError, ProviderError)) else None
     return None if param is None else param[:_LONGEST_PARAM]
 
 

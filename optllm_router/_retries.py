@@ -10,6 +10,7 @@ import random
 from typing import TYPE_CHECKING
 
 from optllm_router._errors import (
+    PROVIDER_QUOTA_CODE,
     ProviderError,
     ProviderRateLimitedError,
     ProviderUnavailableError,
@@ -24,6 +25,8 @@ _SPREAD = 0.1
 
 class Retries:
     """Repeats calls that failed without being billed (429, 500, 503, 529).
+
+    An account that is used up is no busy provider: it is not asked again.
 
     The waits double up to 8 s, with jitter. A provider that says how long it wants to be left
     alone is left alone for at least that long.
@@ -68,12 +71,12 @@ class Retries:
         first = self._first_wait
         growing = tenacity.wait_exponential(multiplier=first, max=_LONGEST_WAIT_SECONDS)
         return tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_costs_nothing),
+            retry=tenacity.retry_if_exception(_may_pass_for_free),
             wait=growing + tenacity.wait_random(0.0, first),
         )
 
 
-def _costs_nothing(error: BaseException) -> bool:
+def _may_pass_for_free(error: BaseException) -> bool:
     if not isinstance(error, (ProviderRateLimitedError, ProviderUnavailableError)):
         return False
-    return not error.maybe_billed
+    return not error.maybe_billed and error.code != PROVIDER_QUOTA_CODE

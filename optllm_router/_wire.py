@@ -12,7 +12,6 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from optllm_router._arguments import QUERY_ELSEWHERE, arguments_of_body
 from optllm_router._chat import Prepared, completion_body
 from optllm_router._chunks import AsyncChatChunks, ChatChunks
 from optllm_router._embeddings import ENCODINGS, embedding_body
-from optllm_router._errors import InvalidRequestError, OptLLMError
+from optllm_router._errors import InvalidRequestError, OptLLMError, ProviderError
 from optllm_router._openai_errors import as_openai_error, error_body, status_of
 from optllm_router._openai_http import http
 from optllm_router._openai_streams import PAID, Encode, chat_events, event_response
@@ -52,12 +51,11 @@ _OWN_HEADERS = frozenset(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a request asks for, and what its answer becomes; around both, how errors say it."""
+    """What a request asks for, and what its answer becomes."""
 
     prepared: Prepared
     body: Callable[[Answer], Mapping[str, Any]] = completion_body
     encode: Encode = chat_events
-    in_its_words: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
 def _listed(session: Session, request: http.Request) -> http.Response:
@@ -96,19 +94,18 @@ def _asked(session: Session, request: http.Request) -> _Asked:
         encoding = given.get("encoding_format") or ENCODINGS[0]
         encode = functools.partial(embedding_body, encoding=encoding)
         return _Asked(session.prepare_embedding(arguments), encode)
-    with _in_words_of_responses():
-        prepared = _prepared(session, chat_arguments(arguments))
-    body, events = functools.partial(_response, given), ResponseEvents(given)
-    return _Asked(prepared, body, events, _in_words_of_responses)
+    prepared = _prepared(session, chat_arguments(arguments))
+    return _Asked(prepared, functools.partial(_response, given), ResponseEvents(given))
 
 
 @contextlib.contextmanager
-def _in_words_of_responses() -> Iterator[None]:
-    """Errors name an argument of a response as its caller does."""
+def _named_as_asked(request: http.Request) -> Iterator[None]:
+    """Call an argument that is wrong what it is called in the request."""
     try:
         yield
-    except InvalidRequestError as error:
-        error.param = response_param(error.param)
+    except (InvalidRequestError, ProviderError) as error:
+        if request.url.path == "/v1/responses":
+            error.param = response_param(error.param)
         raise
 
 
@@ -148,15 +145,18 @@ class Wire(http.BaseTransport):
 
     def answer(self, request: http.Request) -> http.Response:
         """Answer one; raises what goes wrong before the first chunk."""
+        with _named_as_asked(request):
+            return self._answer(request)
+
+    def _answer(self, request: http.Request) -> http.Response:
         if request.method == "GET":
             return _listed(self._session, request)
         asked = _asked(self._session, request)
-        with asked.in_its_words():
-            if asked.prepared.stream:
-                stream = self._session.stream(asked.prepared)
-                chunks = ChatChunks(stream, asked.prepared.include_usage)
-                return event_response(chunks, request, asked.encode)
-            return _whole(asked, self._session.complete(asked.prepared), request)
+        if asked.prepared.stream:
+            stream = self._session.stream(asked.prepared)
+            chunks = ChatChunks(stream, asked.prepared.include_usage)
+            return event_response(chunks, request, asked.encode)
+        return _whole(asked, self._session.complete(asked.prepared), request)
 
 
 class AsyncWire(http.AsyncBaseTransport):
@@ -174,18 +174,21 @@ class AsyncWire(http.AsyncBaseTransport):
 
     async def answer(self, request: http.Request) -> http.Response:
         """As :meth:`Wire.answer`."""
+        with _named_as_asked(request):
+            return await self._answer(request)
+
+    async def _answer(self, request: http.Request) -> http.Response:
         if request.method == "GET":
             return _listed(self._session, request)
         if len(request.content) > LARGE_BYTES:
             asked = await asyncio.to_thread(_asked, self._session, request)
         else:
             asked = _asked(self._session, request)
-        with asked.in_its_words():
-            if asked.prepared.stream:
-                stream = await self._session.astream(asked.prepared)
-                chunks = AsyncChatChunks(stream, asked.prepared.include_usage)
-                return event_response(chunks, request, asked.encode)
-            return _whole(asked, await self._session.acomplete(asked.prepared), request)
+        if asked.prepared.stream:
+            stream = await self._session.astream(asked.prepared)
+            chunks = AsyncChatChunks(stream, asked.prepared.include_usage)
+            return event_response(chunks, request, asked.encode)
+        return _whole(asked, await self._session.acomplete(asked.prepared), request)
 
 
 def _whole(asked: _Asked, answer: Answer, request: http.Request) -> http.Response:

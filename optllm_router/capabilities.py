@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optllm_router._dispensable import is_dispensable
+from optllm_router._errors import InvalidRequestError
 from optllm_router._types import Call, Candidate, Messages
 
 if TYPE_CHECKING:
@@ -76,7 +77,26 @@ def left_out(candidates: Sequence[Candidate], call: Call) -> dict[str, str]:
     return {name: reason for name, reason in reasons if reason}
 
 
-def blamed_argument(candidates: Sequence[Candidate], call: Call) -> str | None:
+def cannot_serve(
+    message: str, candidates: Sequence[Candidate], call: Call, param: str | None = None
+) -> InvalidRequestError:
+    """The error for a call that none of these candidates can serve.
+
+    Where one of them could if only the prompt were shorter, it has OpenAI's code for that:
+    programs then shorten the conversation.
+    """
+    if len(left_out(candidates, replace(call, prompt_bytes=0))) < len(candidates):
+        return InvalidRequestError(message, param="messages", code="context_length_exceeded")
+    blamed = _blamed_argument(candidates, call)
+    if blamed is None:
+        return InvalidRequestError(message, param=param)
+    told = (
+        f"{message}; leave {blamed} out, or set drop_params: true in the litellm_params of a model"
+    )
+    return InvalidRequestError(told, param=blamed)
+
+
+def _blamed_argument(candidates: Sequence[Candidate], call: Call) -> str | None:
     """An argument without which one of the candidates that are left out could serve a call."""
     for candidate in candidates:
         names = _refused(candidate, call)

@@ -23,7 +23,7 @@ from optllm_router._nearest import quoted
 from optllm_router._types import Call, Candidate, Decision, Figures, Messages, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
-from optllm_router.capabilities import blamed_argument, bound_on_answer, left_out, needs
+from optllm_router.capabilities import bound_on_answer, cannot_serve, left_out, needs
 from optllm_router.config import read_policy
 from optllm_router.features import Texts, query_text
 from optllm_router.learning import Learner, LengthLearner
@@ -274,11 +274,8 @@ class Router:
         reasons = left_out(named, query.call)
         able = [candidate for candidate in named if candidate.name not in reasons]
         if not able:
-            blamed = blamed_argument(named, query.call)
-            raise InvalidRequestError(
-                f"model {name!r} {reasons[name]}; name another, or 'auto'{_or_dropped(blamed)}",
-                param=blamed or "model",
-            )
+            told = f"model {name!r} {reasons[name]}; name another, or 'auto'"
+            raise cannot_serve(told, named, query.call, param="model")
         first, *others = self._spread(able)
         j, alike = self.index(first.name), sum(_rate(one) == _rate(first) for one in able)
         forecast = self.forecast([query])
@@ -331,10 +328,8 @@ class Router:
         reasons = left_out(self.candidates, query.call)
         if len(reasons) == len(self.names):
             each = "; ".join(f"{name!r} {reason}" for name, reason in reasons.items())
-            blamed = blamed_argument(self.candidates, query.call)
-            raise InvalidRequestError(
-                f"no model can serve this call: {each}{_or_dropped(blamed)}", param=blamed
-            )
+            told = f"no model can serve this call: {each}"
+            raise cannot_serve(told, self.candidates, query.call)
         return reasons
 
     def forecast(self, queries: Sequence[Query]) -> Forecast:
@@ -540,13 +535,6 @@ def checked_score(score: Any) -> float:
     raise InvalidRequestError(
         f"score {quoted(score)} must be a number from 0 (wrong) to 1 (right)", param="score"
     )
-
-
-def _or_dropped(blamed: str | None) -> str:
-    """What else can be done where an argument is not taken."""
-    if blamed is None:
-        return ""
-    return f"; leave {blamed} out, or set drop_params: true in the litellm_params of a model"
 
 
 def _prior(candidates: Sequence[Candidate]) -> FloatArray:

@@ -8,7 +8,7 @@ import pytest
 
 from optllm_router._types import Call, Candidate, Capability, Price
 from optllm_router.candidates import read_candidates
-from optllm_router.capabilities import bound_on_answer, left_out
+from optllm_router.capabilities import bound_on_answer, cannot_serve, left_out
 
 PRICE = Price(Decimal(1), Decimal(1), "test")
 PLAIN = Candidate("plain", "x/plain", PRICE, max_output_tokens=100)
@@ -95,3 +95,20 @@ def test_an_embedding_is_not_asked_of_a_chat_model():
     assert reason(embedder) == "is for embedding, not for chat"
     assert reason(PLAIN, operation="embedding") == "is for chat, not for embedding"
     assert reason(embedder, operation="embedding") == ""
+
+
+def test_a_call_that_a_shorter_prompt_would_mend_says_so():
+    small = replace(PLAIN, name="small", context_tokens=10)
+    blind = replace(PLAIN, name="blind", unable=frozenset({"vision"}))
+    long = Call([], prompt_bytes=1_000)
+
+    def told(candidates: list[Candidate], call: Call) -> tuple[str | None, str | None]:
+        error = cannot_serve("no", candidates, call, param="model")
+        return error.code, error.param
+
+    too_long = ("context_length_exceeded", "messages")
+    assert told([small], long) == too_long
+    seeing = replace(long, needs=frozenset({"vision"}))
+    assert told([small, blind], seeing) == too_long
+    assert told([blind], seeing) == (None, "model")
+    assert told([small], replace(long, max_output_tokens=11)) == (None, "model")

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optllm_router._errors import (
+    PROVIDER_QUOTA_CODE,
     AllCandidatesFailedError,
     BudgetExceededError,
     ConfigurationError,
@@ -459,6 +460,7 @@ def test_all_that_failed_is_told_with_every_try():
         fault(ProviderTimeoutError),
         fault(ProviderConnectionError),
         fault(ProviderUnavailableError, maybe_billed=True),
+        fault(ProviderRateLimitedError, code=PROVIDER_QUOTA_CODE),
     ],
 )
 def test_other_faults_are_not_tried_again(broken):

@@ -450,6 +450,98 @@ def test_requests_that_the_provider_refuses_cost_nothing(how, code, message):
     assert not caught.value.maybe_billed
 
 
+def refused(how: str, status: int, error: dict, key: str = KEY) -> ProviderError:
+    """What comes of a provider's refusal."""
+    body = json.dumps({"error": {"message": "no", **error}}).encode()
+    with Scripted(status, body) as provider, pytest.raises(ProviderError) as caught:
+        send(how, candidate(provider.base_url, key=key))
+    return caught.value
+
+
+def words(error: ProviderError) -> tuple:
+    return error.code, error.param, error.type
+
+
+@every
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
+@pytest.mark.parametrize(
+    "told",
+    [
+        ("context_length_exceeded", "messages", "invalid_request_error"),
+        ("content_filter", "tools[0].function.parameters", "BadRequestError"),
+        (None, "extra_body.top-k", None),
+    ],
+)
+def test_the_words_for_why_a_request_is_refused_are_kept(how, status, told):
+    code, param, kind = told
+    assert words(refused(how, status, {"code": code, "param": param, "type": kind})) == told
+
+
+@every
+@pytest.mark.parametrize("status", [401, 402, 408, 429, 500, 503])
+def test_the_words_for_what_is_no_fault_of_the_request_are_not_kept(how, status):
+    error = {"code": "content_filter", "param": "messages", "type": "odd"}
+    assert words(refused(how, status, error)) == (None, None, None)
+
+
+@every
+@pytest.mark.parametrize("status", [400, 403, 429])
+@pytest.mark.parametrize("name", ["code", "type"])
+def test_an_account_that_is_used_up_is_no_budget_of_ours(how, status, name):
+    error = refused(how, status, {name: "insufficient_quota"})
+    assert words(error) == ("provider_quota_exceeded", None, "insufficient_quota")
+
+
+@every
+@pytest.mark.parametrize(
+    "odd",
+    [
+        400,
+        True,
+        ["content_filter"],
+        {"a": 1},
+        "",
+        "400",
+        "a sentence of words",
+        "<b>",
+        "line\nbreak",
+        "ends\n",
+        "a\x00b",
+        "\u202eabc",
+        "gr\u00f6\u00dfe",
+        "\ud83d",
+        "a" * 101,
+        f"at-{KEY}",
+        "sk-0123456789abcdef0123",
+    ],
+    ids=ascii,
+)
+def test_words_that_are_not_plain_or_hold_a_key_are_not_kept(how, odd):
+    error = refused(how, 400, {"code": odd, "param": odd, "type": odd})
+    assert words(error) == (None, None, None)
+    assert type(error) is ProviderRejectedError
+
+
+@both
+@pytest.mark.parametrize(
+    ("model", "said", "told"),
+    [
+        ("anthropic/m", "prompt is too long: 9 tokens", ("context_length_exceeded", "messages")),
+        ("openai/m", "rejected: content_policy_violation", ("content_filter", None)),
+        ("anthropic/m", "max_tokens: must be at least 1", (None, None)),
+    ],
+)
+def test_what_litellm_understands_of_a_sentence_is_a_code(how, model, said, told):
+    """Anthropic's API has none."""
+    error = {"type": "error", "error": {"type": "invalid_request_error", "message": said}}
+    with Scripted(400, json.dumps(error).encode()) as provider:
+        parameters = {"api_base": provider.base_url}
+        to = Candidate("mine", model, FREE, 9, parameters=parameters, api_key=KEY)
+        with pytest.raises(ProviderRejectedError) as caught:
+            send(f"litellm {how}", to)
+    assert words(caught.value) == (*told, "invalid_request_error")
+
+
 @every
 @pytest.mark.parametrize(
     "body",

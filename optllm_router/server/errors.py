@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from optllm_router._errors import (
+    PROVIDER_QUOTA_CODE,
     AllCandidatesFailedError,
     BudgetExceededError,
     ConfigurationError,
@@ -30,7 +31,7 @@ from optllm_router._errors import (
     UnknownModelError,
     error_code,
 )
-from optllm_router._openai_errors import error_body, shared_cause, status_of
+from optllm_router._openai_errors import error_body, error_type, shared_cause, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,12 +40,6 @@ _log = logging.getLogger("optllm_router.server")
 
 _MOST_TOLD = 2_000
 """Characters of a message: it may quote the request."""
-_TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    429: "rate_limit_error",
-}
-"""``error.type`` by status; otherwise that of the caller's mistakes, or of ours."""
 
 
 @dataclass
@@ -57,6 +52,7 @@ class Refused(Exception):
         code: for programs, like ``invalid_api_key``.
         param: the field that was wrong.
         headers: of the response.
+        type: the kind of error, where status and code do not tell.
     """
 
     status: int
@@ -64,6 +60,7 @@ class Refused(Exception):
     code: str | None = None
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    type: str | None = None
 
     def __post_init__(self) -> None:
         super().__init__(self.message)
@@ -96,6 +93,8 @@ def as_refusal(error: Exception) -> Refused:
         return Refused(
             503, "the router's books cannot be kept; nothing more was sent", code="store_error"
         )
+    if isinstance(error, OptLLMError) and error_code(error) == PROVIDER_QUOTA_CODE:
+        return _used_up(error)
     if isinstance(error, OptLLMError):
         return _told(error)
     where = "".join(traceback.format_tb(error.__traceback__))
@@ -105,11 +104,7 @@ def as_refusal(error: Exception) -> Refused:
 
 def refusal_body(refused: Refused) -> dict[str, Any]:
     """OpenAI's error object."""
-    kind = _TYPES.get(
-        refused.status, "invalid_request_error" if refused.status < 500 else "server_error"
-    )
-    if refused.code == "insufficient_quota":
-        kind = refused.code
+    kind = refused.type or error_type(refused.status, refused.code)
     return {
         "error": {
             "message": _encodable(refused.message),
@@ -148,6 +143,22 @@ def _concerns_us(error: ProviderError) -> bool:
     return isinstance(error, ProviderAuthenticationError) or error.status in (401, 403)
 
 
+def _used_up(error: OptLLMError) -> Refused:
+    """The router's accounts have no money left: nothing that a caller's budget or patience mends.
+
+    As with OpenAI's own ``insufficient_quota``, its clients are told not to try again.
+    """
+    _log.error("the quota of the router's account is used up: %s", error)
+    return Refused(
+        status_of(error),
+        "the quota of the router's account with the provider is used up; whoever runs this server "
+        "has to raise it",
+        code=PROVIDER_QUOTA_CODE,
+        headers={"x-should-retry": "false"},
+        type=error_body(error)["type"],
+    )
+
+
 def _told(error: OptLLMError) -> Refused:
     """An error whose message is for the caller, with the status that OpenAI would give it."""
     status = status_of(error)
@@ -159,5 +170,12 @@ def _told(error: OptLLMError) -> Refused:
     elif isinstance(error, ConfigurationError) and status == 500:
         status = 400
     headers = budget_headers(error) if isinstance(error, BudgetExceededError) else {}
-    message, param = str(error)[:_MOST_TOLD], error_body(error)["param"]
-    return Refused(status, message, code=error_code(error), param=param, headers=headers)
+    told = error_body(error)
+    return Refused(
+        status,
+        str(error)[:_MOST_TOLD],
+        code=told["code"],
+        param=told["param"],
+        headers=headers,
+        type=told["type"],
+    )

@@ -6,23 +6,30 @@ import asyncio
 import re
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers, MutableHeaders
 
 from optllm_router._decision_log import LineContext
 from optllm_router.server.body import ClientGone
-from optllm_router.server.errors import Refused, as_refusal, error_response
+from optllm_router.server.errors import Refused, as_refusal, error_response, refusal_body
 from optllm_router.server.log import log_event
 from optllm_router.server.options import Limits
+from optllm_router.server.relay import STREAM_FAULT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from optllm_router.server.metrics import Metrics
 
+    Fault = Callable[[Mapping[str, Any]], Iterable[bytes]]
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _MOST_LOGGED = 200
+_MOST_TELLING_SECONDS = 1.0
+"""For the end of a stream that is cut short: who does not read it is not waited for."""
 _CLIENT_GONE = 499
 """How a request is counted whose client went away: nginx's number, there is no other."""
 
@@ -48,14 +55,16 @@ class Gate:
         request_id = _request_id(headers.get("x-request-id", ""))
         context = LineContext({"request_id": request_id, "path": scope["path"][:_MOST_LOGGED]})
         scope.setdefault("state", {}).update(request_id=request_id, line_context=context)
-        status = 0
+        status, whole = 0, False
         start = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, whole
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
+            else:
+                whole = not message.get("more_body", False)
             await send(message)
 
         self._under_way += 1
@@ -70,6 +79,8 @@ class Gate:
             self._note(scope, refused)
             if not status:
                 await error_response(refused)(scope, receive, send_with_id)
+            elif not whole and STREAM_FAULT in scope["state"]:
+                await _end_stream(scope["state"][STREAM_FAULT], refused, send_with_id)
         finally:
             self._under_way -= 1
             self._metrics.under_way.dec()
@@ -133,6 +144,16 @@ class Gate:
             ) from None
         finally:
             deadline.cancel()
+
+
+async def _end_stream(fault: Fault, refused: Refused, send: Send) -> None:
+    """Tell why a stream ends before its end, in its own form: its status is sent already."""
+    import anyio
+
+    with anyio.move_on_after(_MOST_TELLING_SECONDS):
+        for part in fault(refusal_body(refused)["error"]):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _request_id(given: str) -> str:

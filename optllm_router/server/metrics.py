@@ -29,6 +29,8 @@ WORKERS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _METHODS = frozenset(("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE"))
 _MOST_BUDGETS = 1_000
+_MOST_CODES = 100
+"""Told apart: some are words of providers."""
 
 
 class Metrics:
@@ -77,6 +79,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
+        self._codes: set[str] = set()
         self._refusals = Counter(
             "optllm_refusals",
             "Requests that ended in an error, by its code.",
@@ -113,6 +116,9 @@ class Metrics:
 
     def refusal(self, code: str) -> None:
         """Count a request that ended in an error."""
+        if code not in self._codes and len(self._codes) >= _MOST_CODES:
+            code = "other"
+        self._codes.add(code)
         self._refusals.labels(code).inc()
 
     def exposition(self) -> bytes:

@@ -372,7 +372,8 @@ _MEANINGS = {
     408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body must be application/json.",
-    429: "A budget is used up (insufficient_quota), or providers ask for fewer calls.",
+    429: "A budget (insufficient_quota) or the router's account with a provider "
+    "(provider_quota_exceeded) is used up, or providers ask for fewer calls.",
     431: "The headers are too large.",
     500: "The server failed.",
     502: "A provider gave no usable answer.",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Note = Callable[[http.Response], None]
 """Called once an answer is over, with the client's response."""
+STREAM_FAULT = "stream_fault"
+"""In a request's state once its stream has begun: a function that tells an error as last bytes."""
 
 _STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """What keeps proxies from holding chunks back."""
@@ -73,6 +75,7 @@ class _Streamed(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        scope["state"][STREAM_FAULT] = self._response.extensions[FAULT]
         try:
             await send(start)
             async for part in self._parts():

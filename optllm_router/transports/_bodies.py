@@ -149,4 +149,4 @@ def _are_mappings(body: Any, name: str) -> bool:
 def _raise_error_in(body: Any, candidate: Candidate) -> None:
     if isinstance(body, Mapping) and body.get("error"):
         fault, status = fault_of_error(body["error"])
-        raise fault.of(candidate, message_in(body), status=status)
+        raise fault.of(candidate, message_in(body), status=status, error=body["error"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optllm_router._errors import (
+    PROVIDER_QUOTA_CODE,
     ProviderAuthenticationError,
     ProviderConnectionError,
     ProviderError,
@@ -35,6 +37,12 @@ _STATUS_OF_CODE = {
     "content_policy_violation": 400,
 }
 """What errors mean that come with a status of 200, or inside of a stream."""
+_QUOTA = "insufficient_quota"
+_USED_UP = "says that the quota of the account is used up"
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+"""What a provider's ``code`` or ``type`` may be, to be handed on."""
+_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.:/\[\]-]{0,99}")
+"""What a provider's ``param`` may be, like ``tools[0].function.parameters``."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +66,50 @@ class Fault:
         *,
         status: int | None = None,
         retry_after_seconds: float | None = None,
+        error: Any = None,
     ) -> ProviderError:
-        """The error of a candidate; ``said`` is what the provider says, masked and cut here."""
-        reason = first_line(said, candidate)
+        """The error of a candidate.
+
+        Args:
+            candidate: who was asked.
+            said: what the provider says, for people; masked and cut here.
+            status: of its response.
+            retry_after_seconds: how long it wants to be left alone.
+            error: what its body has under ``error``; its words are checked here.
+        """
+        reason, words = first_line(said, candidate), self._words(error, status, candidate)
+        what = _USED_UP if words.get("code") == PROVIDER_QUOTA_CODE else self.what
         return self.error(
-            f"model {candidate.name!r} {self.what}{': ' if reason else ''}{reason}",
+            f"model {candidate.name!r} {what}{': ' if reason else ''}{reason}",
             candidate=candidate.name,
             status=status,
             maybe_billed=self.maybe_billed,
             retry_after_seconds=retry_after_seconds,
+            **words,
         )
+
+    def _words(self, error: Any, status: int | None, candidate: Candidate) -> dict[str, str | None]:
+        """A provider's words for programs, where they are about the request, and plain text.
+
+        What is wrong with the router's account is no concern of a caller's program, except that
+        nobody need try again while it is used up.
+        """
+        fields = error if isinstance(error, Mapping) else {}
+        code = _plain(fields.get("code"), _WORD, candidate)
+        kind = _plain(fields.get("type"), _WORD, candidate)
+        refuses = self.error is ProviderRejectedError or status == 403
+        if _QUOTA in (code, kind) and (refuses or self.error is ProviderRateLimitedError):
+            return {"code": PROVIDER_QUOTA_CODE, "type": _QUOTA}
+        if not refuses:
+            return {}
+        return {"code": code, "type": kind, "param": _plain(fields.get("param"), _FIELD, candidate)}
+
+
+def _plain(value: Any, form: re.Pattern[str], candidate: Candidate) -> str | None:
+    """A provider's word, if it is one of that form without a secret in it."""
+    if not isinstance(value, str) or not form.fullmatch(value):
+        return None
+    return value if first_line(value, candidate) == value else None
 
 
 TIMED_OUT = Fault(ProviderTimeoutError, "did not answer in time", True)
@@ -111,7 +153,12 @@ def fault_of_error(error: Any) -> tuple[Fault, int | None]:
 
 def message_in(body: Any) -> str:
     """What an error body says, for people; empty where it is of no known form."""
-    error = body.get("error", body) if isinstance(body, Mapping) else body
+    error = error_in(body)
     if isinstance(error, Mapping):
         error = error.get("message") or error.get("detail")
     return error if isinstance(error, str) else ""
+
+
+def error_in(body: Any) -> Any:
+    """What stands under ``error``, or the body itself where nothing does."""
+    return body.get("error", body) if isinstance(body, Mapping) else body

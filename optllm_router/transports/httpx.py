@@ -33,6 +33,7 @@ from optllm_router.transports._faults import (
     TIMED_OUT,
     UNREACHABLE,
     Fault,
+    error_in,
     fault_of_status,
     message_in,
 )
@@ -274,8 +275,10 @@ class _Exchange:
 
     def refusal(self, response: httpx.Response, data: bytes) -> ProviderError:
         """What a response means that is no success; ``data`` is the beginning of its body."""
+        error = None
         try:
-            said = message_in(json.loads(data))
+            body = json.loads(data)
+            said, error = message_in(body), error_in(body)
         except (ValueError, RecursionError):
             said = data[:1000].decode(errors="replace")
         return fault_of_status(response.status_code).of(
@@ -283,6 +286,7 @@ class _Exchange:
             said,
             status=response.status_code,
             retry_after_seconds=retry_after_seconds(response.headers),
+            error=error,
         )
 
     def read_stream(self, response: httpx.Response) -> ChunkReader:

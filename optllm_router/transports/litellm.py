@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -30,6 +31,7 @@ from optllm_router.transports._faults import (
     TIMED_OUT,
     UNREACHABLE,
     Fault,
+    error_in,
     fault_of_status,
 )
 from optllm_router.transports._usage import read_usage
@@ -347,7 +349,36 @@ def _our_error(litellm: Any, candidate: Candidate, error: Exception) -> Provider
         str(error),
         status=answered and answered.response.status_code,
         retry_after_seconds=answered and retry_after_seconds(answered.response.headers),
+        error=_words(litellm.exceptions, below, answered),
     )
+
+
+def _words(theirs: Any, below: Sequence[BaseException], answered: Any) -> Mapping[str, Any]:
+    """What the provider's body has under ``error``, with what litellm understood of it.
+
+    Anthropic's and others' have no code; litellm's class then tells what they say in a sentence.
+    """
+    bodies = (getattr(one, "body", None) for one in below)
+    said = _error_in(answered) or next((body for body in bodies if isinstance(body, Mapping)), {})
+    if isinstance(said.get("code"), str):
+        return said
+    if isinstance(below[0], theirs.ContextWindowExceededError):
+        return {**said, "code": "context_length_exceeded", "param": "messages"}
+    if isinstance(below[0], theirs.ContentPolicyViolationError):
+        return {**said, "code": "content_filter"}
+    return said
+
+
+def _error_in(answered: Any) -> Mapping[str, Any]:
+    """The ``error`` of a response; nothing where it is of another form, or was not read."""
+    unread = _of_http("StreamError")
+    try:
+        error = error_in(json.loads(answered.response.content)) if answered else None
+    except unread:
+        return {}
+    except (ValueError, RecursionError):
+        return {}
+    return error if isinstance(error, Mapping) else {}
 
 
 def _of_http(*names: str) -> tuple[type[BaseException], ...]:

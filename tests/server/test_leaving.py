@@ -1,11 +1,13 @@
-"""Clients that leave in the middle of a stream, read nothing, or wait for too long."""
+"""Clients that leave in the middle of a stream, read nothing, or wait for too long, and servers."""
 
 from __future__ import annotations
 
 import contextlib
 import http.server
 import json
+import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import httpx
@@ -137,6 +139,71 @@ def test_an_answer_that_takes_too_long_is_a_504_and_settled(tmp_path):
     assert response.status_code == 504
     assert response.json()["error"]["code"] == "request_timeout"
     assert "within 1 seconds" in response.json()["error"]["message"]
+
+
+STREAMED = {
+    "/v1/chat/completions": {"messages": QUESTION},
+    "/v1/responses": {"input": QUESTION[0]["content"]},
+}
+
+
+def last_words(server: RunningServer, path: str) -> dict:
+    """Ask for a stream and read all of it: the error under which its body ends."""
+    body = {"model": "sim-small", "stream": True, **STREAMED[path]}
+    response = httpx.post(server.url + path, json=body, timeout=60)  # raises for a body cut off
+    assert response.status_code == 200
+    assert "delta" in response.text
+    *_, last = response.text.strip().split("\n\n")
+    name, _, data = last.rpartition("\n")
+    assert name == ("event: error" if path == "/v1/responses" else "")
+    return json.loads(data.removeprefix("data: "))["error"]
+
+
+@pytest.fixture
+def slow_stream(tmp_path):
+    """A configuration whose model makes a token every 0.3 s."""
+    with SimulationServer(chunk_seconds=0.3, chunk_tokens=1) as provider:
+        entries = [one for one in model_entries(provider.base_url) if "small" in str(one)]
+        yield write_config(tmp_path, through_httpx(entries), budget="1 USD")
+
+
+@pytest.mark.parametrize("path", STREAMED)
+def test_a_stream_that_takes_too_long_ends_in_an_error_and_is_settled(tmp_path, slow_stream, path):
+    with RunningServer(slow_stream, limits=Limits(request_seconds=2.0)) as server:
+        error = last_words(server, path)
+        wait_until_settled(tmp_path, 1)
+    assert (error["code"], error["type"]) == ("request_timeout", "server_error")
+    assert "within 2 seconds" in error["message"]
+    assert "ASGI" not in "".join(server.log)
+
+
+@pytest.mark.parametrize("path", STREAMED)
+def test_a_stream_that_a_stop_cuts_ends_in_an_error_and_is_settled(tmp_path, slow_stream, path):
+    with RunningServer(slow_stream, "--grace", "1") as server, ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(last_words, server, path)
+        until(lambda: states(tmp_path) == ["open"], seconds=60)
+        server.process.send_signal(signal.SIGTERM)
+        error = asking.result(60)
+        assert server.stop() == 0
+        wait_until_settled(tmp_path, 1)
+    assert (error["code"], error["type"]) == ("stopping", "server_error")
+    assert "ASGI" not in "".join(server.log)
+
+
+def test_who_does_not_read_the_end_of_a_stream_is_not_waited_for(tmp_path):
+    Flooding.left.clear()
+    body = json.dumps({"model": "auto", "messages": QUESTION, "stream": True}).encode()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flooding) as provider:
+        threading.Thread(target=provider.serve_forever, daemon=True).start()
+        entries = through_httpx(model_entries(f"http://127.0.0.1:{provider.server_port}/v1")[-1:])
+        config = write_config(tmp_path, entries, budget="1 USD")
+        limits = Limits(request_seconds=1.0, send_seconds=60)
+        with RunningServer(config, limits=limits) as server, server.connect() as connection:
+            connection.sendall(REQUEST % len(body) + body)
+            assert Flooding.left.wait(30)
+            wait_until_settled(tmp_path, 1)
+            until(lambda: "under_way 1.0" in httpx.get(f"{server.url}/metrics").text)
+        provider.shutdown()
 
 
 class Listening(http.server.BaseHTTPRequestHandler):
