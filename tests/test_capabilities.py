@@ -98,7 +98,7 @@ def test_an_embedding_is_not_asked_of_a_chat_model():
 
 
 def test_a_call_that_a_shorter_prompt_would_mend_says_so():
-    small = replace(PLAIN, name="small", context_tokens=10)
+    small = replace(PLAIN, name="small", context_tokens=20)
     blind = replace(PLAIN, name="blind", unable=frozenset({"vision"}))
     long = Call([], prompt_bytes=1_000)
 
@@ -111,4 +111,4 @@ def test_a_call_that_a_shorter_prompt_would_mend_says_so():
     seeing = replace(long, needs=frozenset({"vision"}))
     assert told([small, blind], seeing) == too_long
     assert told([blind], seeing) == (None, "model")
-    assert told([small], replace(long, max_output_tokens=11)) == (None, "model")
+    assert told([small], replace(long, max_output_tokens=21)) == (None, "model")
