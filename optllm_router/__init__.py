@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         UnpricedModelError,
     )
     from optllm_router._money import Budget
+    from optllm_router._query import Query
     from optllm_router._types import (
         Call,
         Candidate,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from optllm_router.plan import AsyncPlan, Plan
     from optllm_router.policy import MatchBest, MaxSuccess, MinCost, Policy, WillingnessToPay
     from optllm_router.predictor import make_predictor
-    from optllm_router.router import Query, Quote, Router
+    from optllm_router.router import Quote, Router
 
 __version__ = "0.1.0"
 
@@ -91,6 +92,7 @@ _ROOMS = {
         "UnpricedModelError",
     ),
     "_money": ("Budget",),
+    "_query": ("Query",),
     "_types": (
         "Call",
         "Candidate",
@@ -109,7 +111,7 @@ _ROOMS = {
     "plan": ("AsyncPlan", "Plan"),
     "policy": ("MatchBest", "MaxSuccess", "MinCost", "Policy", "WillingnessToPay"),
     "predictor": ("make_predictor",),
-    "router": ("Query", "Quote", "Router"),
+    "router": ("Quote", "Router"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -19,10 +19,10 @@ from optllm_router._errors import InvalidRequestError
 from optllm_router._messages import checked_messages
 from optllm_router._nearest import quoted
 from optllm_router._options import Options, call_policy, narrowed_by_call
+from optllm_router._query import Query
 from optllm_router._routing import routing_info
 from optllm_router._steps import Answer
 from optllm_router.config import Settings
-from optllm_router.router import Query
 
 if TYPE_CHECKING:
     from openai import BaseModel

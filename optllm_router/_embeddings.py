@@ -17,12 +17,12 @@ from optllm_router._chat import Prepared
 from optllm_router._errors import InvalidRequestError, UnknownModelError
 from optllm_router._nearest import quoted
 from optllm_router._options import Options, narrowed_by_call
+from optllm_router._query import Query
 from optllm_router._steps import Answer
 from optllm_router._types import Call, Candidate
 from optllm_router.candidates import unknown_model
 from optllm_router.config import Settings
 from optllm_router.pricing import most_prompt_tokens, size_in_bytes
-from optllm_router.router import Query
 
 _MOST_TEXTS = 2048
 _MOST_BYTES = 20_000_000

@@ -28,6 +28,7 @@ from optllm_router._flow import arun, request_flow, run, stream_flow
 from optllm_router._health import Gate
 from optllm_router._money import Budget, usd_from_nano
 from optllm_router._performing import Performer, log_if_lost
+from optllm_router._query import Query
 from optllm_router._steps import (
     AbandonedError,
     Answer,
@@ -43,7 +44,7 @@ from optllm_router._types import (
 from optllm_router.config import Settings
 from optllm_router.ledger import Balance, LeasingLedger
 from optllm_router.policy import Policy
-from optllm_router.router import Query, Router
+from optllm_router.router import Router
 from optllm_router.scores import Scores
 from optllm_router.store import Database, LabelledAnswer, Partner, Partners, Records
 from optllm_router.traffic import Means, Pot

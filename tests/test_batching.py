@@ -13,9 +13,9 @@ from optllm_router._batching import Batcher
 from optllm_router._errors import InvalidRequestError, OverloadedError
 from optllm_router._openai_errors import as_openai_error
 from optllm_router._options import read_options
+from optllm_router._query import Query
 from optllm_router._runtime import Runtime
 from optllm_router.config import read_settings
-from optllm_router.router import Query
 from optllm_router.transports import HttpxTransport
 
 

@@ -11,7 +11,7 @@ from simulated_entries import model_entries
 
 from optllm_router import AsyncOptLLM, OptLLM
 from optllm_router._money import usd_from_nano
-from optllm_router.router import Query
+from optllm_router._query import Query
 from optllm_router.simulation import Faults
 
 ASKED = {"messages": [{"role": "user", "content": "What is 12 + 30?"}]}

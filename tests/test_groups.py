@@ -9,9 +9,10 @@ import pytest
 from simulated_entries import model_entries
 
 from optllm_router import InvalidRequestError, OptLLM, UnknownModelError
+from optllm_router._query import Query
 from optllm_router.candidates import read_candidates
 from optllm_router.policy import MaxSuccess
-from optllm_router.router import Query, Router
+from optllm_router.router import Router
 from optllm_router.simulation import Faults
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]

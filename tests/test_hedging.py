@@ -23,11 +23,11 @@ from optllm_router import (
     ProviderUnavailableError,
 )
 from optllm_router._decision_log import decision_line
+from optllm_router._query import Query
 from optllm_router._runtime import Runtime
 from optllm_router._steps import Race
 from optllm_router._types import Completion, Decision, Usage
 from optllm_router.config import read_settings
-from optllm_router.router import Query
 from optllm_router.simulation import Faults, SimulationServer
 
 NANO = 1000

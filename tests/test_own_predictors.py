@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from optllm_router import ConfigurationError, OptLLM
+from optllm_router._query import Query
 from optllm_router._types import Candidate, Completion, Prediction, Price, Usage
 from optllm_router.policy import WillingnessToPay
 from optllm_router.predictor import make_predictor
-from optllm_router.router import Query, Router
+from optllm_router.router import Router
 
 CANDIDATES = [
     Candidate(name, f"x/{name}", Price(Decimal(price), Decimal(price), "test"), 100)

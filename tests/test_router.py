@@ -10,9 +10,10 @@ import pytest
 
 from optllm_router._conversations import Partner
 from optllm_router._errors import ConfigurationError, InvalidRequestError, UnknownModelError
+from optllm_router._query import Query
 from optllm_router._types import Candidate, Price, Usage
 from optllm_router.policy import MaxSuccess, MinCost, WillingnessToPay
-from optllm_router.router import Query, Router
+from optllm_router.router import Router
 from optllm_router.simulation import make_tasks
 from optllm_router.traffic import Means, Pot
 

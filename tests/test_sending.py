@@ -9,12 +9,12 @@ import pytest
 
 from optllm_router import InvalidRequestError, OptLLM, Price
 from optllm_router._errors import ProviderRejectedError
+from optllm_router._query import Query
 from optllm_router._sending import Sending
 from optllm_router._steps import Request
 from optllm_router._types import Candidate, Completion, Decision, Usage
 from optllm_router.candidates import read_candidates
 from optllm_router.pricing import charge_nano
-from optllm_router.router import Query
 
 DECISION = Decision("d", "small", (), 0.5, 0.1, 1, 1.0, 0.0, "to see")
 SMALL = Candidate(

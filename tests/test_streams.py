@@ -15,10 +15,10 @@ from decimal import Decimal
 import pytest
 
 from optllm_router import Candidate, InvalidRequestError, Price, ProviderConnectionError
+from optllm_router._query import Query
 from optllm_router._runtime import Runtime
 from optllm_router._types import Chunk, Completion, Decision, Usage
 from optllm_router.config import read_settings
-from optllm_router.router import Query
 
 NANO = 1000
 WORDS = ["One", " two", " three"]

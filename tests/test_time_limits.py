@@ -16,13 +16,13 @@ from sqlalchemy import create_engine
 from optllm_router import OptLLM, Price
 from optllm_router._errors import ConfigurationError, ProviderTimeoutError
 from optllm_router._health import Gate
+from optllm_router._query import Query
 from optllm_router._runtime import Runtime
 from optllm_router._sending import Sending
 from optllm_router._steps import Request
 from optllm_router._types import Candidate, Decision
 from optllm_router.candidates import read_candidates
 from optllm_router.config import read_settings
-from optllm_router.router import Query
 from optllm_router.simulation import Faults, SimulationServer
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]

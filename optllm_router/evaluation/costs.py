@@ -9,10 +9,11 @@ import numpy as np
 
 from optllm_router._errors import InvalidDataError
 from optllm_router._money import NANO_PER_USD
+from optllm_router._query import Query
 from optllm_router._types import Candidate, Price, Usage
 from optllm_router.policy import MaxSuccess
 from optllm_router.pricing import price_per_token
-from optllm_router.router import Query, Router
+from optllm_router.router import Router
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
