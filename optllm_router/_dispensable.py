@@ -29,7 +29,7 @@ _DEFAULTS: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("tool_choice", "function_call"), ("auto",)),
     "logprobs": (False,),
     "logit_bias": ({},),
-    "stop": ([], ()),
+    **dict.fromkeys(("stop", "tools", "functions"), ([], ())),
     "parallel_tool_calls": (True,),
     "response_format": ({"type": "text"},),
     "verbosity": ("medium",),

@@ -58,17 +58,22 @@ def read_candidates(
             f"models is {models!r}; give a list, like ['openai/gpt-4o', 'openai/gpt-4o-mini']"
         )
     catalogue: PriceCatalogue | None = None
-    found: dict[str, Candidate] = {}
+    priced = []
     for entry in models:
         if isinstance(entry, Candidate):
-            candidate = entry
+            priced.append(entry)
         else:
             catalogue = catalogue or PriceCatalogue.bundled()
-            candidate = _candidate(entry, catalogue)
-        name, copies = candidate.name, 1
+            priced.append(_candidate(entry, catalogue))
+    given = {candidate.name for candidate in priced}
+    found: dict[str, Candidate] = {}
+    for candidate in priced:
+        name, number = candidate.name, 1
         while candidate.name in found:
-            copies += 1
-            candidate = dataclasses.replace(candidate, name=f"{name}#{copies}", group=name)
+            number += 1
+            numbered = f"{name}#{number}"
+            if numbered not in given:
+                candidate = dataclasses.replace(candidate, name=numbered, group=name)
         found[candidate.name] = candidate
     return tuple(found.values())
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -214,7 +213,7 @@ class Router:
             price=0.0,
             reason="the caller named the model",
             left_out=reasons,
-            foreseen=partial(self._figures, forecast, 0),
+            foreseen=_Foreseen.of(self.names, forecast, 0),
         )
 
     def _spread(self, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -437,15 +436,28 @@ class Router:
                 price=choice.price,
                 reason="chosen at random to learn how good it is" if explored else choice.reason,
                 left_out=unable[i],
-                foreseen=partial(self._figures, forecast, i),
+                foreseen=_Foreseen.of(self.names, forecast, i),
             )
             decisions.append(decision)
         return decisions
 
-    def _figures(self, forecast: Forecast, i: int, name: str) -> Figures:
-        """What was foreseen of a candidate for the i-th query."""
-        at = i, self.index(name)
-        return Figures(float(forecast.p[at]), float(forecast.std[at]), _nano(forecast.cost[at]))
+
+@dataclass(frozen=True)
+class _Foreseen:
+    """Tells the figures of a candidate for one query; plain data, made into them when asked."""
+
+    names: tuple[str, ...]
+    p: FloatArray
+    std: FloatArray
+    usd: FloatArray
+
+    @classmethod
+    def of(cls, names: tuple[str, ...], forecast: Forecast, i: int) -> _Foreseen:
+        return cls(names, forecast.p[i], forecast.std[i], forecast.cost[i])
+
+    def __call__(self, name: str) -> Figures:
+        j = self.names.index(name)
+        return Figures(float(self.p[j]), float(self.std[j]), _nano(self.usd[j]))
 
 
 def checked_score(score: Any) -> float:

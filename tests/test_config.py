@@ -112,7 +112,7 @@ def test_a_candidate_stands_as_it_is():
         (["a", "a", "a"], ["a", "a#2", "a#3"]),
         (["a", "b", "a"], ["a", "b", "a#2"]),
         (["a#b", "a#b"], ["a#b", "a#b#2"]),
-        (["a", "a", "a#2"], ["a", "a#2", "a#2#2"]),
+        (["a", "a", "a#2"], ["a", "a#3", "a#2"]),
     ],
 )
 def test_deployments_of_one_name_are_told_apart(names, unique):

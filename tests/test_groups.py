@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from simulated_entries import model_entries
@@ -50,6 +51,30 @@ def test_one_can_be_named_alone(server, sqlite_url):
         made = client.chat.completions.create(model="gpt#2", messages=QUESTION).optllm
         assert made.candidate == "gpt#2"
     assert server.requests == {UP: 1}
+
+
+def test_a_number_takes_nobody_s_name():
+    priced = {"model": "openai/m", "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}
+    names = ("gpt", "gpt", "gpt#2")
+    read = read_candidates([{"model_name": one, "litellm_params": priced} for one in names])
+    assert [(one.name, one.group) for one in read] == [
+        ("gpt", ""),
+        ("gpt#3", "gpt"),
+        ("gpt#2", ""),
+    ]
+
+
+def test_decisions_can_be_copied():
+    router = alike(2)
+    for decision in (
+        router.pin(QUERY, "gpt"),
+        *router.decide([QUERY]),
+        *router.plan([QUERY], 1)[0],
+    ):
+        kept = copy.deepcopy(decision)
+        assert kept == decision
+        assert kept.turned_to("gpt#2", "x") == decision.turned_to("gpt#2", "x")
+        assert asdict(decision)["id"] == decision.id
 
 
 def test_the_cheapest_of_a_name_is_first(server):

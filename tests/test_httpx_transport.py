@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import http.server
@@ -176,6 +177,18 @@ def test_what_the_url_holds_is_masked_as_it_is_sent(monkeypatch, where, sent):
         parameters = {where: {"code": SECRET} if where == "extra_query" else url}
     to = candidate(None, parameters=parameters)
     assert first_line(f"no /v1?code={sent}", to) == "no /v1?code=[key]"
+
+
+def test_a_login_in_the_url_is_masked():
+    to = candidate("https://bob:hunter%402@h.example/v1")
+    assert first_line("error for url 'https://bob:hunter%402@h.example/v1'", to) == (
+        "error for url 'https://[key]h.example/v1'"
+    )
+    sent = base64.b64encode(b"bob:hunter@2").decode()
+    assert first_line(f"hunter@2? Basic {sent}", to) == "[key]? Basic [key]"
+    with pytest.raises(ConfigurationError, match="is no URL") as caught:
+        endpoint(candidate("ftp://bob:hunter%402@h.example/v1"))
+    assert "hunter" not in str(caught.value)
 
 
 def test_what_is_sent_is_masked():

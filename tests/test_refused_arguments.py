@@ -19,7 +19,7 @@ from optllm_router import AsyncOptLLM, OptLLM
 from optllm_router._arguments import ARGUMENTS
 from optllm_router._dispensable import _DEFAULTS, REFUSABLE, is_dispensable
 from optllm_router._types import Call, Candidate, Price
-from optllm_router.capabilities import blamed_argument, left_out
+from optllm_router.capabilities import cannot_serve, left_out
 from optllm_router.transports import refused_arguments
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -268,6 +268,7 @@ def test_what_asks_for_something_is_not_dispensable():
     assert not is_dispensable("parallel_tool_calls", False)
     assert not is_dispensable("tool_choice", "none")
     assert not is_dispensable("tools", TOOLS)
+    assert is_dispensable("tools", [])
     assert not is_dispensable("temperature", 0)
 
 
@@ -275,8 +276,8 @@ def test_an_argument_is_blamed_where_nothing_else_stands_in_the_way():
     mine = Candidate("mine", "x/y", FREE, 100, refuses=frozenset({"seed", "logit_bias"}))
     call = Call([], {"logit_bias": {"1": 5}, "temperature": 0, "seed": 1})
     assert left_out([mine], call) == {"mine": "does not support 'logit_bias' and 'seed'"}
-    assert blamed_argument([mine], call) == "logit_bias"
+    assert cannot_serve("no", [mine], call).param == "logit_bias"
     blind = replace(mine, unable=frozenset({"vision"}))
     looks = replace(call, needs=frozenset({"vision"}))
     assert left_out([blind], looks) == {"mine": "takes no images"}
-    assert blamed_argument([blind], looks) is None
+    assert cannot_serve("no", [blind], looks).param is None

@@ -97,7 +97,11 @@ class _KeptConnection:
         if self._connection is not None:
             return
         connection = self._engine.connect()
-        _driver(connection).execute("PRAGMA busy_timeout=0")
+        try:
+            _driver(connection).execute("PRAGMA busy_timeout=0")
+        except BaseException:
+            _let_go(connection)
+            raise
         with self._lock:
             ended = self._closed
             if self._connection is None and not ended:

@@ -9,6 +9,7 @@ from urllib.parse import urlencode, urlsplit
 
 from optllm_router._errors import ConfigurationError
 from optllm_router._types import Call, Candidate
+from optllm_router.transports._secrets import first_line
 
 _OPENAI = "https://api.openai.com/v1"
 _PREFIXES = frozenset(
@@ -54,7 +55,7 @@ def endpoint(candidate: Candidate) -> str:
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
-            f"api_base {base!r} of model {candidate.name!r} is no URL; "
+            f"api_base {first_line(repr(base), candidate)} of model {candidate.name!r} is no URL; "
             "write it like http://localhost:8000/v1"
         )
     path, further = _PATHS[candidate.operation], candidate.parameters.get("extra_query")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ _BASES = ("api_base", "base_url")
 _BASES_OF_OPENAI = ("OPENAI_BASE_URL", "OPENAI_API_BASE")
 _SHORTEST_SECRET = 8
 """Shorter values are words that messages need, and no keys."""
+_SHORTEST_PASSWORD = 4
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|key|gsk|xai|AIza)[-_]?[A-Za-z0-9_\-*]{12,}")
 
 
@@ -54,7 +56,19 @@ def _of_the_url(candidate: Candidate) -> Iterator[str]:
         written = str(base or "").partition("#")[0].partition("?")[2]
         for name, _, value in (pair.partition("=") for pair in written.split("&")):
             pairs += [(name, value), (name, unquote(value)), (name, unquote_plus(value))]
+        yield from _login(str(base or ""))
     for name, value in pairs:
         text = str(value)
         if len(text) >= _SHORTEST_SECRET and "version" not in str(name).lower():
             yield from (text, quote(text), quote(text, safe=""), quote_plus(text))
+
+
+def _login(base: str) -> Iterator[str]:
+    """The name and password in a URL, as they are set and as they are sent."""
+    login, is_there, _ = base.partition("://")[2].partition("/")[0].rpartition("@")
+    if is_there:
+        name, _, password = login.partition(":")
+        plain = unquote(name), unquote(password)
+        yield base64.b64encode(":".join(plain).encode()).decode()
+        yield f"{login}@"
+        yield from (one for one in (password, plain[1]) if len(one) >= _SHORTEST_PASSWORD)
