@@ -6,11 +6,11 @@ import logging
 from dataclasses import replace
 from typing import Any, Literal
 
+from optllm_router._bounds import bound_on_answer
 from optllm_router._errors import ProviderError
 from optllm_router._money import MAX_NANO
 from optllm_router._steps import Attempt, Close, NotCarriedOutError, Paid, Request
 from optllm_router._types import Call, Candidate, Chunk, Outcome, Usage
-from optllm_router.capabilities import bound_on_answer
 from optllm_router.ledger import Reservation
 from optllm_router.pricing import charge_nano, worst_usage
 from optllm_router.transports import reasoning_in, texts_in

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, TypeAlias, TypeVar
 
+from optllm_router._bounds import BYTES_PER_TOKEN, bound_on_answer
 from optllm_router._errors import (
     AllCandidatesFailedError,
     BudgetExceededError,
@@ -35,7 +36,6 @@ from optllm_router._steps import (
     Wait,
 )
 from optllm_router._types import Call, Candidate
-from optllm_router.capabilities import bound_on_answer
 from optllm_router.ledger import Refusal, Reservation, Soft
 
 _PATIENCE_SECONDS = 0.25
@@ -44,8 +44,6 @@ _LOOK_AROUND_SECONDS = 0.05
 _LONG_WAIT_SECONDS = 8.0
 _LONGEST_TOLD_SECONDS = 60.0
 """How long a call is held by what a provider says, at most: as long as openai's client minds it."""
-_BYTES_PER_TOKEN = 4
-"""Of ordinary prompts, to know what a call takes of a limit before it has told."""
 _TOO_DEAR = "what is left of a budget does not pay for it"
 """Without its name and amount: who reads an error may not be whom they are of interest to."""
 _TOO_LATE = "time was over"
@@ -206,7 +204,7 @@ class Turns:
             yield Wait(early)
         request, call = self._request, self._request.call
         bound = bound_on_answer(turn.candidate, call)
-        tokens = call.prompt_bytes // _BYTES_PER_TOKEN + bound * call.choices
+        tokens = call.prompt_bytes // BYTES_PER_TOKEN + bound * call.choices
         return request.gates[turn.candidate.name].enter(tokens, last_resort=turn.last_resort)
 
     def _early(self, turn: _Turn) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from optllm_router._bounds import BYTES_PER_TOKEN, LEAST_ANSWER_TOKENS
 from optllm_router._dispensable import is_dispensable
 from optllm_router._errors import InvalidRequestError
 from optllm_router._types import Call, Candidate, Messages
@@ -20,13 +21,6 @@ _LACK: dict[Capability, str] = {
     "json_schema": "keeps to no JSON schema",
     "streaming": "does not stream",
 }
-_BYTES_PER_TOKEN = 4
-"""English has a little over four bytes per token, everything else fewer: what is too long by this
-count is too long. What is too long only by the provider's is refused there, and falls back."""
-_FEWEST_BYTES_PER_TOKEN = 3
-"""Of a prompt that is hard on its tokenizer, as code is."""
-_LEAST_ANSWER_TOKENS = 16
-"""An answer that is worth a prompt."""
 
 
 def needs(
@@ -116,31 +110,6 @@ def _refused(candidate: Candidate, call: Call) -> list[str]:
     ]
 
 
-def bound_on_answer(candidate: Candidate, call: Call) -> int:
-    """The most tokens of each choice: the caller's bound, else the candidate's, within its context.
-
-    Providers refuse a bound that prompt and context leave no room for. How long a prompt is to
-    them is not known: a cautious count may leave little, but never less than half of what
-    :func:`left_out` goes by, as what a bound cuts off is lost.
-
-    >>> from decimal import Decimal
-    >>> from optllm_router._types import Price
-    >>> price = Price(Decimal(1), Decimal(1), "list")
-    >>> small = Candidate("small", "x/small", price, 4096, context_tokens=8192)
-    >>> [bound_on_answer(small, Call([], prompt_bytes=size)) for size in (1200, 18_000, 30_000)]
-    [4096, 2192, 346]
-    """
-    bound, context = call.max_output_tokens, candidate.context_tokens
-    if bound is not None:
-        return bound
-    if context is None:
-        return candidate.max_output_tokens
-    most = -(-call.prompt_bytes // _FEWEST_BYTES_PER_TOKEN) + candidate.hidden_prompt_tokens
-    half = (context - call.prompt_bytes // _BYTES_PER_TOKEN) // 2
-    room = max(context - most, half, _LEAST_ANSWER_TOKENS)
-    return min(candidate.max_output_tokens, room)
-
-
 def _reason(candidate: Candidate, call: Call) -> str:
     if candidate.operation != call.operation:
         return f"is for {candidate.operation}, not for {call.operation}"
@@ -157,8 +126,8 @@ def _reason(candidate: Candidate, call: Call) -> str:
         return f"answers with {longest} tokens at most, and max_tokens is {answer}"
     if candidate.context_tokens is None or call.operation == "embedding":
         return ""
-    prompt = call.prompt_bytes // _BYTES_PER_TOKEN
-    if prompt + (answer or _LEAST_ANSWER_TOKENS) <= candidate.context_tokens:
+    prompt = call.prompt_bytes // BYTES_PER_TOKEN
+    if prompt + (answer or LEAST_ANSWER_TOKENS) <= candidate.context_tokens:
         return ""
     room = f", with {answer} for the answer," if answer else ""
     return (

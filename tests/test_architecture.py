@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "optllm_router"
 FLOORS = (
     ("_types", "_errors", "_money", "_scopes", "_windows", "_telemetry", "_nearest"),
-    ("_environment", "_openai_http", "_memory", "_dispensable"),
+    ("_environment", "_openai_http", "_memory", "_dispensable", "_bounds"),
     (
         *("features", "allocation", "metrics", "pricing", "store"),
         *("transports", "simulation", "_batching", "_arguments", "capabilities", "arrivals"),

@@ -6,9 +6,10 @@ from typing import get_args
 
 import pytest
 
+from optllm_router._bounds import bound_on_answer
 from optllm_router._types import Call, Candidate, Capability, Price
 from optllm_router.candidates import read_candidates
-from optllm_router.capabilities import bound_on_answer, cannot_serve, left_out
+from optllm_router.capabilities import cannot_serve, left_out
 
 PRICE = Price(Decimal(1), Decimal(1), "test")
 PLAIN = Candidate("plain", "x/plain", PRICE, max_output_tokens=100)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optllm_router._bounds import bound_on_answer
 from optllm_router._errors import ConfigurationError, UnpricedModelError
 from optllm_router._types import Call, Candidate, Price, Tier, Usage
 from optllm_router.candidates import read_candidates
@@ -521,6 +522,16 @@ def test_a_forecast_knows_the_caller_s_bound_and_choices():
     assert forecast.expected_usd(call(400, max_output_tokens=10, choices=3)) == [
         pytest.approx(30e-6)
     ]
+
+
+def test_a_forecast_knows_what_the_prompt_leaves_of_the_context():
+    small = candidate(0, 1000, max_output_tokens=4096, context_tokens=8192)
+    forecast = CostForecast([small])
+    for size in (400, 18_000, 30_000, 32_000):
+        asked, lengths = call(size), [4096.0]
+        most = worst_case_nano(small, asked.most_prompt_tokens, bound_on_answer(small, asked))
+        assert forecast.expected_usd(asked, lengths)[0] <= most * 1e-9
+    assert forecast.expected_usd(call(30_000), [4096.0]) == [pytest.approx(346e-6)]
 
 
 def test_answers_that_were_cut_off_shorten_no_forecast():

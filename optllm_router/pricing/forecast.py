@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 
+from optllm_router._bounds import bound_on_answer
 from optllm_router._types import Call, Candidate, Price, Usage
 from optllm_router.pricing.charge import rates_at
 
@@ -174,7 +175,7 @@ class CostForecast:
         return [self._usd_of(j, call, *tokens) for j, tokens in enumerate(pairs)]
 
     def _usd_of(self, j: int, call: Call, prompt: float, completion_tokens: float) -> float:
-        bound = call.max_output_tokens or self._candidates[j].max_output_tokens
+        bound = bound_on_answer(self._candidates[j], call)
         completion = min(completion_tokens, bound) * call.choices
         sound = _SOUND_SHARE * call.most_audio_tokens
         rates = self._rates[j]
