@@ -230,11 +230,11 @@ class Runtime:
             StoreError: this process is a forked copy.
         """
         self._database.check_process()
-        if model != "auto":
+        if self._is_settled(model):
             return self._pinned(query, model)
         said = query.call.messages, query.conversation, query.scopes
-        partner = self._conversations.partner(*said)
-        return self._deciding(replace(query, partner=partner), policy)
+        query = replace(query, partner=self._conversations.partner(*said))
+        return self._pinned(query, model) if model != "auto" else self._deciding(query, policy)
 
     async def adecide(self, query: Query, model: str, policy: Policy | None) -> Decision:
         """As :meth:`decide`: here if it is done in no time, else without blocking the event loop.
@@ -242,10 +242,12 @@ class Runtime:
         Those that ask in the same round of the event loop are decided together.
         """
         self._database.check_process()
-        if model != "auto":
+        if self._is_settled(model):
             return self._pinned(query, model).result()
         said = query.call.messages, query.conversation, query.scopes
         query = replace(query, partner=await self._conversations.apartner(*said))
+        if model != "auto":
+            return self._pinned(query, model).result()
         wake = not self.ledger.can_glance(query.scopes)
         deciding = self._deciding(query, policy, wake=wake)
         try:
@@ -264,6 +266,10 @@ class Runtime:
         self.router.check(query)  # here, as an error in a batch goes to all who are in it
         line = query.scopes[:1]  # a tenant's, whatever else its calls belong to
         return self._batcher.submit(_Undecided(query, policy), line=line, wake=wake)
+
+    def _is_settled(self, model: str) -> bool:
+        """Whether a name leaves nothing to decide."""
+        return model != "auto" and model not in self.router.groups
 
     def _pinned(self, query: Query, model: str) -> Future[Decision]:
         done: Future[Decision] = Future()
@@ -443,7 +449,7 @@ class Runtime:
     ) -> None:
         try:
             if life.paid is None:
-                line.failed(error or AbandonedError())
+                line.failed(error or AbandonedError(), life.decision)
             else:
                 messages = life.transcript.messages
                 line.answered(life.paid, messages)

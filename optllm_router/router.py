@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optllm_router._bounds import bound_on_answer
 from optllm_router._errors import InvalidRequestError
 from optllm_router._money import NANO_PER_USD, usd_from_nano
 from optllm_router._nearest import quoted
@@ -23,7 +24,7 @@ from optllm_router._query import Query
 from optllm_router._types import Candidate, Decision, Figures, Usage
 from optllm_router.allocation import ParetoFront, exact_front
 from optllm_router.candidates import read_candidates, unknown_model
-from optllm_router.capabilities import bound_on_answer, cannot_serve, left_out
+from optllm_router.capabilities import cannot_serve, left_out
 from optllm_router.config import read_policy
 from optllm_router.features import Texts
 from optllm_router.learning import Learner, LengthLearner
@@ -106,6 +107,7 @@ class Router:
     ) -> None:
         self.candidates = tuple(candidates)
         self.names = tuple(candidate.name for candidate in candidates)
+        self.groups = frozenset(candidate.group for candidate in candidates if candidate.group)
         self._policy = policy
         self._explore = explore * len(candidates)
         self._rng = np.random.default_rng(seed)
@@ -199,8 +201,8 @@ class Router:
         if not able:
             told = f"model {name!r} {reasons[name]}; name another, or 'auto'"
             raise cannot_serve(told, named, query.call, param="model")
-        first, *others = self._spread(able)
-        j, alike = self.index(first.name), sum(_rate(one) == _rate(first) for one in able)
+        (first, *others), propensity = self._spread(able, query.partner)
+        j = self.index(first.name)
         forecast = self.forecast([query])
         return Decision(
             id=new_id(),
@@ -209,20 +211,30 @@ class Router:
             p=float(forecast.p[0, j]),
             std=float(forecast.std[0, j]),
             expected_cost_nano=_nano(forecast.cost[0, j]),
-            propensity=1 / alike,
+            propensity=propensity,
             price=0.0,
-            reason="the caller named the model",
+            reason=f"the caller named the {'group' if name in self.groups else 'model'}",
             left_out=reasons,
             foreseen=_Foreseen.of(self.names, forecast, 0),
         )
 
-    def _spread(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """The cheapest first; those of one price in any order, so that they share the load."""
-        if len(candidates) == 1:
-            return list(candidates)
+    def _spread(
+        self, group: Sequence[Candidate], partner: Partner | None
+    ) -> tuple[list[Candidate], float]:
+        """A group in the order in which it is asked, and how probable its first was to be that.
+
+        The cheapest first; those of one price in any order, so that they share the load, but the
+        partner of the conversation before the others: its provider may still have the prompt.
+        """
+        if len(group) == 1:
+            return list(group), 1.0
+        stays = None if partner is None else partner.candidate
         with self._lock:
-            chance = self._rng.permutation(len(candidates))
-        return sorted((candidates[i] for i in chance.tolist()), key=_rate)
+            chance = self._rng.permutation(len(group))
+        order = [group[i] for i in chance.tolist()]
+        order.sort(key=lambda one: (_rate(one), one.name != stays))
+        alike = sum(_rate(one) == _rate(order[0]) for one in group)
+        return order, 1.0 if order[0].name == stays else 1 / alike
 
     def plan(
         self, queries: Sequence[Query], usd: float, policy: Policy | None = None

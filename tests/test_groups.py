@@ -6,15 +6,17 @@ import copy
 from collections import Counter
 from dataclasses import asdict, replace
 
+import litellm_clients
 import pytest
 from simulated_entries import model_entries
 
-from optllm_router import InvalidRequestError, OptLLM, UnknownModelError
+from optllm_router import AsyncOptLLM, InvalidRequestError, OptLLM, UnknownModelError
 from optllm_router._query import Query
 from optllm_router.candidates import read_candidates
 from optllm_router.policy import MaxSuccess
 from optllm_router.router import Router
 from optllm_router.simulation import Faults
+from optllm_router.store import Partner
 
 QUESTION = [{"role": "user", "content": "What is 2 + 3?"}]
 QUERY = Query.from_messages(QUESTION)
@@ -95,6 +97,41 @@ def test_those_of_one_price_share_the_load():
     for decision in decisions:
         assert {decision.candidate, *decision.fallbacks} == asked.keys()
         assert decision.propensity == pytest.approx(1 / 3)
+
+
+def test_a_conversation_stays_with_its_deployment():
+    """Its provider may still have the prompt in its cache."""
+    router = alike(3, seed=1)
+    stays = replace(QUERY, partner=Partner("gpt#3", 1_000, 0.0))
+    decisions = [router.pin(stays, "gpt") for _ in range(20)]
+    assert {(one.candidate, one.propensity) for one in decisions} == {("gpt#3", 1.0)}
+
+
+def test_a_dear_deployment_keeps_no_conversation(server):
+    router = Router(read_candidates(deployments(server, UP, DOWN)), MaxSuccess())
+    decision = router.pin(replace(QUERY, partner=Partner("gpt", 1_000, 0.0)), "gpt")
+    assert (decision.candidate, decision.propensity) == ("gpt#2", 1.0)
+
+
+@pytest.mark.parametrize("kind", [OptLLM, AsyncOptLLM])
+def test_follow_ups_to_a_group_are_for_who_answered(server, sqlite_url, kind):
+    models = deployments(server, UP, UP)
+
+    async def candidates() -> set[str]:
+        asked, turns = set(), list(QUESTION)
+        client = kind(models, store=sqlite_url, seed=3)
+        for _ in range(6):
+            answer = client.chat.completions.create(model="gpt", messages=turns)
+            answer = await answer if kind is AsyncOptLLM else answer
+            asked.add(answer.optllm.candidate)
+            turns += [answer.choices[0].message.model_dump(), *QUESTION]
+        if kind is AsyncOptLLM:
+            await client.close()
+        else:
+            client.close()
+        return asked
+
+    assert len(litellm_clients.run(candidates())) == 1
 
 
 def test_who_cannot_serve_the_call_is_left_out_of_the_group():
