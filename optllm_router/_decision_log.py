@@ -9,6 +9,7 @@ so until logging is set up, nothing is gathered.
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
@@ -17,12 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optllm_router._errors import (
     AllCandidatesFailedError,
-    OptLLMError,
     ProviderError,
     error_code,
 )
 from optllm_router._routing import decided, routing_info
-from optllm_router._steps import Paid
+from optllm_router._steps import AbandonedError, Paid
 from optllm_router._types import Decision, Message
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class LineContext:
     Attributes:
         fields: what the lines say besides.
         keeps_answers: whether they hold the answers.
-        given_up: the code of why its call was cancelled, once it is.
+        given_up: the code of why its call was cancelled, should it be.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -76,23 +76,32 @@ class DecisionLine:
         kept = {"answer": messages} if self._context.keeps_answers else {}
         self._write({**made, "whole": True, **tokens, **kept})
 
-    def failed(self, error: BaseException) -> None:
-        """Tell of a call without a whole answer."""
+    def failed(self, error: BaseException, decision: Decision | None = None) -> None:
+        """Tell of a call without a whole answer.
+
+        Args:
+            error: what it came to.
+            decision: as it was carried out, where somebody had begun to answer.
+        """
         causes: Sequence[ProviderError] = ()
-        left_out = self._decision.left_out
+        decision = decision or self._decision
+        left_out = decision.left_out
         if isinstance(error, (ProviderError, AllCandidatesFailedError)):
             causes, left_out = error.causes, {**left_out, **error.left_out}
-        ours = isinstance(error, OptLLMError)
         self._write(
             {
-                **decided(self._decision),
+                **decided(decision),
                 "left_out": dict(left_out),
                 "whole": False,
                 "error": type(error).__name__,
-                "code": error_code(error) if ours else self._context.given_up or error_code(error),
+                "code": self._code(error),
                 "causes": [type(cause).__name__ for cause in causes],
             }
         )
+
+    def _code(self, error: BaseException) -> str:
+        cancelled = isinstance(error, (CancelledError, GeneratorExit, AbandonedError))
+        return (self._context.given_up if cancelled else "") or error_code(error)
 
     def _write(self, fields: Mapping[str, Any]) -> None:
         if not self._written:
@@ -125,7 +134,7 @@ class _NoLine:
     def answered(self, paid: Paid, messages: Sequence[Message]) -> None:
         pass
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException, decision: Decision | None = None) -> None:
         pass
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from optllm_router._responses import (
     function_call,
     message_item,
     response_frame,
+    response_param,
     text_part,
 )
 
@@ -40,6 +41,7 @@ class ResponseEvents:
 
     def fault(self, error: Mapping[str, Any]) -> Iterable[bytes]:
         """The end of a stream that broke: openai's clients raise what is under ``error``."""
+        error = {**error, "param": response_param(error.get("param"))}
         told = {name: error.get(name) for name in ("code", "message", "param")}
         yield self._sent({"type": "error", **told, "error": error})
 

@@ -112,6 +112,17 @@ def test_a_stream_that_its_reader_leaves_is_one_line(make, lines):
     assert (line["code"], line["whole"], line["tried"]) == ("abandoned", False, ["sim-tiny"])
 
 
+def test_a_stream_of_a_fallback_that_is_left_tells_of_who_was_answering(make, lines, server):
+    server.faults = {"sim-frontier": Faults(rates={"server_error": 1.0})}
+    stream = ask(make(explore=0), stream=True)
+    next(stream)
+    stream.close()
+    (line,) = lines()
+    assert line["candidate"] == line["tried"][1] != line["tried"][0] == "sim-frontier"
+    assert line["reason"].startswith("'sim-frontier' failed; next best: ")
+    assert line["code"] == "abandoned"
+
+
 @pytest.mark.parametrize(("fault", "code"), [("cut", "provider_connection"), ("garbage", None)])
 def test_a_stream_that_breaks_is_one_line(make, lines, server, fault, code):
     server.faults = Faults(rates={fault: 1.0})

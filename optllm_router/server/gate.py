@@ -30,6 +30,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _MOST_LOGGED = 200
 _MOST_TELLING_SECONDS = 1.0
 """For the end of a stream that is cut short: who does not read it is not waited for."""
+_STOPPING = "stopping"
 _CLIENT_GONE = 499
 """How a request is counted whose client went away: nginx's number, there is no other."""
 
@@ -53,7 +54,8 @@ class Gate:
         """Answer one request."""
         headers = Headers(scope=scope)
         request_id = _request_id(headers.get("x-request-id", ""))
-        context = LineContext({"request_id": request_id, "path": scope["path"][:_MOST_LOGGED]})
+        fields = {"request_id": request_id, "path": scope["path"][:_MOST_LOGGED]}
+        context = LineContext(fields, given_up=_STOPPING)  # unless there is another reason
         scope.setdefault("state", {}).update(request_id=request_id, line_context=context)
         status, whole = 0, False
         start = time.perf_counter()
@@ -135,7 +137,7 @@ class Gate:
         except asyncio.CancelledError:
             if not late:  # uvicorn has waited for as long as it was told to
                 raise Refused(
-                    503, "the server is stopping; send the request again", code="stopping"
+                    503, "the server is stopping; send the request again", code=_STOPPING
                 ) from None
             raise Refused(
                 504,

@@ -187,6 +187,8 @@ def test_a_stream_that_a_stop_cuts_ends_in_an_error_and_is_settled(tmp_path, slo
         assert server.stop() == 0
         wait_until_settled(tmp_path, 1)
     assert (error["code"], error["type"]) == ("stopping", "server_error")
+    (line,) = server.events("decision")
+    assert (line["code"], line["whole"]) == ("stopping", False)
     assert "ASGI" not in "".join(server.log)
 
 
