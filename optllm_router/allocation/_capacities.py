@@ -61,7 +61,8 @@ def solve_with_capacities(
         cost: shape (n, k), expected USD, finite and >= 0.
         capacities: shape (k,), >= 0, infinite where unlimited; counts queries, or the unit
             of ``loads``.
-        budget_usd: the budget, >= 0; infinite for none.
+        budget_usd: the budget, >= 0; infinite for none. One within 1e-12 (relative) of the least
+            cost counts as that.
         loads: shape (n, k), what a query takes of a candidate's capacity (tokens, say), finite
             and >= 0; 1 each when not given.
 

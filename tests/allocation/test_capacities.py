@@ -8,17 +8,30 @@ import math
 import numpy as np
 import pytest
 from allocation_instances import Instance, instances, milp_optimum, random_instance
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from optllm_router._errors import InfeasibleError, InvalidDataError
 from optllm_router.allocation import exact_front, solve_with_capacities
+from optllm_router.allocation._limits import ROUNDING
+
+
+def allocations(instance):
+    n, k = instance.p.shape
+    return map(list, itertools.product(range(k), repeat=n))
+
+
+def misses_one_by_rounding(instance, usd) -> bool:
+    """Whether a budget is below the cost of an allocation by so little that it counts as that."""
+    rows = np.arange(len(instance.p))
+    costs = [math.fsum(instance.cost[rows, choice]) for choice in allocations(instance)]
+    return any(cost * (1.0 - ROUNDING) <= usd < cost for cost in costs)
 
 
 def best_by_brute_force(instance, capacities, usd, loads) -> float | None:
     n, k = instance.p.shape
     rows, best = np.arange(n), None
-    for choice in map(list, itertools.product(range(k), repeat=n)):
+    for choice in allocations(instance):
         used = np.bincount(choice, weights=loads[rows, choice], minlength=k)
         if np.all(used <= capacities) and math.fsum(instance.cost[rows, choice]) <= usd:
             success = math.fsum(instance.p[rows, choice])
@@ -50,6 +63,7 @@ def test_what_brute_force_finds_is_found_and_not_above_the_bound(instance, large
     most = st.integers(0, n * largest)
     capacities = np.array(data.draw(st.lists(most, min_size=k, max_size=k)))
     usd = data.draw(st.one_of(st.just(math.inf), st.floats(0.0, 200.0).map(lambda x: x * unit)))
+    assume(not misses_one_by_rounding(instance, usd))
     load = st.integers(1, largest)
     drawn = data.draw(st.lists(load, min_size=n * k, max_size=n * k))
     loads = np.array(drawn, dtype=np.float64).reshape(n, k)
@@ -67,6 +81,16 @@ def test_what_brute_force_finds_is_found_and_not_above_the_bound(instance, large
     assert solution.cost <= usd
     assert np.all(used <= capacities)
     assert solution.gap == solution.bound - solution.success
+
+
+@pytest.mark.parametrize("capacities", [[1, 1], [0, 1]])
+def test_a_budget_that_misses_the_cheapest_by_rounding_counts_as_that(capacities):
+    dear = 16.488428538983992
+    usd = math.nextafter(dear, 0.0)
+    solution = solve_with_capacities([[0.0, 0.0]], [[17.0, dear]], capacities, usd)
+    assert solution.allocation.tolist() == [1]
+    with pytest.raises(InfeasibleError):
+        solve_with_capacities([[0.0, 0.0]], [[17.0, dear]], capacities, dear * (1.0 - 2e-12))
 
 
 @pytest.mark.parametrize("seed", range(6))
