@@ -8,10 +8,11 @@ from decimal import Decimal
 from types import SimpleNamespace
 
 import pytest
+from in_process import InProcess
 
 from optllm_router import Candidate, OptLLM, Price
 from optllm_router._money import Budget
-from optllm_router._types import Completion, Usage
+from optllm_router._types import Usage
 from optllm_router.ledger import Ledger, _balances
 from optllm_router.store import Database
 
@@ -75,24 +76,16 @@ def test_a_new_budget_is_seen_however_much_others_look_at_the_old_one(ledger, el
     assert seen == ["default", "new"]
 
 
-class Talkative:
-    """A provider that says as much as it may."""
+class Talkative(InProcess):
+    """Says as much as it may."""
 
     def __init__(self) -> None:
         self.bounds: list[int | None] = []
 
-    def check(self, candidates) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def send(self, candidate, call) -> Completion:
+    def consumed(self, candidate, call) -> Usage:
         bound = call.max_output_tokens
         self.bounds.append(bound)
-        message = {"role": "assistant", "content": "a"}
-        body = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
-        return Completion(body, Usage(10, min(200_000, bound or 200_000)))
+        return Usage(10, min(200_000, bound or 200_000))
 
 
 def test_a_hard_budget_that_another_process_sets_bounds_every_call_that_it_counts(

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
-import http.server
 import json
 import socket
 import threading
@@ -17,6 +16,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 
 import httpx
 import pytest
+from scripted_http import ScriptedProvider, listening
 
 from optllm_router._errors import (
     ConfigurationError,
@@ -116,7 +116,7 @@ def test_what_a_model_s_entry_adds_to_the_url():
     assert "extra_query" not in body(to, CALL)
 
 
-class Asked(http.server.BaseHTTPRequestHandler):
+class Asked(ScriptedProvider):
     """Between us and the simulation: keeps the URLs that it was asked under."""
 
     urls: list[str]
@@ -124,31 +124,20 @@ class Asked(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.urls.append(self.path)
-        content = self.rfile.read(int(self.headers["content-length"]))
         path = self.path.partition("?")[0].removeprefix("/v1")
-        answer = httpx.post(self.provider + path, content=content, timeout=60)
-        self.send_response(answer.status_code)
-        self.send_header("content-type", answer.headers["content-type"])
-        self.send_header("content-length", str(len(answer.content)))
-        self.end_headers()
-        self.wfile.write(answer.content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        answer = httpx.post(self.provider + path, content=self.read(), timeout=60)
+        self.send_bytes(answer.content, answer.status_code, answer.headers["content-type"])
 
 
 @both
 @either
 def test_the_url_of_a_model_s_entry_is_asked(server, how, streamed):
     Asked.urls, Asked.provider = [], server.base_url
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Asked) as gateway:
-        threading.Thread(target=gateway.serve_forever, daemon=True).start()
-        base_url = f"http://127.0.0.1:{gateway.server_port}/v1"
-        to = candidate(base_url, parameters={"extra_query": {"api-version": "2025-01-01"}})
+    with listening(Asked) as gateway:
+        to = candidate(f"{gateway}/v1", parameters={"extra_query": {"api-version": "2025-01-01"}})
         assert run(how, to, streamed=streamed)
         embeds = dataclasses.replace(to, model=f"openai/{EMBEDDING_MODEL}", operation="embedding")
         assert run(how, embeds, dataclasses.replace(CALL, operation="embedding"))
-        gateway.shutdown()
     query = "?api-version=2025-01-01"
     assert Asked.urls == [f"/v1/chat/completions{query}", f"/v1/embeddings{query}"]
 

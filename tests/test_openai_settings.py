@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
-import threading
 
 import openai
 import pytest
+from scripted_http import COMPLETION, ScriptedProvider, listening
 
 from optllm_router import AsyncOptLLM, ConfigurationError, OptLLM
 from optllm_router.transports import HttpxTransport
@@ -16,38 +15,21 @@ from optllm_router.transports import HttpxTransport
 KEY = "given-to-the-constructor"
 ASKED = {"messages": [{"role": "user", "content": "What is 17 + 25?"}]}
 PRICES = {"input_cost_per_token": "1e-6", "output_cost_per_token": "1e-6", "max_tokens": 50}
-ANSWER = {
-    "id": "x",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "m",
-    "choices": [
-        {"index": 0, "message": {"role": "assistant", "content": "42"}, "finish_reason": "stop"}
-    ],
-    "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
-}
 
 
-class Provider(http.server.BaseHTTPRequestHandler):
+class Provider(ScriptedProvider):
     """Keeps the keys that it was sent; quotes that of a model called ``strict`` in a refusal."""
 
     keys: list[tuple[str, str | None]]
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        key = self.headers["authorization"]
-        self.keys.append((asked["model"], key))
-        refused = {"error": {"message": f"{key} is no key of ours", "code": "invalid_api_key"}}
-        strict = asked["model"] == "strict"
-        content = json.dumps(refused if strict else ANSWER).encode()
-        self.send_response(401 if strict else 200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        model, key = json.loads(self.read())["model"], self.headers["authorization"]
+        self.keys.append((model, key))
+        if model == "strict":
+            refused = {"message": f"{key} is no key of ours", "code": "invalid_api_key"}
+            self.send({"error": refused}, 401)
+        else:
+            self.send(COMPLETION)
 
 
 @pytest.fixture
@@ -55,12 +37,9 @@ def openai_s(monkeypatch):
     """Where OpenAI is, for this test."""
     Provider.keys = []
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Provider) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{running.server_port}/v1"
-        monkeypatch.setenv("OPENAI_BASE_URL", url)
-        yield url
-        running.shutdown()
+    with listening(Provider) as host:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{host}/v1")
+        yield f"{host}/v1"
 
 
 def entry(name: str, transport: str, **parameters) -> dict:

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import openai
 import pytest
 import yaml
+from scripted_http import COMPLETION, ScriptedProvider
 
 from optllm_router import AsyncOptLLM, OptLLM
 from optllm_router._arguments import ARGUMENTS
@@ -24,17 +25,6 @@ from optllm_router.transports import refused_arguments
 
 HI = [{"role": "user", "content": "Hi"}]
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-OPENAI_S = {
-    "id": "c",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "m",
-    "choices": [
-        {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hi"}}
-    ],
-    "usage": USAGE,
-}
 ANTHROPIC_S = {
     "id": "m",
     "type": "message",
@@ -75,21 +65,12 @@ class Provider(ThreadingHTTPServer):
         self.sent: list[tuple[str, dict[str, Any]]] = []
 
 
-class Answering(BaseHTTPRequestHandler):
+class Answering(ScriptedProvider):
     server: Provider
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.sent.append((self.path, asked))
-        body = json.dumps(ANTHROPIC_S if "messages" in self.path else OPENAI_S).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.server.sent.append((self.path, json.loads(self.read())))
+        self.send(ANTHROPIC_S if "messages" in self.path else COMPLETION)
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
+from in_process import InProcess
 
 from optllm_router import InvalidRequestError, OptLLM, Price
 from optllm_router._errors import ProviderRejectedError
 from optllm_router._query import Query
 from optllm_router._sending import Sending
 from optllm_router._steps import Request
-from optllm_router._types import Candidate, Completion, Decision, Usage
+from optllm_router._types import Candidate, Decision, Usage
 from optllm_router.candidates import read_candidates
 from optllm_router.pricing import charge_nano
 
@@ -40,26 +41,18 @@ def test_what_is_set_aside_pays_for_the_bound_that_is_sent(words, asked):
     assert sending.paid(most).cost_nano == sending.reservation.amount_nano
 
 
-class Strict:
-    """A provider that refuses what its context has no room for; a word is a token."""
+class Strict(InProcess):
+    """Refuses what its context has no room for; a word is a token."""
 
     def __init__(self) -> None:
         self.bounds: list[int | None] = []
 
-    def check(self, candidates) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def send(self, candidate, call) -> Completion:
+    def consumed(self, candidate, call) -> Usage:
         self.bounds.append(call.max_output_tokens)
         words = sum(len(message["content"].split()) for message in call.messages)
         if words + (call.max_output_tokens or 0) > candidate.context_tokens:
             raise ProviderRejectedError("maximum context length", candidate=candidate.name)
-        said = {"role": "assistant", "content": "ok"}
-        choice = {"index": 0, "finish_reason": "stop", "message": said}
-        return Completion({"choices": [choice]}, Usage(words, 1))
+        return Usage(words, 1)
 
 
 @pytest.mark.parametrize("budget", [None, "1 USD"])

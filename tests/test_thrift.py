@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from in_process import InProcess
+
 from optllm_router import Budget, BudgetExceededError, Candidate, OptLLM, Price
-from optllm_router._types import Completion, Usage
+from optllm_router._types import Usage
 
 NANO_PER_TOKEN = {"cheap": Decimal(1_000), "dear": Decimal(20_000)}
 
 
-class Terse:
-    """A provider that answers questions of any length with ten tokens."""
+class Terse(InProcess):
+    """Answers questions of any length with ten tokens."""
 
-    def check(self, candidates) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-    def send(self, candidate, call) -> Completion:
-        message = {"role": "assistant", "content": "Yes."}
-        body = {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
-        return Completion(body, Usage(call.prompt_bytes // 4, 10))
+    def consumed(self, candidate, call) -> Usage:
+        return Usage(call.prompt_bytes // 4, 10)
 
 
 def ask(sqlite_url: str, calls: int, *, pace: bool) -> list[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from contextlib import closing
 
 import httpx
 import openai
 import pytest
 from running import RunningServer, write_config
+from scripted_http import ScriptedProvider, listening
 from simulated_entries import model_entries
 
 from optllm_router import OptLLM
@@ -44,29 +43,18 @@ SEEN = {
 }
 
 
-class Refusing(http.server.BaseHTTPRequestHandler):
+class Refusing(ScriptedProvider):
     """A provider whose models refuse, each in its own way."""
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        status, words = REFUSALS[body["model"]]
-        content = json.dumps({"error": {"message": "no: see your billing", **words}}).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        status, words = REFUSALS[json.loads(self.read())["model"]]
+        self.send({"error": {"message": "no: see your billing", **words}}, status)
 
 
 @pytest.fixture(scope="module")
 def refusing():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as provider:
-        threading.Thread(target=provider.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{provider.server_port}/v1"
-        provider.shutdown()
+    with listening(Refusing) as url:
+        yield f"{url}/v1"
 
 
 @pytest.fixture(scope="module")

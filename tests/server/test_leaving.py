@@ -13,6 +13,7 @@ from contextlib import closing
 import httpx
 import pytest
 from running import RunningServer, until, write_config
+from scripted_http import COMPLETION, ScriptedProvider, listening
 from simulated_entries import model_entries
 
 from optllm_router.ledger import Ledger
@@ -208,51 +209,26 @@ def test_who_does_not_read_the_end_of_a_stream_is_not_waited_for(tmp_path):
         provider.shutdown()
 
 
-class Listening(http.server.BaseHTTPRequestHandler):
+class Listening(ScriptedProvider):
     """A provider that keeps the headers that it was sent."""
 
     heard: list[str | None]
 
     def do_POST(self) -> None:
         self.heard.append(self.headers["x-request-id"])
-        self.rfile.read(int(self.headers["content-length"]))
-        answer = {
-            "id": "x",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "m",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": "42"},
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
-        }
-        content = json.dumps(answer).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.read()
+        self.send(COMPLETION)
 
 
 @pytest.mark.parametrize("transport", ["litellm", "httpx"])
 def test_the_id_of_a_request_reaches_the_provider(tmp_path, transport):
     Listening.heard = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listening) as provider:
-        threading.Thread(target=provider.serve_forever, daemon=True).start()
-        base_url = f"http://127.0.0.1:{provider.server_port}/v1"
-        entries = [{**model_entries(base_url)[-1], "router": {"transport": transport}}]
+    with listening(Listening) as provider:
+        entries = [{**model_entries(f"{provider}/v1")[-1], "router": {"transport": transport}}]
         with RunningServer(write_config(tmp_path, entries)) as server:
             url = f"{server.url}/v1/chat/completions"
             body = {"model": "auto", "messages": QUESTION}
             for given in ({"x-request-id": "mine-7"}, {}):
                 response = httpx.post(url, json=body, headers=given, timeout=60)
                 assert response.status_code == 200
-        provider.shutdown()
     assert Listening.heard == ["mine-7", response.headers["x-request-id"]]
