@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 
 import pytest
+from busy_writer import busy
 from sqlalchemy import select
 
 from optllm_router._errors import ConfigurationError, StoreError
@@ -87,8 +88,7 @@ def books(ledger: Ledger) -> tuple[int, int]:
 
 def test_a_call_waits_for_no_commit_and_the_books_are_exact(ledger, database):
     warm(ledger)
-    go = threading.Event()
-    database.submit(lambda connection: go.wait(10))
+    go = busy(database)
     for n in range(10):
         assert ledger.reserve(call(f"r{n}")).done()
         assert ledger.settle(f"r{n}", n).done()
@@ -189,11 +189,10 @@ def test_a_call_that_was_given_up_is_not_tried_again(ledger, database):
     assert ledger.release("warm").result() is True
     database.catch_up()
     assert ledger._blocks
-    given_up = threading.Event()
-    database.submit(lambda _: given_up.wait(10))
+    go = busy(database)
     ledger.reserve(call("all", LIMIT))
     ledger.release("all")
-    given_up.set()
+    go.set()
     assert [balance.reserved_nano for balance in ledger.balances()] == [0, 0]
     assert ledger.verify() == []
 

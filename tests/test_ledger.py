@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+from busy_writer import busy
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -707,8 +708,7 @@ def test_racing_settles_count_once(ledger):
 def test_a_release_comes_after_the_reservation_that_it_follows(ledger, database, before):
     """A caller that is cancelled while it reserves releases at once: both are still waiting."""
     reserve(ledger, "other", 10)
-    go = threading.Event()
-    database.submit(lambda connection: go.wait(10))
+    go = busy(database)
     if before == "settle":
         ledger.settle("other", 10)
     elif before == "reserve":
@@ -724,8 +724,7 @@ def test_a_release_comes_after_the_reservation_that_it_follows(ledger, database,
 
 
 def test_one_commit_does_what_its_operations_do_one_by_one(ledger, database):
-    go = threading.Event()
-    database.submit(lambda connection: go.wait(10))
+    go = busy(database)
     answers = [
         ledger.reserve(reservation("a", 60)),
         ledger.reserve(reservation("b", 60)),

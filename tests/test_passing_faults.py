@@ -7,6 +7,7 @@ import threading
 from contextlib import closing, contextmanager
 
 import pytest
+from busy_writer import busy
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -50,8 +51,7 @@ def failing_commits(database: Database):
 @contextmanager
 def one_group(database: Database):
     """What is submitted meanwhile is written together."""
-    go = threading.Event()
-    database.submit(lambda connection: go.wait(10))
+    go = busy(database)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from busy_writer import busy
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import OperationalError
 
@@ -400,13 +401,6 @@ def test_writes_are_done_in_order_and_return_their_results(database):
     writes = [database.submit(put(n)) for n in range(200)]
     assert [write.result() for write in writes] == list(range(200))
     assert kept(database) == list(range(200))
-
-
-def busy(database: Database) -> threading.Event:
-    """Keep the writer busy until the event is set, so that what comes next forms one group."""
-    go = threading.Event()
-    database.submit(lambda connection: go.wait(10))
-    return go
 
 
 def test_waiting_writes_share_a_commit(database):

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from busy_writer import busy
 from postgresql_proxy import PostgresqlProxy
 from sqlalchemy import func, select
 
@@ -237,8 +238,7 @@ def test_a_second_reservation_of_an_id_is_no_repetition(behind_proxy, proxy, mom
 
 def test_a_whole_group_whose_reply_is_lost_counts_once(behind_proxy, proxy):
     ledger = ledger_of(behind_proxy)
-    go = threading.Event()
-    behind_proxy.submit(lambda connection: go.wait(10))
+    go = busy(behind_proxy)
     reserved = [ledger.reserve(reservation(f"r{n}")) for n in range(30)]
     settled = [ledger.settle(f"r{n}", 5) for n in range(20)]
     proxy.cut_next_commit("after")
