@@ -47,6 +47,12 @@ _log = logging.getLogger(__name__)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc/self")
 
 
+@pytest.fixture(autouse=True)
+def _no_line_per_decision(caplog):
+    """pytest would keep them all, and they would be taken for memory that calls leave behind."""
+    caplog.set_level(logging.WARNING, "optllm_router.decisions")
+
+
 @pytest.fixture
 def _litellm_makes_clients_one_by_one(monkeypatch):
     """Where threads come together, litellm makes a client each, keeps one, and leaves the others
