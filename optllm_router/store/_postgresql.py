@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExceptionContext
 
 _LIBPQ = ("psycopg", "psycopg2")
 _PATIENCE = {
@@ -42,4 +42,19 @@ def postgresql_engine(url: URL) -> Engine:
             cursor.execute(_LIMIT_STATEMENTS)
         connection.commit()
 
+    event.listen(engine, "handle_error", _tell_that_it_is_lost)
     return engine
+
+
+def _tell_that_it_is_lost(context: ExceptionContext) -> None:
+    """Count a connection as broken that was cut between many rows.
+
+    psycopg then fails at leaving libpq's pipeline mode, in which nothing else can be done, and does
+    not call the connection closed. An error in a row leaves it.
+    """
+    if context.connection is None or context.is_disconnect:
+        return
+    driven: Any = context.connection.connection.dbapi_connection
+    pgconn = getattr(driven, "pgconn", None)  # psycopg2 has none, and no pipelines
+    if pgconn is not None and pgconn.pipeline_status:
+        context.is_disconnect = True
