@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
-from simulated_entries import model_entries
+from simulated_entries import model_entries, through_httpx
 from sqlalchemy import create_engine, text
 
 from optllm_router import (
@@ -45,7 +45,7 @@ def slow():
 
 
 def entries(server) -> list[dict]:
-    return [{**one, "router": {"transport": "httpx"}} for one in model_entries(server.base_url)]
+    return through_httpx(model_entries(server.base_url))
 
 
 def settings(server, store_url: str, **kw) -> dict:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from running import RunningServer, until, write_config
-from simulated_entries import model_entries
+from simulated_entries import model_entries, through_httpx
 
 from optllm_router import Budget
 from optllm_router._errors import StoreError
@@ -37,7 +37,7 @@ def keys(guarded):
 def guarded(provider, tmp_path_factory):
     """A server with keys: one that sees everything was made before it started."""
     folder = tmp_path_factory.mktemp("guarded")
-    config = write_config(folder, model_entries(provider.base_url), budget="10 USD")
+    config = write_config(folder, through_httpx(model_entries(provider.base_url)), budget="10 USD")
     store = f"sqlite:///{folder}/optllm.db"
     made = CliRunner().invoke(commands, ["keys", "create", "--config", str(config)])
     with RunningServer(config, "--host", "0.0.0.0") as running:
@@ -80,7 +80,9 @@ def look(server: RunningServer, key: str) -> int:
 
 
 def test_a_revoked_key_stops_working_at_once_in_every_worker(provider, store_url, tmp_path):
-    config = write_config(tmp_path, model_entries(provider.base_url), store=store_url)
+    config = write_config(
+        tmp_path, through_httpx(model_entries(provider.base_url)), store=store_url
+    )
     store = ["--store", store_url]
     kept = CliRunner().invoke(commands, ["keys", "create", *store]).stdout.strip()
     with RunningServer(config, "--workers", "2") as running:
@@ -194,7 +196,7 @@ def test_keys_are_in_no_log(guarded):
 
 
 def test_a_key_that_is_made_closes_a_server_that_was_open(provider, tmp_path):
-    config = write_config(tmp_path, model_entries(provider.base_url))
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
     with RunningServer(config) as running:
         assert ask(running, None).status_code == 200
         database = Database(f"sqlite:///{tmp_path}/optllm.db")
@@ -217,7 +219,7 @@ def test_without_keys_only_names_of_this_machine_are_answered(router):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
 def test_no_server_is_open_to_others_without_a_key(provider, tmp_path, host):
-    config = write_config(tmp_path, model_entries(provider.base_url))
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
     done = CliRunner().invoke(commands, ["serve", "--config", str(config), "--host", host])
     assert "no access key yet" in str(done.exception)
     assert "optllm keys create" in str(done.exception)
@@ -312,7 +314,7 @@ def test_a_caller_that_leaves_does_not_end_the_look_of_the_others():
 
 
 def test_the_first_callers_of_a_server_need_a_key_if_there_is_one(provider, tmp_path):
-    config = write_config(tmp_path, model_entries(provider.base_url))
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
     with contextlib.closing(Database(f"sqlite:///{tmp_path}/optllm.db")) as database:
         AccessKeys(database).create()
     before = sum(provider.requests.values())

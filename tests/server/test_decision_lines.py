@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 from running import RunningServer, until, write_config
-from simulated_entries import model_entries
+from simulated_entries import model_entries, through_httpx
 
 from optllm_router.server import Limits
 from optllm_router.simulation import Faults, SimulationServer
@@ -45,7 +45,7 @@ def post(server: RunningServer, id: str, timeout: float = 60, **fields) -> httpx
 
 def test_what_fails_is_a_decision_and_a_refusal_of_one_request(provider, tmp_path):
     provider.faults = Faults(rates={"server_error": 1.0})
-    config = write_config(tmp_path, model_entries(provider.base_url), max_retries=1)
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)), max_retries=1)
     with RunningServer(config) as server:
         url, headers = f"{server.url}/v1/chat/completions", {"x-request-id": "mine"}
         response = httpx.post(url, json=BODY, headers=headers, timeout=60)
@@ -60,7 +60,9 @@ def test_what_fails_is_a_decision_and_a_refusal_of_one_request(provider, tmp_pat
 
 
 def test_a_decision_that_no_budget_pays_for(provider, tmp_path):
-    config = write_config(tmp_path, model_entries(provider.base_url), budget="0.000000001 USD")
+    config = write_config(
+        tmp_path, through_httpx(model_entries(provider.base_url)), budget="0.000000001 USD"
+    )
     with RunningServer(config) as server:
         assert httpx.post(server.url + BODY_PATH, json=BODY, timeout=60).status_code == 429
         (line,) = decisions(server)
@@ -68,7 +70,7 @@ def test_a_decision_that_no_budget_pays_for(provider, tmp_path):
 
 
 def test_requests_that_take_too_long(provider, tmp_path):
-    config = write_config(tmp_path, model_entries(provider.base_url))
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
     with RunningServer(config, limits=Limits(request_seconds=3)) as server:
         warm_up(server)
         provider.faults = Faults(rates={"timeout": 1.0})
@@ -79,7 +81,7 @@ def test_requests_that_take_too_long(provider, tmp_path):
 
 
 def test_clients_that_go_away(provider, tmp_path):
-    config = write_config(tmp_path, model_entries(provider.base_url))
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
     with RunningServer(config) as server:
         warm_up(server)
         provider.faults = Faults(rates={"stall": 1.0})
@@ -92,7 +94,7 @@ def test_clients_that_go_away(provider, tmp_path):
 
 
 def test_prompts_and_answers_are_there_where_they_are_asked_for(provider, tmp_path):
-    config = write_config(tmp_path, model_entries(provider.base_url))
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
     with RunningServer(config, "--log-prompts") as server:
         for id, stream in (("whole", False), ("stream", True)):
             assert post(server, id, stream=stream).status_code == 200
@@ -104,7 +106,7 @@ def test_prompts_and_answers_are_there_where_they_are_asked_for(provider, tmp_pa
 
 def test_a_stream_that_breaks(provider, tmp_path):
     provider.faults = Faults(rates={"cut": 1.0})
-    config = write_config(tmp_path, model_entries(provider.base_url))
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
     with RunningServer(config) as server:
         httpx.post(server.url + BODY_PATH, json={**BODY, "stream": True}, timeout=60)
         (line,) = decisions(server)

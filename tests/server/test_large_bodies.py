@@ -8,7 +8,7 @@ import threading
 
 import httpx
 import pytest
-from simulated_entries import model_entries
+from simulated_entries import model_entries, through_httpx
 
 from optllm_router import AsyncOptLLM
 from optllm_router._session import Session
@@ -24,9 +24,7 @@ from optllm_router.server.app import make_app
 def test_a_body_is_read_once_and_a_large_one_in_a_thread(
     provider, sqlite_url, monkeypatch, path, field, large
 ):
-    entries = [
-        {**entry, "router": {"transport": "httpx"}} for entry in model_entries(provider.base_url)
-    ]
+    entries = through_httpx(model_entries(provider.base_url))
     text = "word " * (LARGE_BYTES // 5 if large else 1)
     body = json.dumps({"model": "auto", field: [{"role": "user", "content": text}]}).encode()
     places: list[tuple[str, bool]] = []

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from running import RunningServer, until, write_config
 from scripted_http import COMPLETION, ScriptedProvider, listening
-from simulated_entries import model_entries
+from simulated_entries import model_entries, through_httpx
 
 from optllm_router.ledger import Ledger
 from optllm_router.server import Limits
@@ -27,10 +27,6 @@ REQUEST = (
     b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     b"content-length: %d\r\n\r\n"
 )
-
-
-def through_httpx(entries: list[dict]) -> list[dict]:
-    return [{**entry, "router": {"transport": "httpx"}} for entry in entries]
 
 
 def states(folder) -> list[str]:

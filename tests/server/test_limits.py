@@ -11,7 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from running import RunningServer, write_config
-from simulated_entries import model_entries
+from simulated_entries import model_entries, through_httpx
 
 from optllm_router import ConfigurationError
 from optllm_router.cli import commands
@@ -99,7 +99,7 @@ def test_a_server_section_that_is_no_mapping_is_told(tmp_path):
 
 
 def test_a_connection_waits_for_its_next_request_as_long_as_it_may(provider, tmp_path):
-    config = write_config(tmp_path, model_entries(provider.base_url))
+    config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
     with RunningServer(config, "--max-idle-seconds", "1") as server, server.connect() as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n")
         connection.settimeout(20)

@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 from running import RunningServer, until, write_config
-from simulated_entries import model_entries
+from simulated_entries import model_entries, through_httpx
 
 from optllm_router.server import Limits
 from optllm_router.simulation import SimulationServer
@@ -44,13 +44,15 @@ def slow_provider():
 @pytest.fixture(scope="module")
 def config(slow_provider, tmp_path_factory):
     folder = tmp_path_factory.mktemp("limits")
-    return write_config(folder, model_entries(slow_provider.base_url), budget="1 USD")
+    return write_config(
+        folder, through_httpx(model_entries(slow_provider.base_url)), budget="1 USD"
+    )
 
 
 @pytest.fixture(scope="module")
 def served(config):
     with RunningServer(config, limits=LIMITS) as running:
-        until(lambda: answers(running), seconds=60)  # litellm's first call takes long
+        until(lambda: answers(running), seconds=60)  # the first call loads what others only use
         yield running
 
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from running import RunningServer, until, write_config
-from simulated_entries import model_entries
+from simulated_entries import model_entries, through_httpx
 from sqlalchemy import func, select
 
 from optllm_router import ConfigurationError
@@ -139,9 +139,11 @@ def slow_provider():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stop_lets_answers_under_way_finish(slow_provider, tmp_path, workers):
-    config = write_config(tmp_path, model_entries(slow_provider.base_url), budget="1 USD")
+    config = write_config(
+        tmp_path, through_httpx(model_entries(slow_provider.base_url)), budget="1 USD"
+    )
     with RunningServer(config, "--workers", str(workers)) as server:
-        assert ask(server).status_code == 200  # litellm's first call takes long
+        assert ask(server).status_code == 200
         answers: list[httpx.Response] = []
         asking = threading.Thread(target=lambda: answers.append(ask(server, stream=True)))
         asking.start()
@@ -154,7 +156,9 @@ def test_a_stop_lets_answers_under_way_finish(slow_provider, tmp_path, workers):
 
 def test_a_stop_cuts_what_takes_longer_than_the_grace_and_settles_it(tmp_path):
     with SimulationServer(latency_seconds=60) as provider:
-        config = write_config(tmp_path, model_entries(provider.base_url), budget="1 USD")
+        config = write_config(
+            tmp_path, through_httpx(model_entries(provider.base_url)), budget="1 USD"
+        )
         with RunningServer(config, "--grace", "1") as server:
             answers: list[httpx.Response] = []
             asking = threading.Thread(target=lambda: answers.append(ask(server)))
@@ -179,7 +183,9 @@ def test_a_stop_cuts_what_takes_longer_than_the_grace_and_settles_it(tmp_path):
 
 def test_a_worker_that_was_killed_counts_no_more_in_the_metrics(tmp_path):
     with SimulationServer(latency_seconds=60) as provider:
-        config = write_config(tmp_path, model_entries(provider.base_url), budget="1 USD")
+        config = write_config(
+            tmp_path, through_httpx(model_entries(provider.base_url)), budget="1 USD"
+        )
         with RunningServer(config, "--workers", "2") as server, ThreadPoolExecutor(1) as pool:
             until(lambda: len(server.events("worker started")) == 2, seconds=60)
             asking = pool.submit(ask, server)
@@ -231,7 +237,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("broken", ["models", "store"])
 def test_a_worker_that_cannot_start_ends_the_server_with_an_error(tmp_path, workers, broken):
     """Its configuration, or its store, is broken after it was looked at."""
-    config = write_config(tmp_path, model_entries("http://h/v1"))
+    config = write_config(tmp_path, through_httpx(model_entries("http://h/v1")))
     program = tmp_path / "broken.py"
     program.write_text(BROKEN)
     if broken == "models":
@@ -249,10 +255,7 @@ def test_a_worker_that_cannot_start_ends_the_server_with_an_error(tmp_path, work
 
 
 def test_a_model_that_cannot_be_called_is_told_before_the_server_listens(tmp_path):
-    entries = [
-        {**entry, "router": {"transport": "httpx"}} for entry in model_entries("localhost:8000")
-    ]
-    config = write_config(tmp_path, entries)
+    config = write_config(tmp_path, through_httpx(model_entries("localhost:8000")))
     done = CliRunner().invoke(commands, ["serve", "--config", str(config), "--port", "0"])
     assert "api_base 'localhost:8000'" in str(done.exception)
     assert "listening" not in done.output
