@@ -255,7 +255,7 @@ class LengthLearner(_Learner[LengthPredictor]):
         candidates: how many candidates there are.
     """
 
-    _growth = 1.5  # every call teaches a length: a refit per tenth would cost as much as the calls
+    _growth = 2.0  # every call teaches a length: a refit per tenth would cost as much as the calls
 
     def __init__(self, make: Callable[[], LengthPredictor], candidates: int) -> None:
         super().__init__(make, candidates)
