@@ -33,6 +33,7 @@ _PROVIDERS = {
     "xai": "x_ai",
 }
 """The conventions' names of those that litellm calls otherwise."""
+_EXPORT_MILLISECONDS = 5_000
 _OPERATIONS = {"chat": "chat", "embedding": "embeddings"}
 _NUMBERS = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
 """Arguments of a call that are told; all others may hold what somebody wrote."""
@@ -227,6 +228,21 @@ def continued(headers: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         context.detach(token)
+
+
+def export_what_waits() -> None:
+    """Have the spans exported that wait for their batch; blocks, for a few seconds at most.
+
+    For the end of a process that ends without Python's farewell, where they are exported else.
+    """
+    if "opentelemetry.sdk.trace" not in sys.modules:
+        return
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, TracerProvider):
+        provider.force_flush(_EXPORT_MILLISECONDS)
 
 
 def _model(candidate: Candidate) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.routing import Router
 
 from optllm_router._errors import StoreError
+from optllm_router._telemetry import export_what_waits
 from optllm_router.ledger import Ledger
 from optllm_router.server.access import Access, Authenticated, check_binding
 from optllm_router.server.body import Body
@@ -61,6 +62,7 @@ def make_app(client: AsyncOptLLM, options: ServerOptions) -> ASGIApp:
             following.cancel()
             await client.close()
             database.close()
+            await asyncio.to_thread(export_what_waits)  # one of several workers is just ended
             gc.unfreeze()
 
     routes = endpoints.routes()

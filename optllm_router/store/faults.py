@@ -17,8 +17,8 @@ _REMEDIES = (
     ("locked", "another program holds it; close that program or wait for it"),
     ("unable to open", "check that the folder exists and may be written to"),
     ("not a database", "the file is something else; choose another store"),
-    ("full", "free some disk space; nothing was spent"),
-    ("No space left", "free some disk space; nothing was spent"),
+    ("full", "free some disk space"),
+    ("No space left", "free some disk space"),
     ("disk I/O error", "check that the disk is healthy and not full"),
     ("already exists", "its tables belong to another program; choose another store"),
     (
