@@ -451,12 +451,23 @@ def test_settings_that_make_no_sense_are_refused(arguments, message):
         SimulationServer(**arguments)
 
 
+# What a shell starts in the background ignores interrupts, and so do its children.
+INTERRUPTIBLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("optllm_router.simulation", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_the_command_serves_until_interrupted():
-    command = [sys.executable, "-m", "optllm_router.simulation", "--port", "0"]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[0]
-        listing = httpx.get(f"{url}/models", trust_env=False).json()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[0]
+            listing = httpx.get(f"{url}/models", trust_env=False).json()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
     assert len(listing["data"]) == len(SIMULATED_MODELS) + 1
