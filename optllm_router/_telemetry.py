@@ -33,7 +33,6 @@ _PROVIDERS = {
     "xai": "x_ai",
 }
 """The conventions' names of those that litellm calls otherwise."""
-_EXPORT_MILLISECONDS = 5_000
 _OPERATIONS = {"chat": "chat", "embedding": "embeddings"}
 _NUMBERS = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "seed")
 """Arguments of a call that are told; all others may hold what somebody wrote."""
@@ -231,7 +230,9 @@ def continued(headers: Mapping[str, str]) -> Iterator[None]:
 
 
 def export_what_waits() -> None:
-    """Have the spans exported that wait for their batch; blocks, for a few seconds at most.
+    """Have the spans exported that wait for their batch; blocks for as long as that takes.
+
+    Where nobody collects them that is the exporter's time limit, OTLP's 10 seconds by default.
 
     For the end of a process that ends without Python's farewell, where they are exported else.
     """
@@ -242,7 +243,7 @@ def export_what_waits() -> None:
 
     provider = trace.get_tracer_provider()
     if isinstance(provider, TracerProvider):
-        provider.force_flush(_EXPORT_MILLISECONDS)
+        provider.force_flush()
 
 
 def _model(candidate: Candidate) -> str:

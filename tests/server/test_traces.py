@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 from running import RunningServer, write_config
+from scripted_http import ScriptedProvider, listening
 from simulated_entries import model_entries, through_httpx
 
 pytest.importorskip("opentelemetry.instrumentation.auto_instrumentation")
@@ -24,42 +22,28 @@ INSTRUMENTED = (
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-class Collector(BaseHTTPRequestHandler):
-    """Keeps what is exported."""
+def collector(heard: list[bytes]) -> type[ScriptedProvider]:
+    """Keeps what is exported to it."""
 
-    def do_POST(self):
-        self.server.heard.append(self.rfile.read(int(self.headers["content-length"])))
-        self.send_response(200)
-        self.end_headers()
+    class Collector(ScriptedProvider):
+        def do_POST(self):
+            heard.append(self.read())
+            self.send_bytes(b"", kind="application/x-protobuf")
 
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def collector():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-    server.heard = []
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    return Collector
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_no_span_is_lost_at_a_stop(provider, tmp_path, workers):
     config = write_config(tmp_path, through_httpx(model_entries(provider.base_url)))
-    with collector() as server:
+    heard: list[bytes] = []
+    with listening(collector(heard)) as url:
         env = {
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_METRICS_EXPORTER": "none",
             "OTEL_LOGS_EXPORTER": "none",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
             "OTEL_BSP_SCHEDULE_DELAY": "60000",  # nothing is exported before the stop
         }
         options = ("--workers", str(workers))
@@ -71,8 +55,8 @@ def test_no_span_is_lost_at_a_stop(provider, tmp_path, workers):
                 timeout=60,
             )
             assert response.status_code == 200
-            assert server.heard == []
-    spans = b"".join(server.heard)
+            assert heard == []
+    spans = b"".join(heard)
     candidate = response.headers["x-optllm-candidate"]
     assert b"route auto" in spans
     assert f"chat {candidate}".encode() in spans
