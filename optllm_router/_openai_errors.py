@@ -61,7 +61,13 @@ _joined_classes: dict[tuple[type, type], type] = {}
 
 @contextlib.contextmanager
 def openai_errors() -> Iterator[None]:
-    """Raise what leaves the block as an error of both trees."""
+    """Raise what leaves the block as an error of both trees.
+
+    openai is imported as a whole before: where several threads import parts of it at once for the
+    first time, Python would rather hand out half a module than wait for ever.
+    """
+    import openai  # noqa: F401
+
     try:
         yield
     except OptLLMError as error:

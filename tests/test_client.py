@@ -1211,3 +1211,20 @@ def test_a_client_from_a_litellm_configuration(models, tmp_path, server):
         assert client.balance.limit_nano == 10**9
     with pytest.raises(ConfigurationError, match="cannot be read"):
         OptLLM.from_config(tmp_path / "nowhere.yaml")
+
+
+LOADED = """
+import sys
+from optllm_router._openai_errors import openai_errors
+assert "openai" not in sys.modules
+with openai_errors():
+    print(hasattr(sys.modules["openai"], "OpenAIError"))
+"""
+
+
+def test_openai_is_loaded_as_a_whole_before_threads_need_parts_of_it():
+    """Two hundred first calls at once were handed half of it."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True\n"
